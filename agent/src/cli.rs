@@ -1,0 +1,275 @@
+//! The `agent` program: flags, what they must fulfil, exit codes.
+
+use std::ffi::OsString;
+use std::io::Read as _;
+use std::net::IpAddr;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+use proto::limits::NAME_CHARS_MAX;
+use proto::message::{Hello, RefusedWhy};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+use crate::allow::AllowRule;
+use crate::capacity::{self, Wishes, host_name};
+use crate::link::Link;
+use crate::machine::End;
+use crate::probe::Means;
+use crate::service::{self, Outcome, Settings};
+
+/// Dismissed by the coordinator: the run is over.
+pub const EXIT_DISMISSED: u8 = 0;
+/// Flags that don't go together.
+pub const EXIT_USAGE: u8 = 2;
+/// No coordinator for longer than `--reconnect-for`.
+pub const EXIT_COORDINATOR_LOST: u8 = 11;
+/// Coordinator and agent are not of one version, or not of one plan.
+pub const EXIT_MISMATCH: u8 = 12;
+/// SIGINT or SIGTERM.
+pub const EXIT_INTERRUPTED: u8 = 130;
+
+const EXAMPLES: &str = "\
+Examples:
+  agent --coordinator 127.0.0.1:50051
+  srun agent --coordinator head-node:50051 --insecure-plaintext --allow-target 10.0.0.0/8
+
+Exit codes:
+  0 dismissed, 2 usage, 11 coordinator lost for longer than --reconnect-for, 12 version or plan mismatch, 130 interrupted";
+
+/// Muster's load generator: dials the coordinator, carries its share of every batch, reports what it measured.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "agent", version, about, after_help = EXAMPLES)]
+pub struct Args {
+    /// The coordinator
+    #[arg(long, value_name = "HOST:PORT")]
+    coordinator: String,
+
+    /// Name of this agent in tables and records [default: the host's name]
+    #[arg(long)]
+    name: Option<String>,
+
+    /// Load threads; also the weight of this agent's share [default: one a core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    threads: Option<u32>,
+
+    /// Source address of sessions; may be repeated, each brings its own ephemeral ports
+    #[arg(long, value_name = "IP")]
+    source_ip: Vec<IpAddr>,
+
+    /// Never carry more sessions at once
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    max_sessions: Option<u64>,
+
+    /// Load only this target: HOST, HOST:PORT, an address, or a network in CIDR notation; may be repeated
+    #[arg(long, value_name = "HOST[:PORT]|CIDR")]
+    allow_target: Vec<AllowRule>,
+
+    /// How long to look for the coordinator before giving up, seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 60.0, value_parser = seconds)]
+    reconnect_for: f64,
+
+    /// Identity folder (not supported yet)
+    #[arg(long, value_name = "DIR", hide = true)]
+    identity: Option<String>,
+
+    /// Take orders over an unencrypted, unauthenticated connection from another machine
+    #[arg(long)]
+    insecure_plaintext: bool,
+
+    /// End when standard input ends: for agents that are children of another process
+    #[arg(long, hide = true)]
+    exit_with_stdin: bool,
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(value) if (0.0..=31_536_000.0).contains(&value) => Ok(value),
+        _ => Err("give seconds, 0 to 31536000".to_owned()),
+    }
+}
+
+/// The program. `args` includes its name.
+pub fn main_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let args = match Args::try_parse_from(args) {
+        Ok(args) => args,
+        Err(error) => {
+            // Help and version go to standard output and are no failure.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { EXIT_USAGE } else { 0 });
+        }
+    };
+    let filter = EnvFilter::try_from_env("MUSTER_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    // A second subscriber in one process would only be the first one's twin.
+    let _ =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).try_init();
+    match run(args) {
+        Ok(code) => ExitCode::from(code),
+        Err(problem) => {
+            complain(&problem);
+            ExitCode::from(EXIT_USAGE)
+        }
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "the program's last word")]
+fn complain(problem: &str) {
+    eprintln!("agent: {problem}");
+}
+
+fn run(args: Args) -> Result<u8, String> {
+    check(&args)?;
+    if args.exit_with_stdin {
+        end_with_stdin();
+    }
+    let wishes = Wishes { threads: args.threads, max_sessions: args.max_sessions, source_ips: args.source_ip.clone() };
+    let capacity = capacity::measure(&wishes);
+    let host = host_name();
+    let name = args.name.clone().unwrap_or_else(|| tidy(&host));
+    tracing::info!(
+        "{name}: {} threads, {} descriptors and {} ports for sessions; dialling {}",
+        capacity.threads,
+        capacity.descriptors,
+        capacity.ports,
+        args.coordinator
+    );
+    let hello = Hello {
+        protocol: proto::PROTOCOL,
+        version: proto::VERSION.to_owned(),
+        name,
+        host,
+        pid: std::process::id(),
+        instance: proto::RunId::random().0.into_bytes(),
+        plan_hash: None,
+        capacity,
+    };
+    let settings = Settings { hello, means: Means { allow: args.allow_target, source_ips: args.source_ip } };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .map_err(|error| format!("can't start: {error}"))?;
+    let outcome = runtime.block_on(async {
+        let link = Link::new(args.coordinator, Duration::from_secs_f64(args.reconnect_for));
+        Ok::<_, String>(service::serve(settings, link, interrupt()?).await)
+    })?;
+    runtime.shutdown_timeout(Duration::from_millis(200));
+    Ok(conclude(&outcome))
+}
+
+fn conclude(outcome: &Outcome) -> u8 {
+    match outcome {
+        Outcome::End(End::Dismissed(reason)) => {
+            tracing::info!("dismissed: {reason}");
+            EXIT_DISMISSED
+        }
+        Outcome::End(End::Interrupted) => EXIT_INTERRUPTED,
+        Outcome::End(End::Refused(refused)) => {
+            complain(&format!("refused by the coordinator: {}", refused.message));
+            match refused.why {
+                RefusedWhy::Version | RefusedWhy::Plan => EXIT_MISMATCH,
+                RefusedWhy::Full | RefusedWhy::Malformed => EXIT_USAGE,
+            }
+        }
+        Outcome::Lost(problem) => {
+            complain(problem);
+            EXIT_COORDINATOR_LOST
+        }
+    }
+}
+
+fn check(args: &Args) -> Result<(), String> {
+    if args.identity.is_some() {
+        return Err("--identity is not supported yet; use --insecure-plaintext on a network that you trust".to_owned());
+    }
+    let host = match args.coordinator.rsplit_once(':') {
+        Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0) => host,
+        _ => return Err(format!("--coordinator {}: give HOST:PORT", args.coordinator)),
+    };
+    if !is_loopback(host) && !args.insecure_plaintext {
+        return Err(format!(
+            "the connection to {} would be neither encrypted nor authenticated; on a network that you trust, say so \
+             with --insecure-plaintext (and name what may be loaded with --allow-target)",
+            args.coordinator
+        ));
+    }
+    if args.insecure_plaintext {
+        if args.allow_target.is_empty() {
+            return Err("--insecure-plaintext lets anyone on the network give orders: name what may be loaded with \
+                        --allow-target HOST[:PORT] or a network such as 10.0.0.0/8"
+                .to_owned());
+        }
+        tracing::warn!("orders are taken over an unencrypted, unauthenticated connection");
+    }
+    Ok(())
+}
+
+/// Whether a coordinator of that name is on this machine.
+#[must_use]
+pub fn is_loopback(host: &str) -> bool {
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+/// A host name as an agent's name: what is not allowed becomes `-`.
+fn tidy(host: &str) -> String {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    let name: String = host.chars().map(|c| if allowed(c) { c } else { '-' }).take(NAME_CHARS_MAX).collect();
+    if name.is_empty() { "agent".to_owned() } else { name }
+}
+
+/// Ends this process when its standard input does: whoever holds the other end is gone. A thread of its own, so that
+/// it works whatever the runtimes are doing.
+fn end_with_stdin() {
+    std::thread::spawn(|| {
+        let mut buffer = [0_u8; 64];
+        while matches!(std::io::stdin().read(&mut buffer), Ok(n) if n > 0) {}
+        #[expect(clippy::exit, reason = "the parent is gone; there is nobody to return to")]
+        std::process::exit(EXIT_COORDINATOR_LOST.into());
+    });
+}
+
+/// Cancelled by SIGINT or SIGTERM.
+fn interrupt() -> Result<CancellationToken, String> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let token = CancellationToken::new();
+    for kind in [SignalKind::interrupt(), SignalKind::terminate()] {
+        let mut stream = signal(kind).map_err(|error| format!("can't listen for signals: {error}"))?;
+        let token = token.clone();
+        tokio::spawn(async move {
+            if stream.recv().await.is_some() {
+                token.cancel();
+            }
+        });
+    }
+    Ok(token)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn checked(flags: &[&str]) -> Result<(), String> {
+        check(&Args::try_parse_from([&["agent", "--coordinator"], flags].concat()).expect("flags"))
+    }
+
+    #[test]
+    fn plaintext_off_this_machine_must_be_asked_for_and_limited() {
+        assert_eq!(checked(&["127.0.0.1:1"]), Ok(()));
+        assert_eq!(checked(&["[::1]:1"]), Ok(()));
+        assert!(checked(&["10.0.0.1:1"]).is_err_and(|e| e.contains("--insecure-plaintext")));
+        assert!(checked(&["10.0.0.1:1", "--insecure-plaintext"]).is_err_and(|e| e.contains("--allow-target")));
+        assert_eq!(checked(&["h:1", "--insecure-plaintext", "--allow-target", "10.0.0.0/8"]), Ok(()));
+        for bad in ["h", ":1", "h:0", "h:x"] {
+            assert!(checked(&[bad]).is_err_and(|e| e.contains("HOST:PORT")), "{bad}");
+        }
+    }
+
+    #[test]
+    fn host_names_become_agent_names() {
+        assert_eq!(tidy("ip-10-0-0-1.local"), "ip-10-0-0-1.local");
+        assert_eq!(tidy("müller pc"), "m-ller-pc");
+        assert_eq!(tidy(""), "agent");
+    }
+}

@@ -1,0 +1,130 @@
+//! The HTTP driver: reset and step by POST over one kept-alive connection. The server keeps no session between calls.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper::header::{ACCEPT, CONTENT_TYPE, HOST};
+use hyper::{Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use proto::FailureKind;
+use tokio::task::AbortHandle;
+
+use super::{Dialer, Driver, Fault, Reply, reply};
+
+/// What a reply's body may at most have before the session fails as a bad reply.
+const BODY_BYTES_MAX: usize = 1 << 20;
+
+/// See [`Driver`]. Runs inside a `LocalSet`: each connection has a task of its own there.
+#[derive(Debug)]
+pub struct HttpDriver {
+    dialer: Dialer,
+}
+
+/// A connection, and which session it is for.
+#[derive(Debug)]
+pub struct HttpSession {
+    number: u64,
+    connection: Connection,
+}
+
+#[derive(Debug)]
+struct Connection {
+    sender: SendRequest<Full<Bytes>>,
+    task: AbortHandle,
+}
+
+impl Drop for Connection {
+    /// The connection's task ends with its session, also when the session is cut by a time-out.
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl HttpDriver {
+    #[must_use]
+    pub fn new(dialer: Dialer) -> Self {
+        Self { dialer }
+    }
+
+    async fn open(&self, number: u64) -> Result<Connection, Fault> {
+        let (_, transport) = self.dialer.dial(number).await?;
+        let (sender, connection) =
+            http1::Builder::new().max_buf_size(16 << 10).handshake(TokioIo::new(transport)).await.map_err(fault)?;
+        let task = tokio::task::spawn_local(async move {
+            // Its errors reach the request that waits for the answer.
+            let _ = connection.await;
+        });
+        Ok(Connection { sender, task: task.abort_handle() })
+    }
+
+    async fn post(&self, session: &mut HttpSession, call: &str, body: String) -> Result<Reply, Fault> {
+        // Servers drop idle connections after some seconds: a client opens a new one then, and so do we. That is part
+        // of the call, and counts as such.
+        if session.connection.sender.ready().await.is_err() {
+            session.connection = self.open(session.number).await?;
+        }
+        let (endpoint, _) = self.dialer.endpoints.of_session(session.number);
+        let request = Request::post(endpoint.url.http_path(call))
+            .header(HOST, endpoint.url.authority())
+            .header(CONTENT_TYPE, "application/json")
+            .header(ACCEPT, "application/json")
+            .body(Full::from(body))
+            .map_err(|error| Fault::new(FailureKind::Io, error.to_string()))?;
+        let response = session.connection.sender.send_request(request).await.map_err(fault)?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), BODY_BYTES_MAX).collect().await.map_err(|error| {
+            match error.downcast::<hyper::Error>() {
+                Ok(error) => fault(*error),
+                Err(error) => Fault::new(FailureKind::BadReply, format!("{call}: {error}")),
+            }
+        })?;
+        if status != StatusCode::OK {
+            return Err(Fault::new(FailureKind::HttpStatus(status.as_u16()), format!("POST /{call}: HTTP {status}")));
+        }
+        reply::http_observation(&body.to_bytes())
+    }
+}
+
+fn fault(error: hyper::Error) -> Fault {
+    let mut source: Option<&dyn std::error::Error> = std::error::Error::source(&error);
+    while let Some(cause) = source {
+        if let Some(io) = cause.downcast_ref::<std::io::Error>() {
+            return match io.raw_os_error() {
+                Some(code) => std::io::Error::from_raw_os_error(code).into(),
+                None => std::io::Error::new(io.kind(), io.to_string()).into(),
+            };
+        }
+        source = cause.source();
+    }
+    let kind = if error.is_incomplete_message() || error.is_closed() || error.is_canceled() {
+        FailureKind::Closed(1006)
+    } else if error.is_parse() {
+        FailureKind::BadReply
+    } else {
+        FailureKind::Io
+    };
+    Fault::new(kind, error.to_string())
+}
+
+impl Driver for HttpDriver {
+    type Session = HttpSession;
+
+    async fn connect(&self, session: u64) -> Result<HttpSession, Fault> {
+        Ok(HttpSession { number: session, connection: self.open(session).await? })
+    }
+
+    async fn reset(&self, session: &mut HttpSession) -> Result<Reply, Fault> {
+        self.post(session, "reset", "{}".to_owned()).await
+    }
+
+    async fn step(&self, session: &mut HttpSession, wait: Duration) -> Result<Reply, Fault> {
+        self.post(session, "step", format!(r#"{{"action":{{"wait_seconds":{:?}}}}}"#, wait.as_secs_f64())).await
+    }
+
+    /// Closing is ours alone: the connection goes away with the session.
+    async fn close(&self, _session: HttpSession) -> Result<(), Fault> {
+        Ok(())
+    }
+}

@@ -1,0 +1,168 @@
+//! One session's protocol, nothing else: no clock, no schedule, no counting.
+
+use std::io;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use proto::FailureKind;
+use proto::limits::ERROR_BYTES_MAX;
+
+use crate::target::{Endpoint, Endpoints};
+use crate::wire::{Transport, Wire};
+
+#[cfg(test)]
+pub mod fake;
+pub mod http;
+pub mod reply;
+pub mod ws;
+
+pub use reply::Reply;
+
+/// How one kind of session speaks. The engine calls each in turn and measures around the call.
+pub trait Driver: 'static {
+    /// An open session.
+    type Session;
+
+    /// Connects session number `session` until a request could be sent: TCP, TLS, upgrade.
+    fn connect(&self, session: u64) -> impl Future<Output = Result<Self::Session, Fault>>;
+
+    /// Starts an episode.
+    fn reset(&self, session: &mut Self::Session) -> impl Future<Output = Result<Reply, Fault>>;
+
+    /// One step that asks the server to wait.
+    fn step(&self, session: &mut Self::Session, wait: Duration) -> impl Future<Output = Result<Reply, Fault>>;
+
+    /// Ends the session and sees the other side end it.
+    fn close(&self, session: Self::Session) -> impl Future<Output = Result<(), Fault>>;
+}
+
+/// How a session ended before its time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ending {
+    Failed(FailureKind),
+    /// The operating system gave up waiting (ETIMEDOUT).
+    TimedOut,
+}
+
+/// Why, for the record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    pub ending: Ending,
+    pub message: String,
+}
+
+impl Fault {
+    pub fn new(kind: FailureKind, message: impl Into<String>) -> Self {
+        Self { ending: Ending::Failed(kind), message: clipped(message.into()) }
+    }
+
+    /// The kind of a failure; `None` for a time-out.
+    #[must_use]
+    pub fn kind(&self) -> Option<&FailureKind> {
+        match &self.ending {
+            Ending::Failed(kind) => Some(kind),
+            Ending::TimedOut => None,
+        }
+    }
+}
+
+impl From<io::Error> for Fault {
+    /// By errno: each of them has another cure.
+    fn from(error: io::Error) -> Self {
+        use nix::errno::Errno;
+        let kind = match error.raw_os_error().map(Errno::from_raw) {
+            Some(Errno::ETIMEDOUT) => {
+                return Self { ending: Ending::TimedOut, message: clipped(error.to_string()) };
+            }
+            Some(Errno::ECONNREFUSED) => FailureKind::Refused,
+            Some(Errno::ECONNRESET | Errno::EPIPE | Errno::ECONNABORTED) => FailureKind::Reset,
+            Some(Errno::EHOSTUNREACH | Errno::ENETUNREACH | Errno::ENETDOWN | Errno::EHOSTDOWN) => {
+                FailureKind::Unreachable
+            }
+            // connect says EADDRNOTAVAIL, a bind before it EADDRINUSE.
+            Some(Errno::EADDRNOTAVAIL | Errno::EADDRINUSE) => FailureKind::PortExhausted,
+            Some(Errno::EMFILE | Errno::ENFILE) => FailureKind::FdExhausted,
+            _ => match error.kind() {
+                io::ErrorKind::UnexpectedEof => FailureKind::Closed(1006),
+                io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => FailureKind::Reset,
+                _ => FailureKind::Io,
+            },
+        };
+        Self::new(kind, error.to_string())
+    }
+}
+
+/// Cuts at a character boundary to what a record may hold.
+fn clipped(mut message: String) -> String {
+    if message.len() > ERROR_BYTES_MAX {
+        let end = (0..=ERROR_BYTES_MAX - 3).rev().find(|at| message.is_char_boundary(*at)).unwrap_or(0);
+        message.truncate(end);
+        message.push('…');
+    }
+    message
+}
+
+/// What every driver needs to dial.
+#[derive(Debug)]
+pub struct Dialer {
+    pub endpoints: Endpoints,
+    /// Used in turn by session number; empty: the kernel chooses.
+    pub source_ips: Vec<IpAddr>,
+}
+
+impl Dialer {
+    /// TCP and, for https and wss, TLS.
+    async fn dial(&self, session: u64) -> Result<(&Endpoint, Transport), Fault> {
+        let (endpoint, address) = self.endpoints.of_session(session);
+        let sources: u64 = self.source_ips.len() as u64;
+        let source = (sources > 0).then(|| self.source_ips[usize::try_from(session % sources).unwrap_or(0)]);
+        let wire = Wire::connect(address, source).await?;
+        let transport = match (&self.endpoints.tls, endpoint.url.tls) {
+            (Some(config), true) => {
+                Transport::tls(wire, &endpoint.url.host, config.clone()).await.map_err(tls_fault)?
+            }
+            (None, true) => return Err(Fault::new(FailureKind::Tls, "no TLS configuration")),
+            (_, false) => Transport::Plain(wire),
+        };
+        Ok((endpoint, transport))
+    }
+}
+
+fn tls_fault(error: io::Error) -> Fault {
+    // A cut connection is a network matter; everything that TLS itself says is not.
+    match Fault::from(error) {
+        Fault { ending: Ending::Failed(FailureKind::Io | FailureKind::Closed(_)), message } => {
+            Fault::new(FailureKind::Tls, message)
+        }
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errnos_become_kinds() {
+        use nix::errno::Errno;
+        for (errno, kind) in [
+            (Errno::ECONNREFUSED, Some(FailureKind::Refused)),
+            (Errno::EPIPE, Some(FailureKind::Reset)),
+            (Errno::EHOSTUNREACH, Some(FailureKind::Unreachable)),
+            (Errno::EADDRNOTAVAIL, Some(FailureKind::PortExhausted)),
+            (Errno::EADDRINUSE, Some(FailureKind::PortExhausted)),
+            (Errno::EMFILE, Some(FailureKind::FdExhausted)),
+            (Errno::EIO, Some(FailureKind::Io)),
+            (Errno::ETIMEDOUT, None),
+        ] {
+            let fault = Fault::from(io::Error::from_raw_os_error(errno as i32));
+            assert_eq!(fault.kind(), kind.as_ref(), "{errno}");
+        }
+    }
+
+    #[test]
+    fn long_messages_are_cut_at_a_character() {
+        let fault = Fault::new(FailureKind::Io, "é".repeat(ERROR_BYTES_MAX));
+        assert!(fault.message.len() <= ERROR_BYTES_MAX && fault.message.ends_with('…'));
+    }
+}

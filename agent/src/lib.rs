@@ -1,0 +1,17 @@
+//! Muster's load generator.
+//!
+//! An agent dials the coordinator ([`link`]), obeys its orders through a pure state machine ([`machine`]), and carries
+//! its share of each batch ([`load`]) with one of the drivers ([`driver`]). What the network did is told apart from
+//! what this process did in [`wire`].
+
+pub mod allow;
+pub mod capacity;
+pub mod cli;
+pub mod driver;
+pub mod link;
+pub mod load;
+pub mod machine;
+pub mod probe;
+pub mod service;
+pub mod target;
+pub mod wire;

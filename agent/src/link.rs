@@ -1,0 +1,120 @@
+//! The gRPC side: connected or not, and when to try again. Decides nothing.
+
+use std::error::Error;
+use std::time::Duration;
+
+use proto::limits::{MESSAGE_BYTES_MAX, QUEUE_MESSAGES};
+use proto::{FromAgent, FromCoordinator, wire};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_stream::StreamExt as _;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Endpoint;
+
+const BACKOFF_FIRST: Duration = Duration::from_millis(100);
+const BACKOFF_MAX: Duration = Duration::from_secs(5);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A live stream.
+#[derive(Debug)]
+pub struct Connected {
+    pub to_coordinator: mpsc::Sender<FromAgent>,
+    pub from_coordinator: mpsc::Receiver<Result<FromCoordinator, String>>,
+}
+
+/// Counts the time without a coordinator.
+#[derive(Debug)]
+pub struct Link {
+    address: String,
+    reconnect_for: Duration,
+    lost_since: Instant,
+    backoff: Duration,
+}
+
+impl Link {
+    /// `address` is `HOST:PORT`.
+    #[must_use]
+    pub fn new(address: String, reconnect_for: Duration) -> Self {
+        Self { address, reconnect_for, lost_since: Instant::now(), backoff: BACKOFF_FIRST }
+    }
+
+    /// The coordinator was there until just now: the next search starts from here.
+    pub fn was_connected(&mut self) {
+        self.lost_since = Instant::now();
+        self.backoff = BACKOFF_FIRST;
+    }
+
+    /// Dials until it works.
+    ///
+    /// # Errors
+    /// What was wrong last, when `reconnect_for` is over.
+    pub async fn connect(&mut self) -> Result<Connected, String> {
+        loop {
+            let problem = match dial(&self.address).await {
+                Ok(connected) => return Ok(connected),
+                Err(problem) => problem,
+            };
+            let over = self.lost_since + self.reconnect_for;
+            if Instant::now() + self.backoff >= over {
+                return Err(format!(
+                    "no coordinator at {} for {} s: {problem}; start the coordinator, correct --coordinator, or wait \
+                     longer with --reconnect-for",
+                    self.address,
+                    self.reconnect_for.as_secs_f64()
+                ));
+            }
+            tracing::debug!("no coordinator at {} yet: {problem}", self.address);
+            tokio::time::sleep(self.backoff).await;
+            self.backoff = (self.backoff * 2).min(BACKOFF_MAX);
+        }
+    }
+}
+
+async fn dial(address: &str) -> Result<Connected, String> {
+    let endpoint = Endpoint::from_shared(format!("http://{address}"))
+        .map_err(|error| format!("{address} is no HOST:PORT ({})", causes(&error)))?
+        .connect_timeout(CONNECT_TIMEOUT)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(Duration::from_secs(10))
+        .keep_alive_timeout(Duration::from_secs(10))
+        .keep_alive_while_idle(true);
+    let channel = endpoint.connect().await.map_err(|error| causes(&error))?;
+    let mut client = wire::control_client::ControlClient::new(channel)
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let (to_coordinator, outgoing) = mpsc::channel::<FromAgent>(QUEUE_MESSAGES);
+    let outgoing = ReceiverStream::new(outgoing).map(wire::AgentMessage::from);
+    let mut incoming = client.attend(outgoing).await.map_err(|status| causes(&status))?.into_inner();
+    let (orders, from_coordinator) = mpsc::channel(QUEUE_MESSAGES);
+    tokio::spawn(async move {
+        loop {
+            let order = match incoming.message().await {
+                Ok(Some(message)) => FromCoordinator::try_from(message).map_err(|error| error.to_string()),
+                Ok(None) => Err("the coordinator closed the connection".to_owned()),
+                Err(status) => Err(causes(&status)),
+            };
+            let over = order.is_err();
+            if orders.send(order).await.is_err() || over {
+                return;
+            }
+        }
+    });
+    Ok(Connected { to_coordinator, from_coordinator })
+}
+
+/// An error with everything that caused it: "transport error" alone tells nobody anything.
+fn causes(error: &dyn Error) -> String {
+    let mut parts = vec![error.to_string()];
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let text = cause.to_string();
+        if parts.last().is_none_or(|last| !last.contains(&text)) {
+            parts.push(text);
+        }
+        source = cause.source();
+    }
+    if parts.len() > 1 {
+        parts.retain(|part| part != "transport error" && part != "tcp connect error");
+    }
+    parts.join(": ")
+}

@@ -1,0 +1,265 @@
+//! The one loop that launches sessions to a schedule and collects their records, on one thread.
+//!
+//! Pacing is data: every load model is this loop with another [`Pace`]. It runs on a current-thread runtime inside a
+//! `LocalSet`, owns its recorder, and shares nothing but counters with other threads.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use proto::{Bounds, Outcome, Script, SessionRecord};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::pace::Pace;
+use super::recorder::{Counters, Recorder};
+use super::session;
+use crate::driver::Driver;
+
+/// Sessions launched before the loop looks at what else there is: enough to keep the burst tight, few enough for
+/// sockets that are ready to be served in between.
+const LAUNCH_SLICE: u64 = 32;
+
+/// What one thread carries: every `threads`-th session of the agent's share, from `thread` on.
+#[derive(Debug, Clone)]
+pub struct ThreadShare {
+    pub thread: u64,
+    pub threads: u64,
+    /// Global number of the agent's first session.
+    pub first_session: u64,
+    /// Of the agent's share.
+    pub sessions: u64,
+    pub pace: Pace,
+    pub script: Script,
+    pub bounds: Bounds,
+}
+
+impl ThreadShare {
+    /// How many sessions this thread carries.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.sessions.saturating_sub(self.thread).div_ceil(self.threads)
+    }
+
+    fn local(&self, nth: u64) -> u64 {
+        self.thread + nth * self.threads
+    }
+}
+
+/// Launches and collects until every session of the share has its record. After `cancel` nothing more is launched, and
+/// sessions in flight end as cancelled at once.
+pub async fn run<D: Driver>(
+    driver: Rc<D>,
+    share: &ThreadShare,
+    origin: Instant,
+    cancel: &CancellationToken,
+    counters: &Arc<Counters>,
+) -> Recorder {
+    let count = share.count();
+    let script = Rc::new(share.script.clone());
+    let mut recorder = Recorder::new(share.bounds, count);
+    let mut sessions: JoinSet<SessionRecord> = JoinSet::new();
+    let mut next = 0;
+    let timer = sleep_until(origin);
+    tokio::pin!(timer);
+
+    while next < count || !sessions.is_empty() {
+        tokio::select! {
+            biased;
+            () = cancel.cancelled(), if next < count => {
+                for nth in next..count {
+                    let mut record = SessionRecord::without_life(
+                        share.first_session + share.local(nth), Outcome::NeverStarted, "cancelled before its start".to_owned());
+                    record.intended_us = share.pace.intended_us(share.local(nth));
+                    recorder.record(record);
+                }
+                next = count;
+            }
+            () = &mut timer, if next < count => {
+                let slice_end = count.min(next + LAUNCH_SLICE);
+                let now = Instant::now();
+                while next < slice_end {
+                    let local = share.local(next);
+                    let intended_us = share.pace.intended_us(local);
+                    let due = origin + Duration::from_micros(intended_us);
+                    if due > now {
+                        break;
+                    }
+                    let (driver, script) = (driver.clone(), script.clone());
+                    let (cancel, counters) = (cancel.clone(), counters.clone());
+                    let number = share.first_session + local;
+                    sessions.spawn_local(async move {
+                        session::live(&*driver, &script, number, origin, intended_us, &cancel, &counters).await
+                    });
+                    next += 1;
+                }
+                if next < count {
+                    timer.as_mut().reset(origin + Duration::from_micros(share.pace.intended_us(share.local(next))));
+                }
+                // The launched tasks and ready sockets get their turn before the next slice.
+                tokio::task::yield_now().await;
+            }
+            Some(ended) = sessions.join_next() => collect(&mut recorder, ended),
+        }
+        while let Some(ended) = sessions.try_join_next() {
+            collect(&mut recorder, ended);
+        }
+    }
+    // A panicked session has no record: the ledger will not balance, and says so.
+    recorder
+}
+
+fn collect(recorder: &mut Recorder, ended: Result<SessionRecord, tokio::task::JoinError>) {
+    match ended {
+        Ok(record) => recorder.record(record),
+        Err(error) => tracing::error!("a session's task died: {error}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::{FailureKind, Launch, Metric, Phase};
+    use tokio::task::LocalSet;
+
+    use super::*;
+    use crate::driver::fake::{Act, FakeDriver};
+
+    fn ms(value: u64) -> Duration {
+        Duration::from_millis(value)
+    }
+
+    fn script() -> Script {
+        Script {
+            steps: 2,
+            wait: ms(100),
+            think: ms(10),
+            connect_timeout: ms(1_000),
+            reset_timeout: ms(1_000),
+            step_timeout: ms(1_000),
+            close_timeout: ms(1_000),
+            total_timeout: None,
+        }
+    }
+
+    fn share(sessions: u64, launch: Launch, script: Script) -> ThreadShare {
+        ThreadShare {
+            thread: 0,
+            threads: 1,
+            first_session: 100,
+            sessions,
+            pace: Pace::new(launch, sessions, 0, 1),
+            script,
+            bounds: Bounds::STANDARD,
+        }
+    }
+
+    /// On paused time: what comes out is exact.
+    fn carry(
+        share: &ThreadShare,
+        cancel_after: Option<Duration>,
+        act: impl Fn(u64, Phase) -> Act + 'static,
+    ) -> Recorder {
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().expect("rt");
+        LocalSet::new().block_on(&runtime, async {
+            let cancel = CancellationToken::new();
+            if let Some(after) = cancel_after {
+                let cancel = cancel.clone();
+                tokio::task::spawn_local(async move {
+                    tokio::time::sleep(after).await;
+                    cancel.cancel();
+                });
+            }
+            run(Rc::new(FakeDriver::new(act)), share, Instant::now(), &cancel, &Arc::default()).await
+        })
+    }
+
+    #[test]
+    fn a_session_is_the_sum_of_its_phases() {
+        let recorder = carry(&share(1, Launch::Burst, script()), None, |_, phase| {
+            Act::Take(ms(match phase {
+                Phase::Connect => 3,
+                Phase::Reset => 5,
+                Phase::Step => 7,
+                Phase::Close => 11,
+            }))
+        });
+        let record = &recorder.records[0];
+        assert_eq!(record.outcome, Outcome::Succeeded);
+        assert_eq!((record.connect_us, record.reset_us, record.close_us), (Some(3_000), Some(5_000), Some(11_000)));
+        assert_eq!(record.step_us, [107_000, 107_000]);
+        assert_eq!(record.waited_us, Some(200_000));
+        assert_eq!(record.total_us, Some(3_000 + 5_000 + 2 * (10_000 + 107_000) + 11_000));
+        assert_eq!(record.session, 100);
+        assert_eq!(recorder.histograms.get(Metric::Step).len(), 2);
+    }
+
+    #[test]
+    fn a_ramp_starts_sessions_when_they_are_due() {
+        let recorder = carry(&share(100, Launch::Ramp { over_us: 1_000_000 }, script()), None, |_, _| Act::Take(ms(1)));
+        let mut records = recorder.records;
+        records.sort_by_key(|record| record.session);
+        for (n, record) in records.iter().enumerate() {
+            assert_eq!(record.intended_us, n as u64 * 10_000);
+            // The timer of tokio has a resolution of one millisecond, and never fires early.
+            assert!(record.launch_lag_us().is_some_and(|lag| lag <= 1_000), "{record:?}");
+        }
+        assert_eq!(records.len(), 100);
+    }
+
+    #[test]
+    fn a_timeout_is_cut_and_stays_in_the_response_times() {
+        let recorder = carry(&share(20, Launch::Burst, script()), None, |session, phase| match (session, phase) {
+            (119, Phase::Step) => Act::Take(Duration::from_secs(3_000)),
+            (118, Phase::Reset) => Act::Fail(ms(1), FailureKind::CapacityReached),
+            _ => Act::Take(ms(1)),
+        });
+        assert!(recorder.ledger.balances());
+        assert_eq!((recorder.ledger.succeeded, recorder.ledger.failed, recorder.ledger.timed_out), (18, 1, 1));
+        let cut = recorder.records.iter().find(|r| r.session == 119).expect("record");
+        assert_eq!(cut.outcome, Outcome::TimedOut(Phase::Step));
+        assert_eq!(cut.step_us, [] as [u64; 0], "the step was not completed");
+        let response = recorder.histograms.get(Metric::Response);
+        assert_eq!(response.len(), 19, "18 exact and one censored");
+        assert!(response.max() >= 1_100_000, "wait and time limit: {}", response.max());
+        assert!(recorder.histograms.get(Metric::Total).max() < 300_000, "successes only");
+        assert_eq!(recorder.histograms.get(Metric::Failed).len(), 1);
+    }
+
+    #[test]
+    fn the_total_limit_cuts_a_session_in_whatever_phase_it_is() {
+        let limited = Script { total_timeout: Some(ms(150)), ..script() };
+        let recorder = carry(&share(1, Launch::Burst, limited), None, |_, _| Act::Take(ms(1)));
+        let record = &recorder.records[0];
+        assert_eq!(record.outcome, Outcome::TimedOut(Phase::Step));
+        assert_eq!(record.total_us, Some(150_000));
+        assert_eq!(record.step_us.len(), 1);
+    }
+
+    #[test]
+    fn cancelling_leaves_no_session_without_an_outcome() {
+        let slow = share(50, Launch::Ramp { over_us: 1_000_000 }, script());
+        let recorder = carry(&slow, Some(ms(505)), |_, _| Act::Take(ms(1)));
+        assert!(recorder.ledger.balances(), "{}", recorder.ledger);
+        assert_eq!(recorder.records.len(), 50);
+        assert!(recorder.ledger.never_started > 20 && recorder.ledger.succeeded > 5, "{}", recorder.ledger);
+        let cancelled = |r: &&SessionRecord| matches!(r.outcome, Outcome::Failed(FailureKind::Cancelled, _));
+        assert_eq!(recorder.records.iter().filter(cancelled).count() as u64, recorder.ledger.failed);
+        assert!(recorder.ledger.failed > 0);
+    }
+
+    #[test]
+    fn threads_share_every_session_exactly_once() {
+        for (sessions, threads) in [(0, 1), (1, 4), (7, 3), (16_384, 7)] {
+            let mut seen = vec![0; usize::try_from(sessions).expect("small")];
+            for thread in 0..threads {
+                let share = ThreadShare { thread, threads, ..share(sessions, Launch::Burst, script()) };
+                for nth in 0..share.count() {
+                    seen[usize::try_from(share.local(nth)).expect("small")] += 1;
+                }
+            }
+            assert!(seen.iter().all(|n| *n == 1), "{sessions} over {threads}");
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! What is kept of the sessions of one thread. Owned by that thread alone; no locks.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use proto::{Bounds, HistogramSet, Ledger, Outcome, SessionRecord};
+
+/// Everything one thread measured.
+#[derive(Debug)]
+pub struct Recorder {
+    pub histograms: HistogramSet,
+    pub ledger: Ledger,
+    pub records: Vec<SessionRecord>,
+}
+
+impl Recorder {
+    #[must_use]
+    pub fn new(bounds: Bounds, planned: u64) -> Self {
+        Self {
+            histograms: HistogramSet::new(bounds),
+            ledger: Ledger::planned(planned),
+            records: Vec::with_capacity(usize::try_from(planned).unwrap_or(0)),
+        }
+    }
+
+    pub fn record(&mut self, record: SessionRecord) {
+        self.histograms.record(&record);
+        self.ledger.count(&record.outcome);
+        self.records.push(record);
+    }
+}
+
+/// Small counters that the control side reads while sessions run. Statistics only: nothing is decided by them.
+#[derive(Debug, Default)]
+pub struct Counters {
+    launched: AtomicU64,
+    connected: AtomicU64,
+    /// Of those connected.
+    ended_open: AtomicU64,
+    succeeded: AtomicU64,
+    failed: AtomicU64,
+}
+
+/// What [`Counters`] say at one instant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Snapshot {
+    pub launched: u64,
+    pub open: u64,
+    pub succeeded: u64,
+    pub failed: u64,
+}
+
+impl Counters {
+    pub fn launched(&self) {
+        self.launched.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn connected(&self) {
+        self.connected.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A session is over; `was_open` if it had connected.
+    pub fn ended(&self, outcome: &Outcome, was_open: bool) {
+        if was_open {
+            self.ended_open.fetch_add(1, Ordering::Relaxed);
+        }
+        let counter = if *outcome == Outcome::Succeeded { &self.succeeded } else { &self.failed };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        // Ends are read first: a session that ends in between must not make `open` negative.
+        let ended_open = self.ended_open.load(Ordering::Relaxed);
+        Snapshot {
+            succeeded: self.succeeded.load(Ordering::Relaxed),
+            failed: self.failed.load(Ordering::Relaxed),
+            open: self.connected.load(Ordering::Relaxed).saturating_sub(ended_open),
+            launched: self.launched.load(Ordering::Relaxed),
+        }
+    }
+}

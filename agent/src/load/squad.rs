@@ -1,0 +1,173 @@
+//! The load threads of one attempt: prepared and armed before the start, joined after the drain.
+//!
+//! Each thread has its own single-threaded runtime: sessions never move between cores, and nothing on the measuring
+//! path takes a lock.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use proto::{Assignment, HistogramSet, Ledger, Mode, SessionRecord};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::LocalSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::engine::{self, ThreadShare};
+use super::pace::Pace;
+use super::recorder::{Counters, Recorder};
+use crate::driver::http::HttpDriver;
+use crate::driver::ws::WsDriver;
+use crate::driver::{Dialer, Fault};
+
+/// An agent's whole measurement of one attempt.
+#[derive(Debug)]
+pub struct Measured {
+    pub ledger: Ledger,
+    pub histograms: HistogramSet,
+    pub records: Vec<SessionRecord>,
+    /// From the ordered start instant to the first session's actual start.
+    pub start_offset_us: u64,
+}
+
+/// Threads that wait for the start.
+#[derive(Debug)]
+pub struct Squad {
+    threads: Vec<JoinHandle<Result<Recorder, Fault>>>,
+    go: Vec<oneshot::Sender<Instant>>,
+    done: mpsc::Receiver<()>,
+    cancel: CancellationToken,
+    counters: Arc<Counters>,
+    assignment: Arc<Assignment>,
+}
+
+impl Squad {
+    /// Starts `threads` threads and returns when each of them is ready to go.
+    ///
+    /// # Errors
+    /// If a thread can't be started or a driver can't be built.
+    pub async fn arm(assignment: Assignment, dialer: impl Fn() -> Dialer, threads: u32) -> Result<Self, String> {
+        let threads = u64::from(threads).min(assignment.sessions).max(1);
+        let assignment = Arc::new(assignment);
+        let (ready_tx, mut ready) = mpsc::channel(64);
+        let (done_tx, done) = mpsc::channel(64);
+        let mut squad = Self {
+            threads: Vec::new(),
+            go: Vec::new(),
+            done,
+            cancel: CancellationToken::new(),
+            counters: Arc::default(),
+            assignment: assignment.clone(),
+        };
+        for thread in 0..threads {
+            let (go_tx, go) = oneshot::channel();
+            let share = ThreadShare {
+                thread,
+                threads,
+                first_session: assignment.first_session,
+                sessions: assignment.sessions,
+                pace: Pace::new(assignment.launch, assignment.sessions, assignment.agent_index, assignment.agent_count),
+                script: assignment.script.clone(),
+                bounds: assignment.bounds,
+            };
+            let (mode, dialer) = (assignment.mode, dialer());
+            let (cancel, counters) = (squad.cancel.clone(), squad.counters.clone());
+            let (ready, done) = (ready_tx.clone(), done_tx.clone());
+            let spawned = std::thread::Builder::new().name(format!("load-{thread}")).spawn(move || {
+                // Dropped last, also on a panic: the waiting side always hears of this thread's end.
+                let _done = done;
+                let runtime =
+                    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Fault::from)?;
+                LocalSet::new().block_on(&runtime, work(share, mode, dialer, ready, go, &cancel, &counters))
+            });
+            squad.threads.push(spawned.map_err(|error| format!("load thread {thread}: {error}"))?);
+            squad.go.push(go_tx);
+        }
+        drop((ready_tx, done_tx));
+        let mut armed = 0;
+        while let Some(problem) = ready.recv().await {
+            match problem {
+                None => armed += 1,
+                Some(problem) => return Err(problem),
+            }
+            if armed == threads {
+                return Ok(squad);
+            }
+        }
+        Err("a load thread ended before it was ready".to_owned())
+    }
+
+    #[must_use]
+    pub fn counters(&self) -> Arc<Counters> {
+        self.counters.clone()
+    }
+
+    /// Ends the load at once; [`Squad::finish`] then returns soon.
+    #[must_use]
+    pub fn canceller(&self) -> CancellationToken {
+        self.cancel.clone()
+    }
+
+    /// Lets the threads go at `start` and waits until every session has ended.
+    ///
+    /// # Errors
+    /// If a thread died.
+    pub async fn finish(mut self, start: Instant) -> Result<Measured, String> {
+        for go in self.go.drain(..) {
+            // A thread that is gone is found when it is joined.
+            let _ = go.send(start);
+        }
+        while self.done.recv().await.is_some() {}
+        let mut histograms = HistogramSet::new(self.assignment.bounds);
+        let mut ledger = Ledger::default();
+        let mut records = Vec::with_capacity(usize::try_from(self.assignment.sessions).unwrap_or(0));
+        for thread in self.threads.drain(..) {
+            let recorder = thread.join().map_err(|_| "a load thread panicked".to_owned())?;
+            let recorder = recorder.map_err(|fault| fault.message)?;
+            ledger.add(&recorder.ledger);
+            histograms.merge(&recorder.histograms).map_err(|error| error.to_string())?;
+            records.extend(recorder.records);
+        }
+        records.sort_unstable_by_key(|record| record.session);
+        let start_offset_us = records.iter().filter_map(|record| record.started_us).min().unwrap_or(0);
+        Ok(Measured { ledger, histograms, records, start_offset_us })
+    }
+}
+
+impl Drop for Squad {
+    /// A squad that is let go of unfinished must not go on loading the target.
+    fn drop(&mut self) {
+        self.cancel.cancel();
+        self.go.clear();
+    }
+}
+
+async fn work(
+    share: ThreadShare,
+    mode: Mode,
+    dialer: Dialer,
+    ready: mpsc::Sender<Option<String>>,
+    go: oneshot::Receiver<Instant>,
+    cancel: &CancellationToken,
+    counters: &Arc<Counters>,
+) -> Result<Recorder, Fault> {
+    enum Either {
+        Ws(Rc<WsDriver>),
+        Http(Rc<HttpDriver>),
+    }
+    let driver = match mode {
+        Mode::Ws => WsDriver::new(dialer, share.script.wait).map(|driver| Either::Ws(Rc::new(driver))),
+        Mode::Http => Ok(Either::Http(Rc::new(HttpDriver::new(dialer)))),
+    };
+    // The receiver is there until all are ready; afterwards nobody needs to know.
+    let _ = ready.send(driver.as_ref().err().map(|fault| fault.message.clone())).await;
+    drop(ready);
+    let driver = driver?;
+    let Ok(origin) = go.await else {
+        return Ok(Recorder::new(share.bounds, 0));
+    };
+    Ok(match driver {
+        Either::Ws(driver) => engine::run(driver, &share, origin, cancel, counters).await,
+        Either::Http(driver) => engine::run(driver, &share, origin, cancel, counters).await,
+    })
+}

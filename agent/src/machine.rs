@@ -1,0 +1,360 @@
+//! PURE: what an agent does next.
+//!
+//! ```text
+//!            Prepare          armed             Go            load done
+//!   Idle ──────────▶ Preparing ─────▶ Armed ─────────▶ Running ─────────▶ Draining ── Stored ──▶ Idle
+//!     ▲                  │ failed / Abort │ Abort           │ Abort: cut, then as usual    │ Abort
+//!     └──────────────────┴────────────────┴─────────────────┴── connection lost ───────────┘
+//! ```
+//!
+//! Orders that do not fit the state are stale (the coordinator has moved on, or a message crossed another): they are
+//! ignored. A coordinator that disappears ends the load at once; nothing keeps loading a target unwatched.
+
+use std::time::Duration;
+
+use proto::message::{Hello, Probe, Refused, RefusedWhy, Welcome};
+use proto::{Assignment, AttemptId, FromAgent, FromCoordinator};
+
+/// Where the agent is in an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    Idle,
+    Preparing(AttemptId),
+    Armed(AttemptId),
+    Running(AttemptId),
+    /// Sessions have ended; report and records are on their way.
+    Draining(AttemptId),
+}
+
+/// What happened.
+#[derive(Debug, PartialEq)]
+pub enum Event {
+    Order(FromCoordinator),
+    Prepared(AttemptId, Result<(), String>),
+    /// The load has ended, or died.
+    LoadEnded(AttemptId, Result<(), String>),
+    ConnectionLost,
+    /// SIGINT or SIGTERM.
+    Interrupted,
+}
+
+/// How the agent's life ends; the exit code follows from it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum End {
+    Dismissed(String),
+    Refused(Refused),
+    Interrupted,
+}
+
+/// What is to be done.
+#[must_use]
+#[derive(Debug, PartialEq)]
+pub enum Effect {
+    Send(FromAgent),
+    Probe(Probe),
+    Prepare(Box<Assignment>),
+    Launch {
+        attempt: AttemptId,
+        start_after: Duration,
+    },
+    /// Cut the sessions in flight; the load then ends.
+    CutLoad,
+    /// Let go of whatever is prepared, running or being uploaded.
+    DropAttempt,
+    /// Send report and records of the load that just ended.
+    Upload(AttemptId),
+    Exit(End),
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Machine {
+    state: State,
+    welcome: Option<Welcome>,
+}
+
+impl Default for Machine {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Machine {
+    #[must_use]
+    pub fn new() -> Self {
+        Self { state: State::Idle, welcome: None }
+    }
+
+    #[must_use]
+    pub fn state(&self) -> State {
+        self.state
+    }
+
+    /// The run this agent was welcomed to.
+    #[must_use]
+    pub fn welcome(&self) -> Option<&Welcome> {
+        self.welcome.as_ref()
+    }
+
+    /// Completes a greeting with the run that this agent belongs to.
+    #[must_use]
+    pub fn hello(&self, base: Hello) -> Hello {
+        Hello { plan_hash: self.welcome.as_ref().map(|w| w.plan_hash), ..base }
+    }
+
+    pub fn apply(&mut self, event: Event) -> Vec<Effect> {
+        match event {
+            Event::Order(order) => self.obey(order),
+            Event::Prepared(attempt, result) => match (self.state, result) {
+                (State::Preparing(current), Ok(())) if current == attempt => {
+                    self.state = State::Armed(attempt);
+                    vec![Effect::Send(FromAgent::Armed(attempt))]
+                }
+                (State::Preparing(current), Err(problem)) if current == attempt => {
+                    self.state = State::Idle;
+                    vec![Effect::DropAttempt, Effect::Send(FromAgent::Trouble { attempt, problem })]
+                }
+                _ => Vec::new(),
+            },
+            Event::LoadEnded(attempt, result) => match (self.state, result) {
+                (State::Running(current), Ok(())) if current == attempt => {
+                    self.state = State::Draining(attempt);
+                    vec![Effect::Upload(attempt)]
+                }
+                (State::Running(current), Err(problem)) if current == attempt => {
+                    self.state = State::Idle;
+                    vec![Effect::DropAttempt, Effect::Send(FromAgent::Trouble { attempt, problem })]
+                }
+                _ => Vec::new(),
+            },
+            Event::ConnectionLost => self.let_go(),
+            Event::Interrupted => {
+                let mut effects = self.let_go();
+                effects.push(Effect::Send(FromAgent::Goodbye("interrupted by a signal".to_owned())));
+                effects.push(Effect::Exit(End::Interrupted));
+                effects
+            }
+        }
+    }
+
+    fn obey(&mut self, order: FromCoordinator) -> Vec<Effect> {
+        match order {
+            FromCoordinator::Welcome(welcome) => {
+                self.welcome = Some(welcome);
+                Vec::new()
+            }
+            FromCoordinator::Refused(refused) => vec![Effect::Exit(End::Refused(refused))],
+            FromCoordinator::Probe(probe) => match self.other_plan(probe.plan_hash) {
+                Some(effects) => effects,
+                None => vec![Effect::Probe(probe)],
+            },
+            FromCoordinator::Prepare(assignment) => {
+                if let Some(effects) = self.other_plan(assignment.plan_hash) {
+                    return effects;
+                }
+                // A new attempt replaces whatever was left of the last one.
+                let mut effects = self.let_go();
+                self.state = State::Preparing(assignment.attempt);
+                effects.push(Effect::Prepare(assignment));
+                effects
+            }
+            FromCoordinator::Go { attempt, start_after } => match self.state {
+                State::Armed(current) if current == attempt => {
+                    self.state = State::Running(attempt);
+                    vec![Effect::Launch { attempt, start_after }]
+                }
+                _ => Vec::new(),
+            },
+            FromCoordinator::Abort { attempt, .. } => match self.state {
+                State::Preparing(current) | State::Armed(current) | State::Draining(current) if current == attempt => {
+                    self.let_go()
+                }
+                State::Running(current) if current == attempt => vec![Effect::CutLoad],
+                _ => Vec::new(),
+            },
+            FromCoordinator::Stored(attempt) => match self.state {
+                State::Draining(current) if current == attempt => self.let_go(),
+                _ => Vec::new(),
+            },
+            FromCoordinator::Dismiss(reason) => {
+                let mut effects = self.let_go();
+                effects.push(Effect::Exit(End::Dismissed(reason)));
+                effects
+            }
+        }
+    }
+
+    fn let_go(&mut self) -> Vec<Effect> {
+        match std::mem::replace(&mut self.state, State::Idle) {
+            State::Idle => Vec::new(),
+            State::Preparing(_) | State::Armed(_) | State::Running(_) | State::Draining(_) => vec![Effect::DropAttempt],
+        }
+    }
+
+    /// An order of another plan than the one we were welcomed to ends this agent: its numbers would mean nothing.
+    fn other_plan(&mut self, ordered: proto::PlanHash) -> Option<Vec<Effect>> {
+        let welcomed = self.welcome.as_ref()?.plan_hash;
+        if welcomed == ordered {
+            return None;
+        }
+        let message = format!(
+            "the order belongs to plan {}, this agent was welcomed to plan {}; start the agent again",
+            ordered.short(),
+            welcomed.short()
+        );
+        let mut effects = self.let_go();
+        effects.push(Effect::Send(FromAgent::Goodbye(message.clone())));
+        effects.push(Effect::Exit(End::Refused(Refused { why: RefusedWhy::Plan, message })));
+        Some(effects)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+    use proto::{Bounds, Launch, Mode, PlanHash, RunId, Script, Target};
+
+    use super::*;
+
+    const PLAN: PlanHash = PlanHash([1; 32]);
+
+    fn id(attempt: u32) -> AttemptId {
+        AttemptId { run: RunId(Default::default()), batch: 0, attempt }
+    }
+
+    fn welcome(plan_hash: PlanHash) -> Event {
+        Event::Order(FromCoordinator::Welcome(Welcome {
+            run: id(1).run,
+            plan_hash,
+            name: "a".to_owned(),
+            lease: Duration::from_secs(10),
+        }))
+    }
+
+    fn prepare(attempt: u32, plan_hash: PlanHash) -> Event {
+        let second = Duration::from_secs(1);
+        Event::Order(FromCoordinator::Prepare(Box::new(Assignment {
+            attempt: id(attempt),
+            plan_hash,
+            target: Target { urls: vec!["http://h".to_owned()], ca_pem: Vec::new() },
+            mode: Mode::Ws,
+            script: Script {
+                steps: 1,
+                wait: second,
+                think: Duration::ZERO,
+                connect_timeout: second,
+                reset_timeout: second,
+                step_timeout: second,
+                close_timeout: second,
+                total_timeout: None,
+            },
+            launch: Launch::Burst,
+            first_session: 0,
+            sessions: 1,
+            batch_size: 1,
+            seed: 1,
+            agent_index: 0,
+            agent_count: 1,
+            bounds: Bounds::STANDARD,
+        })))
+    }
+
+    fn go(attempt: u32) -> Event {
+        Event::Order(FromCoordinator::Go { attempt: id(attempt), start_after: Duration::ZERO })
+    }
+
+    fn abort(attempt: u32) -> Event {
+        Event::Order(FromCoordinator::Abort { attempt: id(attempt), reason: String::new() })
+    }
+
+    #[test]
+    fn the_straight_way() {
+        let mut machine = Machine::new();
+        assert_eq!(machine.apply(welcome(PLAN)), []);
+        assert!(matches!(machine.apply(prepare(1, PLAN)).as_slice(), [Effect::Prepare(_)]));
+        assert_eq!(machine.apply(Event::Prepared(id(1), Ok(()))), [Effect::Send(FromAgent::Armed(id(1)))]);
+        assert!(matches!(machine.apply(go(1)).as_slice(), [Effect::Launch { .. }]));
+        assert_eq!(machine.apply(Event::LoadEnded(id(1), Ok(()))), [Effect::Upload(id(1))]);
+        assert_eq!(machine.apply(Event::Order(FromCoordinator::Stored(id(1)))), [Effect::DropAttempt]);
+        assert_eq!(machine.state(), State::Idle);
+        let end = machine.apply(Event::Order(FromCoordinator::Dismiss("done".to_owned())));
+        assert_eq!(end, [Effect::Exit(End::Dismissed("done".to_owned()))]);
+    }
+
+    #[test]
+    fn an_aborted_load_is_cut_and_still_reported() {
+        let mut machine = Machine::new();
+        for event in [welcome(PLAN), prepare(1, PLAN), Event::Prepared(id(1), Ok(())), go(1)] {
+            let _ = machine.apply(event);
+        }
+        assert_eq!(machine.apply(abort(1)), [Effect::CutLoad]);
+        assert_eq!(machine.apply(Event::LoadEnded(id(1), Ok(()))), [Effect::Upload(id(1))]);
+    }
+
+    #[test]
+    fn a_vanished_coordinator_ends_the_load() {
+        let mut machine = Machine::new();
+        for event in [welcome(PLAN), prepare(1, PLAN), Event::Prepared(id(1), Ok(())), go(1)] {
+            let _ = machine.apply(event);
+        }
+        assert_eq!(machine.apply(Event::ConnectionLost), [Effect::DropAttempt]);
+        assert_eq!(machine.apply(Event::LoadEnded(id(1), Ok(()))), [], "nobody is there to take it");
+    }
+
+    #[test]
+    fn orders_of_another_plan_are_refused_on_both_sides() {
+        let mut machine = Machine::new();
+        let _ = machine.apply(welcome(PLAN));
+        let effects = machine.apply(prepare(1, PlanHash([2; 32])));
+        assert!(
+            matches!(effects.as_slice(), [Effect::Send(FromAgent::Goodbye(text)), Effect::Exit(End::Refused(refused))]
+                if text.contains("020202") && refused.why == RefusedWhy::Plan),
+            "{effects:?}"
+        );
+    }
+
+    fn events() -> impl Strategy<Value = (u8, u32)> {
+        (0_u8..9, 1_u32..3)
+    }
+
+    proptest! {
+        /// In any order of events: at most one attempt is alive, a launch follows its own arming only, and whatever
+        /// was prepared is dropped or uploaded before the next preparation.
+        #[test]
+        fn any_order_keeps_the_rules(script in proptest::collection::vec(events(), 0..60)) {
+            let mut machine = Machine::new();
+            let _ = machine.apply(welcome(PLAN));
+            let mut held: Option<AttemptId> = None;
+            for (kind, n) in script {
+                let before = machine.state();
+                let effects = machine.apply(match kind {
+                    0 => prepare(n, PLAN),
+                    1 => Event::Prepared(id(n), Ok(())),
+                    2 => Event::Prepared(id(n), Err("no".to_owned())),
+                    3 => go(n),
+                    4 => Event::LoadEnded(id(n), Ok(())),
+                    5 => Event::LoadEnded(id(n), Err("died".to_owned())),
+                    6 => abort(n),
+                    7 => Event::Order(FromCoordinator::Stored(id(n))),
+                    _ => Event::ConnectionLost,
+                });
+                for effect in effects {
+                    match effect {
+                        Effect::Prepare(assignment) => {
+                            prop_assert_eq!(held, None, "prepared on top of another");
+                            held = Some(assignment.attempt);
+                        }
+                        Effect::DropAttempt => held = None,
+                        Effect::Launch { attempt, .. } => prop_assert_eq!(before, State::Armed(attempt)),
+                        Effect::CutLoad => prop_assert!(matches!(before, State::Running(_))),
+                        Effect::Upload(attempt) => prop_assert_eq!(before, State::Running(attempt)),
+                        Effect::Send(_) | Effect::Probe(_) | Effect::Exit(_) => {}
+                    }
+                }
+                prop_assert_eq!(held.is_none(), machine.state() == State::Idle);
+            }
+        }
+    }
+}

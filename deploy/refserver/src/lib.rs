@@ -1,0 +1,58 @@
+//! Muster's reference server: the OpenEnv benchmark environment without Python, for testing the tester.
+//!
+//! It shares no code with what it is tested against, and frames WebSocket messages itself (RFC 6455), so that tens of
+//! thousands of sessions cost few bytes each and a wrong answer can be given on purpose.
+//!
+//! ```text
+//! process     command line, worker processes, signals      worker      accepts; what a process's connections share
+//! connection  sockets and timers of one connection         session     one WebSocket session, without IO
+//! http        requests and responses, without IO           frame       RFC 6455 framing, without IO
+//! protocol    OpenEnv messages, without IO                 environment the benchmark environment
+//! faults      what to do wrong, asked at named points
+//! ```
+//!
+//! Deliberately absent: TLS, permessage-deflate (never accepted), HTTP/2, request bodies in chunks, a `Date` header,
+//! and the limit of 32 threads that HTTP steps share in a real worker.
+
+mod connection;
+mod environment;
+mod faults;
+mod frame;
+mod http;
+mod options;
+mod process;
+mod protocol;
+mod session;
+mod worker;
+
+use std::io;
+
+use tokio_util::sync::CancellationToken;
+
+pub use crate::faults::Faults;
+pub use crate::options::Options;
+pub use crate::process::main_from;
+
+/// Serves on `listener` as one worker, on the caller's runtime, until `shutdown` completes. Sessions still open then
+/// are closed with 1012, and at most two seconds later this returns.
+///
+/// # Errors
+/// When the listener cannot be used.
+pub async fn run(
+    listener: std::net::TcpListener,
+    options: Options,
+    shutdown: impl Future<Output = ()>,
+) -> io::Result<()> {
+    let port = listener.local_addr()?.port();
+    let listener = process::into_tokio(listener)?;
+    let stop = CancellationToken::new();
+    let serving = worker::serve(listener, worker::Worker::new(options, port), stop.clone());
+    tokio::pin!(serving, shutdown);
+    tokio::select! {
+        ended = &mut serving => ended,
+        () = &mut shutdown => {
+            stop.cancel();
+            serving.await
+        }
+    }
+}

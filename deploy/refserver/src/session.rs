@@ -1,0 +1,355 @@
+//! One WebSocket session as a state machine without sockets or timers: frames and instants in, bytes and a deadline
+//! out. The connection that drives it decides nothing.
+//!
+//! ```text
+//! Open ---- close sent ----> Closing ---+-- peer's close --> Finished (flush, close the TCP connection)
+//!  |------- violation -----> Failing ---+-- end of stream / deadline
+//!  |------- peer's close, end of stream --------------------^
+//!  +------- injected drop ---> Aborted (RST)
+//! ```
+//!
+//! A running step is never cut short: the session keeps its place among the worker's sessions until the step has
+//! ended, even when the client has gone, because the environment's thread in a real server cannot be interrupted.
+
+use std::collections::VecDeque;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::environment::Environment;
+use crate::faults::AtStep;
+use crate::frame::{self, Incoming, Violation, close_code};
+use crate::protocol::{self, Refusal, Request};
+use crate::worker::{Slot, Worker};
+
+/// How long the peer may take to answer a close frame or to go away after a violation, as in Python's websockets.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The same, once the server stops.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Pipelined messages held back behind a running step; the socket is not read while there are as many.
+const PENDING_MESSAGES_MAX: usize = 64;
+
+/// Unsent reply bytes beyond which the socket is not read.
+const OUT_BYTES_MAX: usize = 64 * 1024;
+
+/// A step longer than this is refused by the environment, as Python's clock would.
+const WAIT_SECONDS_MAX: f64 = 1e9;
+
+/// How long a step waits; `None` when it is too long to be waited for. `wait_seconds` is not negative.
+pub(crate) fn wait(wait_seconds: f64) -> Option<Duration> {
+    (wait_seconds <= WAIT_SECONDS_MAX).then(|| Duration::from_secs_f64(wait_seconds))
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Phase {
+    Open,
+    /// Our close frame is out, the peer's is awaited.
+    Closing,
+    /// Close frame and half-close, then whatever comes is thrown away until the peer goes.
+    Failing,
+    /// Send what is left, then close.
+    Finished,
+    /// Reset the connection.
+    Aborted,
+}
+
+/// A request that takes time.
+#[derive(Debug)]
+struct Running {
+    until: Instant,
+    reply: Reply,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Reply {
+    Reset,
+    Step { wait_seconds: f64 },
+    FailedStep,
+}
+
+#[derive(Debug)]
+enum Message {
+    Text(Box<str>),
+    Binary,
+}
+
+#[derive(Debug)]
+pub(crate) struct Session {
+    worker: Arc<Worker>,
+    environment: Environment,
+    phase: Phase,
+    /// Present while the session counts against the worker's maximum.
+    slot: Option<Slot>,
+    running: Option<Running>,
+    pending: VecDeque<Message>,
+    /// Bytes to send; empty and without capacity when idle.
+    pub(crate) out: Vec<u8>,
+    /// When `Closing`, `Failing` and `Finished` give up.
+    phase_until: Instant,
+    /// When to ping, or when to give up waiting for the pong.
+    keepalive_at: Option<Instant>,
+    awaiting_pong: bool,
+    /// Pings sent; the payload of the last one.
+    ping_count: u32,
+}
+
+impl Session {
+    /// Opens a session whose first bytes are `upgrade`. The capacity is checked only now: when there is no place, the
+    /// error and the close follow the upgrade unasked.
+    pub(crate) fn open(worker: Arc<Worker>, upgrade: Vec<u8>, now: Instant) -> Self {
+        let slot = Slot::take(&worker);
+        let mut session = Self {
+            environment: Environment::new(),
+            phase: Phase::Open,
+            slot: None,
+            running: None,
+            pending: VecDeque::new(),
+            out: upgrade,
+            phase_until: now,
+            keepalive_at: worker.ping_interval.map(|interval| now + interval),
+            awaiting_pong: false,
+            ping_count: 0,
+            worker,
+        };
+        match slot {
+            Err(active) => {
+                let data = protocol::capacity_reached(active, session.worker.max_concurrent_envs);
+                session.error(&data);
+                session.close(close_code::NORMAL, "", now);
+            }
+            Ok(_) if session.worker.faults.at_factory() => {
+                session.error(&protocol::factory_error());
+                session.close(close_code::NORMAL, "", now);
+            }
+            Ok(slot) => session.slot = Some(slot),
+        }
+        session
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// False while the peer has to wait because it sends faster than it is answered or reads.
+    pub(crate) fn wants_input(&self) -> bool {
+        self.phase != Phase::Open || (self.pending.len() < PENDING_MESSAGES_MAX && self.out.len() < OUT_BYTES_MAX)
+    }
+
+    /// When [`Session::advance`] has something to do next.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        let phase_until = (self.phase != Phase::Open).then_some(self.phase_until);
+        let keepalive_at = self.keepalive_at.filter(|_| self.phase == Phase::Open);
+        [self.running_until(), phase_until, keepalive_at].into_iter().flatten().min()
+    }
+
+    /// When the running request ends.
+    pub(crate) fn running_until(&self) -> Option<Instant> {
+        self.running.as_ref().map(|running| running.until)
+    }
+
+    /// Takes one message. After a break the rest of the input is of no interest.
+    pub(crate) fn on_frame(&mut self, frame: Incoming<'_>, now: Instant) -> ControlFlow<()> {
+        match frame {
+            Incoming::Close(code) => {
+                // Answered at once even behind a running step; replies still owed are not sent (RFC 6455 section
+                // 5.5.1: no data after a close frame).
+                if self.phase == Phase::Open {
+                    self.leave_open(Phase::Finished, now);
+                    frame::put_close(&mut self.out, code, "");
+                } else {
+                    self.phase = Phase::Finished;
+                }
+            }
+            _ if self.phase != Phase::Open => {}
+            Incoming::Ping(payload) => frame::put_pong(&mut self.out, payload),
+            Incoming::Pong(payload) => {
+                if self.awaiting_pong && payload == self.ping_count.to_be_bytes() {
+                    self.awaiting_pong = false;
+                    self.keepalive_at = self.worker.ping_interval.map(|interval| now + interval);
+                }
+            }
+            Incoming::Text(text) if self.is_busy() => self.pending.push_back(Message::Text(text.into())),
+            Incoming::Binary(_) if self.is_busy() => self.pending.push_back(Message::Binary),
+            Incoming::Text(text) => self.answer(text, now),
+            Incoming::Binary(_) => self.refuse_binary(now),
+        }
+        match self.phase {
+            Phase::Open | Phase::Closing => ControlFlow::Continue(()),
+            Phase::Failing | Phase::Finished | Phase::Aborted => ControlFlow::Break(()),
+        }
+    }
+
+    /// The peer broke the protocol: a close frame with the violation's code, and nothing more is understood.
+    pub(crate) fn on_violation(&mut self, violation: Violation, now: Instant) {
+        match self.phase {
+            Phase::Open => {
+                frame::put_close(&mut self.out, Some(violation.code), violation.reason);
+                self.leave_open(Phase::Failing, now);
+            }
+            Phase::Closing => self.phase = Phase::Finished,
+            Phase::Failing | Phase::Finished | Phase::Aborted => {}
+        }
+    }
+
+    /// The peer has closed or reset the connection, or it cannot be written to.
+    pub(crate) fn on_end_of_stream(&mut self, now: Instant) {
+        self.out = Vec::new();
+        if self.phase == Phase::Open {
+            self.leave_open(Phase::Finished, now);
+        } else if self.phase != Phase::Aborted {
+            self.phase = Phase::Finished;
+        }
+    }
+
+    /// The server stops: "service restart", without waiting for a running step.
+    pub(crate) fn on_shutdown(&mut self, now: Instant) {
+        if self.phase == Phase::Open {
+            self.running = None;
+            self.close(close_code::SERVICE_RESTART, "service restart", now);
+        }
+        self.phase_until = self.phase_until.min(now + SHUTDOWN_TIMEOUT);
+    }
+
+    /// Does what is due: ends the running request and answers those behind it, pings, gives up.
+    pub(crate) fn advance(&mut self, now: Instant) {
+        if let Some(running) = self.running.take_if(|running| running.until <= now) {
+            match self.phase {
+                Phase::Open => self.finish(running.reply, now),
+                _ => self.slot = None,
+            }
+        }
+        while self.phase == Phase::Open && self.running.is_none() {
+            match self.pending.pop_front() {
+                Some(Message::Text(text)) => self.answer(&text, now),
+                Some(Message::Binary) => self.refuse_binary(now),
+                None => break,
+            }
+        }
+        if self.pending.is_empty() && self.pending.capacity() > 0 {
+            self.pending = VecDeque::new();
+        }
+        if self.phase == Phase::Open && self.keepalive_at.is_some_and(|at| at <= now) {
+            self.keepalive(now);
+        }
+        if matches!(self.phase, Phase::Closing | Phase::Failing) && self.phase_until <= now {
+            self.phase = Phase::Finished;
+        }
+    }
+
+    /// True when the connection is to be closed with what is unsent.
+    pub(crate) fn has_given_up(&self, now: Instant) -> bool {
+        self.phase == Phase::Finished && self.phase_until <= now
+    }
+
+    fn is_busy(&self) -> bool {
+        self.running.is_some() || !self.pending.is_empty()
+    }
+
+    fn keepalive(&mut self, now: Instant) {
+        if self.awaiting_pong {
+            let reason = "keepalive ping timeout";
+            return self.on_violation(Violation { code: close_code::INTERNAL_ERROR, reason }, now);
+        }
+        self.ping_count = self.ping_count.wrapping_add(1);
+        frame::put_ping(&mut self.out, &self.ping_count.to_be_bytes());
+        self.awaiting_pong = true;
+        self.keepalive_at = Some(now + self.worker.ping_timeout);
+    }
+
+    /// Answers a message, or starts what will answer it.
+    fn answer(&mut self, text: &str, now: Instant) {
+        match protocol::parse_message(text) {
+            Ok(Request::Reset) => {
+                let delay = self.worker.faults.at_reset();
+                self.start(Reply::Reset, delay, now);
+            }
+            Ok(Request::Step { wait_seconds }) => self.step(wait_seconds, now),
+            Ok(Request::State) => {
+                protocol::put_message(&mut self.out, "state", |out| self.environment.write_state(out));
+            }
+            Ok(Request::Close) => self.close(close_code::NORMAL, "", now),
+            Ok(Request::Mcp(request)) => protocol::put_value(&mut self.out, "mcp", &protocol::mcp_reply(&request)),
+            Err(Refusal::Recoverable(data)) => self.error(&data),
+            Err(Refusal::Fatal(data)) => {
+                self.error(&data);
+                self.close(close_code::NORMAL, "", now);
+            }
+        }
+    }
+
+    fn refuse_binary(&mut self, now: Instant) {
+        if let Refusal::Fatal(data) = protocol::session_error("the message is a binary frame, not a text frame") {
+            self.error(&data);
+        }
+        self.close(close_code::NORMAL, "", now);
+    }
+
+    fn step(&mut self, wait_seconds: f64, now: Instant) {
+        // Counted before it is waited for.
+        self.environment.step();
+        let Some(wait) = wait(wait_seconds) else {
+            let message = "timestamp too large to convert to C PyTime_t";
+            return self.error(&serde_json::json!({"message": message, "code": "EXECUTION_ERROR"}));
+        };
+        match self.worker.faults.at_step() {
+            AtStep::Answer(delay) => self.start(Reply::Step { wait_seconds }, wait + delay, now),
+            AtStep::Fail(delay) => self.start(Reply::FailedStep, wait + delay, now),
+            AtStep::Drop => self.leave_open(Phase::Aborted, now),
+        }
+    }
+
+    fn start(&mut self, reply: Reply, delay: Duration, now: Instant) {
+        if delay.is_zero() {
+            self.finish(reply, now);
+        } else {
+            self.running = Some(Running { until: now + delay, reply });
+        }
+    }
+
+    fn finish(&mut self, reply: Reply, now: Instant) {
+        match reply {
+            Reply::Reset => {
+                self.environment.reset();
+                self.observation(0.0);
+                if let Some(code) = self.worker.faults.after_reset() {
+                    self.close(code, "", now);
+                }
+            }
+            Reply::Step { wait_seconds } => self.observation(wait_seconds),
+            Reply::FailedStep => self.error(&protocol::execution_error()),
+        }
+    }
+
+    fn observation(&mut self, waited_seconds: f64) {
+        let Self { worker, environment, out, .. } = self;
+        protocol::put_message(out, "observation", |out| {
+            environment.write_observation(&worker.identity, waited_seconds, out);
+        });
+    }
+
+    fn error(&mut self, data: &serde_json::Value) {
+        protocol::put_value(&mut self.out, "error", data);
+    }
+
+    /// Starts the closing handshake. The place is free before the peer can know of it.
+    fn close(&mut self, code: u16, reason: &str, now: Instant) {
+        self.leave_open(Phase::Closing, now);
+        frame::put_close(&mut self.out, Some(code), reason);
+    }
+
+    fn leave_open(&mut self, phase: Phase, now: Instant) {
+        self.phase = phase;
+        self.phase_until = now + CLOSE_TIMEOUT;
+        self.pending = VecDeque::new();
+        if self.running.is_none() {
+            self.slot = None;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,374 @@
+//! The histograms of a batch, and how they travel.
+//!
+//! One rule, [`HistogramSet::record`], says which session enters which histogram. Agents apply it as sessions end,
+//! the coordinator only ever adds encoded sets together, and a reader can apply it again to stored records: the three
+//! must agree bucket by bucket.
+//!
+//! Encoding is HdrHistogram's V2 (uncompressed), <https://github.com/HdrHistogram/HdrHistogram>. All agents use the
+//! bounds of their assignment; a set with other bounds is refused before anything is allocated for it.
+
+use std::fmt;
+
+use hdrhistogram::Histogram;
+use hdrhistogram::serialization::{Deserializer, Serializer, V2Serializer};
+use serde::{Deserialize, Serialize};
+
+use crate::outcome::Outcome;
+use crate::record::SessionRecord;
+
+/// Range and precision of a histogram, in microseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bounds {
+    pub low_us: u64,
+    pub high_us: u64,
+    pub significant_digits: u8,
+}
+
+impl Bounds {
+    /// 1 us to 1 h with 3 significant digits: what every run uses.
+    pub const STANDARD: Self = Self { low_us: 1, high_us: 3_600_000_000, significant_digits: 3 };
+
+    fn histogram(self) -> Histogram<u64> {
+        // Checked by `valid` before a `Bounds` from outside gets here; the fallback keeps the function total.
+        Histogram::new_with_bounds(self.low_us, self.high_us, self.significant_digits)
+            .or_else(|_| Histogram::new_with_bounds(1, Self::STANDARD.high_us, Self::STANDARD.significant_digits))
+            .unwrap_or_else(|_| unreachable!("the standard bounds are valid"))
+    }
+
+    /// Whether HdrHistogram takes these bounds, and they are not absurdly large.
+    #[must_use]
+    pub fn valid(self) -> bool {
+        self.significant_digits <= 4
+            && self.high_us <= 24 * Self::STANDARD.high_us
+            && Histogram::<u64>::new_with_bounds(self.low_us, self.high_us, self.significant_digits).is_ok()
+    }
+}
+
+/// What is measured. `Step` holds one value a step, all others one a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Metric {
+    Connect,
+    Reset,
+    Step,
+    Close,
+    Total,
+    /// From the intended start; succeeded (exact) and timed out (censored at the cut).
+    Response,
+    /// From the intended start; failed sessions.
+    Failed,
+    LaunchLag,
+}
+
+impl Metric {
+    pub const ALL: [Self; 8] = [
+        Self::Connect,
+        Self::Reset,
+        Self::Step,
+        Self::Close,
+        Self::Total,
+        Self::Response,
+        Self::Failed,
+        Self::LaunchLag,
+    ];
+
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::Reset => "reset",
+            Self::Step => "step",
+            Self::Close => "close",
+            Self::Total => "total",
+            Self::Response => "response",
+            Self::Failed => "failed",
+            Self::LaunchLag => "launch_lag",
+        }
+    }
+
+    fn index(self) -> usize {
+        self as usize
+    }
+}
+
+impl fmt::Display for Metric {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Why an encoded histogram was refused.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum CodecError {
+    #[error("the {metric} histogram has other bounds than this batch: {found}, expected {expected}")]
+    Bounds { metric: Metric, found: String, expected: String },
+    #[error("the {metric} histogram can't be decoded: {cause}")]
+    Malformed { metric: Metric, cause: String },
+    #[error("the {0} histogram is missing")]
+    Missing(Metric),
+    #[error("the {0} histogram came twice")]
+    Twice(Metric),
+}
+
+/// One histogram as it travels.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EncodedHistogram {
+    pub metric: Metric,
+    pub data: Vec<u8>,
+    pub over_range: u64,
+}
+
+/// One histogram a [`Metric`], all of the same bounds.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HistogramSet {
+    bounds: Bounds,
+    histograms: Vec<Histogram<u64>>,
+    over_range: [u64; Metric::ALL.len()],
+}
+
+impl HistogramSet {
+    #[must_use]
+    pub fn new(bounds: Bounds) -> Self {
+        Self {
+            bounds,
+            histograms: Metric::ALL.iter().map(|_| bounds.histogram()).collect(),
+            over_range: [0; Metric::ALL.len()],
+        }
+    }
+
+    #[must_use]
+    pub fn get(&self, metric: Metric) -> &Histogram<u64> {
+        &self.histograms[metric.index()]
+    }
+
+    /// Values above the upper bound, all metrics together. They are in no histogram.
+    #[must_use]
+    pub fn over_range(&self) -> u64 {
+        self.over_range.iter().copied().fold(0, u64::saturating_add)
+    }
+
+    /// The rule: phases and total hold succeeded sessions only, response adds the timed out ones at the value at
+    /// which they were cut, failed ones have a histogram of their own, launch lag holds every started session.
+    pub fn record(&mut self, record: &SessionRecord) {
+        if let Some(lag) = record.launch_lag_us() {
+            self.add_value(Metric::LaunchLag, lag);
+        }
+        let response = record.response_us();
+        match &record.outcome {
+            Outcome::Succeeded => {
+                let once = [
+                    (Metric::Connect, record.connect_us),
+                    (Metric::Reset, record.reset_us),
+                    (Metric::Close, record.close_us),
+                    (Metric::Total, record.total_us),
+                    (Metric::Response, response),
+                ];
+                for (metric, value) in once {
+                    if let Some(value) = value {
+                        self.add_value(metric, value);
+                    }
+                }
+                for step in &record.step_us {
+                    self.add_value(Metric::Step, *step);
+                }
+            }
+            Outcome::TimedOut(_) => {
+                if let Some(value) = response {
+                    self.add_value(Metric::Response, value);
+                }
+            }
+            Outcome::Failed(..) => {
+                if let Some(value) = response {
+                    self.add_value(Metric::Failed, value);
+                }
+            }
+            Outcome::Lost | Outcome::NeverStarted => {}
+        }
+    }
+
+    fn add_value(&mut self, metric: Metric, value_us: u64) {
+        // The histogram's buckets reach beyond the bound, to the next power of two: the bound itself decides.
+        if value_us > self.bounds.high_us || self.histograms[metric.index()].record(value_us).is_err() {
+            self.over_range[metric.index()] += 1;
+        }
+    }
+
+    /// Adds another set of the same bounds, bucket by bucket.
+    ///
+    /// # Errors
+    /// [`CodecError::Bounds`] if the bounds differ.
+    pub fn merge(&mut self, other: &Self) -> Result<(), CodecError> {
+        for metric in Metric::ALL {
+            let refuse =
+                |_| CodecError::Bounds { metric, found: describe(other.bounds), expected: describe(self.bounds) };
+            if self.bounds != other.bounds {
+                return Err(refuse(()));
+            }
+            self.histograms[metric.index()].add(other.get(metric)).map_err(|_| refuse(()))?;
+            let count = &mut self.over_range[metric.index()];
+            *count = count.saturating_add(other.over_range[metric.index()]);
+        }
+        Ok(())
+    }
+
+    /// Every histogram in HdrHistogram's V2 encoding.
+    #[must_use]
+    pub fn encode(&self) -> Vec<EncodedHistogram> {
+        let mut serializer = V2Serializer::new();
+        Metric::ALL
+            .into_iter()
+            .map(|metric| {
+                let mut data = Vec::new();
+                serializer
+                    .serialize(self.get(metric), &mut data)
+                    .unwrap_or_else(|error| unreachable!("writing to memory failed: {error}"));
+                EncodedHistogram { metric, data, over_range: self.over_range[metric.index()] }
+            })
+            .collect()
+    }
+
+    /// Reads what [`HistogramSet::encode`] wrote.
+    ///
+    /// # Errors
+    /// If one is missing, doubled, malformed, or of other bounds than `bounds`.
+    pub fn decode(bounds: Bounds, encoded: &[EncodedHistogram]) -> Result<Self, CodecError> {
+        let mut set = Self::new(bounds);
+        let mut seen = [false; Metric::ALL.len()];
+        let mut deserializer = Deserializer::new();
+        for EncodedHistogram { metric, data, over_range } in encoded {
+            let metric = *metric;
+            if std::mem::replace(&mut seen[metric.index()], true) {
+                return Err(CodecError::Twice(metric));
+            }
+            let found = header_bounds(data)
+                .ok_or_else(|| CodecError::Malformed { metric, cause: "no V2 header".to_owned() })?;
+            if found != bounds {
+                return Err(CodecError::Bounds { metric, found: describe(found), expected: describe(bounds) });
+            }
+            let histogram: Histogram<u64> = deserializer
+                .deserialize(&mut data.as_slice())
+                .map_err(|error| CodecError::Malformed { metric, cause: error.to_string() })?;
+            set.histograms[metric.index()]
+                .add(&histogram)
+                .map_err(|error| CodecError::Malformed { metric, cause: error.to_string() })?;
+            set.over_range[metric.index()] = *over_range;
+        }
+        match Metric::ALL.into_iter().find(|metric| !seen[metric.index()]) {
+            Some(metric) => Err(CodecError::Missing(metric)),
+            None => Ok(set),
+        }
+    }
+}
+
+fn describe(bounds: Bounds) -> String {
+    format!("{} to {} us, {} digits", bounds.low_us, bounds.high_us, bounds.significant_digits)
+}
+
+/// The bounds in a V2 header (40 bytes, big endian: cookie, payload length, normalizing offset, significant digits as
+/// u32, lowest and highest trackable value as u64, ratio as f64), read before the decoder allocates by them.
+fn header_bounds(data: &[u8]) -> Option<Bounds> {
+    const V2_COOKIE: u32 = 0x1c84_9303 | 0x10;
+    let u32_at = |at: usize| Some(u32::from_be_bytes(data.get(at..at + 4)?.try_into().ok()?));
+    let u64_at = |at: usize| Some(u64::from_be_bytes(data.get(at..at + 8)?.try_into().ok()?));
+    if u32_at(0)? != V2_COOKIE || data.len() < 40 {
+        return None;
+    }
+    Some(Bounds { significant_digits: u8::try_from(u32_at(12)?).ok()?, low_us: u64_at(16)?, high_us: u64_at(24)? })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::outcome::{FailureKind, Phase};
+
+    fn duration_us() -> impl Strategy<Value = u64> {
+        prop_oneof![0_u64..5_000, 0_u64..100_000_000, 3_599_000_000_u64..3_700_000_000, Just(Bounds::STANDARD.high_us)]
+    }
+
+    fn record() -> impl Strategy<Value = SessionRecord> {
+        (0_u8..5, proptest::collection::vec(duration_us(), 6), 0_usize..4).prop_map(|(outcome, us, steps)| {
+            let outcome = match outcome {
+                0 | 1 => Outcome::Succeeded,
+                2 => Outcome::Failed(FailureKind::Refused, Phase::Connect),
+                3 => Outcome::TimedOut(Phase::Step),
+                _ => return SessionRecord::without_life(0, Outcome::NeverStarted, String::new()),
+            };
+            SessionRecord {
+                intended_us: us[0] / 2,
+                started_us: Some(us[0]),
+                connect_us: Some(us[1]),
+                reset_us: Some(us[2]),
+                step_us: us[3..].iter().copied().take(steps).collect(),
+                close_us: Some(us[4]),
+                total_us: Some(us[5]),
+                ..SessionRecord::without_life(0, outcome, String::new())
+            }
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+        /// The merge of what N agents send is the histogram of all their records, byte for byte, after one decoding.
+        #[test]
+        fn merged_equals_the_histogram_of_all_records(
+            agents in proptest::collection::vec(proptest::collection::vec(record(), 0..20), 1..=64),
+        ) {
+            let mut all = HistogramSet::new(Bounds::STANDARD);
+            let mut merged = HistogramSet::new(Bounds::STANDARD);
+            for records in &agents {
+                let mut own = HistogramSet::new(Bounds::STANDARD);
+                for record in records {
+                    own.record(record);
+                    all.record(record);
+                }
+                let arrived = HistogramSet::decode(Bounds::STANDARD, &own.encode());
+                merged.merge(&arrived.map_err(|e| TestCaseError::fail(e.to_string()))?)
+                    .map_err(|e| TestCaseError::fail(e.to_string()))?;
+            }
+            let all = HistogramSet::decode(Bounds::STANDARD, &all.encode())
+                .map_err(|e| TestCaseError::fail(e.to_string()))?;
+            prop_assert_eq!(merged.encode(), all.encode());
+            prop_assert_eq!(merged.over_range(), all.over_range());
+        }
+
+        #[test]
+        fn decoding_garbage_is_an_error_and_nothing_else(data in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let encoded = vec![EncodedHistogram { metric: Metric::Total, data, over_range: 0 }];
+            prop_assert!(HistogramSet::decode(Bounds::STANDARD, &encoded).is_err());
+        }
+    }
+
+    #[test]
+    fn values_beyond_the_bound_are_counted_and_not_clipped() {
+        let mut set = HistogramSet::new(Bounds::STANDARD);
+        let mut record = SessionRecord::without_life(0, Outcome::Succeeded, String::new());
+        record.started_us = Some(0);
+        for total in [Bounds::STANDARD.high_us, Bounds::STANDARD.high_us + 1, u64::MAX] {
+            record.total_us = Some(total);
+            set.record(&record);
+        }
+        assert_eq!(set.get(Metric::Total).len(), 1);
+        assert_eq!(set.over_range(), 4, "two totals and their two response times");
+    }
+
+    #[test]
+    fn other_bounds_are_refused_both_ways() {
+        let other = Bounds { high_us: 1_000_000, ..Bounds::STANDARD };
+        let mut set = HistogramSet::new(Bounds::STANDARD);
+        assert!(matches!(set.merge(&HistogramSet::new(other)), Err(CodecError::Bounds { .. })));
+        let decoded = HistogramSet::decode(Bounds::STANDARD, &HistogramSet::new(other).encode());
+        assert!(matches!(decoded, Err(CodecError::Bounds { .. })));
+    }
+
+    #[test]
+    fn a_set_with_a_hole_or_a_double_is_refused() {
+        let mut encoded = HistogramSet::new(Bounds::STANDARD).encode();
+        let first = encoded.remove(0);
+        let decode = |set: &[EncodedHistogram]| HistogramSet::decode(Bounds::STANDARD, set);
+        assert_eq!(decode(&encoded).err(), Some(CodecError::Missing(Metric::Connect)));
+        encoded.extend([first.clone(), first]);
+        assert_eq!(decode(&encoded).err(), Some(CodecError::Twice(Metric::Connect)));
+    }
+}

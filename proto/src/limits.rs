@@ -1,0 +1,32 @@
+//! Upper limits of everything that crosses the wire. What is larger is refused, not cut.
+
+/// Bytes of one protobuf message, both ways. A report with every histogram fully spread out is about 2 MiB.
+pub const MESSAGE_BYTES_MAX: usize = 8 << 20;
+/// Bytes that a sender puts into one record chunk before it starts the next.
+pub const CHUNK_BYTES_TARGET: usize = 256 << 10;
+/// Record chunks of one report.
+pub const CHUNKS_MAX: u64 = 1 << 20;
+/// Records in one chunk.
+pub const CHUNK_RECORDS_MAX: usize = 1 << 16;
+/// Sessions of one batch, all agents together.
+pub const SESSIONS_MAX: u64 = 16 << 20;
+/// Steps of one session.
+pub const STEPS_MAX: u32 = 10_000;
+/// URLs of one target.
+pub const URLS_MAX: usize = 1_024;
+/// Characters of an agent's name.
+pub const NAME_CHARS_MAX: usize = 64;
+/// Bytes of any other short text: URL, error type, host.
+pub const TEXT_BYTES_MAX: usize = 2_048;
+/// Bytes of a recorded error message; longer ones are cut by the agent.
+pub const ERROR_BYTES_MAX: usize = 512;
+/// Bytes of an encoded histogram.
+pub const HISTOGRAM_BYTES_MAX: usize = 1 << 20;
+/// Bytes of an extra trust root.
+pub const CA_BYTES_MAX: usize = 1 << 20;
+/// Any duration on the wire: a year.
+pub const DURATION_US_MAX: u64 = 366 * 86_400 * 1_000_000;
+/// Agents of one run.
+pub const AGENTS_MAX: usize = 4_096;
+/// Messages that wait in one direction of one stream.
+pub const QUEUE_MESSAGES: usize = 64;

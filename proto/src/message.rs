@@ -1,0 +1,128 @@
+//! The messages as the program handles them; [`crate::convert`] translates to and from [`crate::wire`].
+
+use std::time::Duration;
+
+use crate::histograms::EncodedHistogram;
+use crate::ids::{AttemptId, PlanHash, RunId};
+use crate::outcome::Ledger;
+use crate::record::SessionRecord;
+use crate::spec::{Assignment, Capacity, Mode, Script, Target};
+
+/// From an agent to the coordinator.
+#[derive(Debug, Clone, PartialEq)]
+pub enum FromAgent {
+    Hello(Hello),
+    Heartbeat,
+    Probed(Vec<ProbeResult>),
+    Armed(AttemptId),
+    Progress(Progress),
+    Report(Report),
+    Records(RecordChunk),
+    /// An order that could not be carried out.
+    Trouble {
+        attempt: AttemptId,
+        problem: String,
+    },
+    Goodbye(String),
+}
+
+/// From the coordinator to an agent.
+#[derive(Debug, Clone, PartialEq)]
+pub enum FromCoordinator {
+    Welcome(Welcome),
+    Refused(Refused),
+    Probe(Probe),
+    Prepare(Box<Assignment>),
+    Go { attempt: AttemptId, start_after: Duration },
+    Abort { attempt: AttemptId, reason: String },
+    Stored(AttemptId),
+    Dismiss(String),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hello {
+    pub protocol: u32,
+    pub version: String,
+    pub name: String,
+    pub host: String,
+    pub pid: u32,
+    /// One value for the life of the process.
+    pub instance: [u8; 16],
+    /// Of the run this agent was welcomed to before.
+    pub plan_hash: Option<PlanHash>,
+    pub capacity: Capacity,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Welcome {
+    pub run: RunId,
+    pub plan_hash: PlanHash,
+    pub name: String,
+    pub lease: Duration,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RefusedWhy {
+    Version,
+    Plan,
+    Full,
+    Malformed,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    pub why: RefusedWhy,
+    pub message: String,
+}
+
+/// The readiness check: one whole session out of every url.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Probe {
+    pub plan_hash: PlanHash,
+    pub target: Target,
+    pub modes: Vec<Mode>,
+    /// From receipt.
+    pub deadline: Duration,
+    pub script: Script,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProbeResult {
+    pub url: String,
+    pub mode: Mode,
+    pub ready: bool,
+    /// `false`: still trying; `problem` is the reason so far.
+    pub last_word: bool,
+    pub problem: String,
+    /// What the name stands for, `ip:port`.
+    pub addresses: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    pub attempt: AttemptId,
+    pub launched: u64,
+    pub open: u64,
+    pub succeeded: u64,
+    /// Failed and timed out.
+    pub failed: u64,
+}
+
+/// Histograms stay encoded until every agent's report is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    pub attempt: AttemptId,
+    pub ledger: Ledger,
+    /// How much later than ordered this agent's start instant came.
+    pub start_offset_us: u64,
+    pub chunks: u64,
+    pub histograms: Vec<EncodedHistogram>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct RecordChunk {
+    pub attempt: AttemptId,
+    /// From 0, gapless.
+    pub sequence: u64,
+    pub records: Vec<SessionRecord>,
+}

@@ -1,0 +1,82 @@
+//! One session's row.
+
+use crate::outcome::Outcome;
+
+/// What one session did, in integer microseconds. Offsets count from its agent's start instant; durations are the
+/// agent's monotonic clock. A phase that was not completed has no value.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SessionRecord {
+    /// Global number of the session in its batch, from 0.
+    pub session: u64,
+    pub outcome: Outcome,
+    pub error_message: String,
+    /// When the schedule wanted it to start.
+    pub intended_us: u64,
+    /// When it did start; `None` for lost and never started.
+    pub started_us: Option<u64>,
+    pub connect_us: Option<u64>,
+    pub reset_us: Option<u64>,
+    /// One value a completed step.
+    pub step_us: Vec<u64>,
+    pub close_us: Option<u64>,
+    /// From the actual start to the end, whatever the end was.
+    pub total_us: Option<u64>,
+    /// The waits that the server says it did, summed over the steps.
+    pub waited_us: Option<u64>,
+    pub pid: Option<u64>,
+    pub session_hash: Option<String>,
+    pub host_url: Option<String>,
+}
+
+impl SessionRecord {
+    /// The row of a session of which nothing more is known than how it (did not) end.
+    #[must_use]
+    pub fn without_life(session: u64, outcome: Outcome, error_message: String) -> Self {
+        Self {
+            session,
+            outcome,
+            error_message,
+            intended_us: 0,
+            started_us: None,
+            connect_us: None,
+            reset_us: None,
+            step_us: Vec::new(),
+            close_us: None,
+            total_us: None,
+            waited_us: None,
+            pid: None,
+            session_hash: None,
+            host_url: None,
+        }
+    }
+
+    /// How late it was started: the generator's own fault, never the server's.
+    #[must_use]
+    pub fn launch_lag_us(&self) -> Option<u64> {
+        self.started_us.map(|started| started.saturating_sub(self.intended_us))
+    }
+
+    /// From the *intended* start to the end (Tene's "response time"; `total_us` is the service time).
+    #[must_use]
+    pub fn response_us(&self) -> Option<u64> {
+        Some(self.ended_us()?.saturating_sub(self.intended_us))
+    }
+
+    /// Offset at which it ended.
+    #[must_use]
+    pub fn ended_us(&self) -> Option<u64> {
+        Some(self.started_us?.saturating_add(self.total_us?))
+    }
+
+    /// Offset from which it counts as open: connected, for ws with the upgrade done.
+    #[must_use]
+    pub fn opened_us(&self) -> Option<u64> {
+        Some(self.started_us?.saturating_add(self.connect_us?))
+    }
+
+    /// Sum of the step latencies, if every step it got to was completed at least once.
+    #[must_use]
+    pub fn step_sum_us(&self) -> Option<u64> {
+        (!self.step_us.is_empty()).then(|| self.step_us.iter().copied().fold(0, u64::saturating_add))
+    }
+}

@@ -1,0 +1,106 @@
+//! What an agent is asked to do, and what it can carry.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::histograms::Bounds;
+use crate::ids::{AttemptId, PlanHash};
+
+/// The protocol a session speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    Ws,
+    Http,
+}
+
+impl Mode {
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ws => "ws",
+            Self::Http => "http",
+        }
+    }
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Where the load goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// Sessions go round robin by their global number.
+    pub urls: Vec<String>,
+    /// Extra trust root, PEM; empty for none.
+    pub ca_pem: Vec<u8>,
+}
+
+/// What every session does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Script {
+    pub steps: u32,
+    /// What each step asks the server to wait.
+    pub wait: Duration,
+    /// Pause of the client before each step.
+    pub think: Duration,
+    pub connect_timeout: Duration,
+    pub reset_timeout: Duration,
+    /// On top of `wait`.
+    pub step_timeout: Duration,
+    pub close_timeout: Duration,
+    /// Of the session from its actual start, if limited.
+    pub total_timeout: Option<Duration>,
+}
+
+/// When sessions are meant to start, relative to the start instant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Launch {
+    /// All at once.
+    Burst,
+    /// Evenly over this time.
+    Ramp { over_us: u64 },
+}
+
+/// One agent's share of one attempt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Assignment {
+    pub attempt: AttemptId,
+    pub plan_hash: PlanHash,
+    pub target: Target,
+    pub mode: Mode,
+    pub script: Script,
+    pub launch: Launch,
+    /// Global number of this share's first session; the share is contiguous.
+    pub first_session: u64,
+    pub sessions: u64,
+    /// Of the whole batch, all agents together.
+    pub batch_size: u64,
+    pub seed: u64,
+    /// This agent's place among those with a share: interleaves their ramps.
+    pub agent_index: u32,
+    pub agent_count: u32,
+    pub bounds: Bounds,
+}
+
+/// What an agent's machine can carry.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Capacity {
+    /// Load threads; the weight of its share.
+    pub threads: u32,
+    /// File descriptors that sessions may use.
+    pub descriptors: u64,
+    /// Ephemeral ports per destination, over all source addresses.
+    pub ports: u64,
+    /// Agents with equal pools draw from the same ports (same network namespace and source addresses).
+    pub port_pool: String,
+    pub memory_bytes: u64,
+    /// The user's own limit.
+    pub max_sessions: Option<u64>,
+}
