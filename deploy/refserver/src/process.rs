@@ -3,7 +3,7 @@
 mod supervisor;
 
 use std::ffi::OsString;
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, IsTerminal as _, Read as _, Write as _};
 use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
 use std::process::ExitCode;
@@ -30,7 +30,7 @@ struct Cli {
     /// Worker processes that share the listening socket
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=512))]
     workers: u16,
-    /// Threads in each worker [default: the available cores]
+    /// Threads in each worker [default: the available cores with one worker, 1 with several]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=512))]
     threads: Option<u16>,
     /// Connections that may wait to be accepted
@@ -61,6 +61,7 @@ pub fn main_from(prefix: &[&str], args: impl IntoIterator<Item = OsString>) -> E
     // Someone else may have set the subscriber of the process already, and then it is theirs.
     let _ = tracing_subscriber::fmt()
         .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
         .with_env_filter(
             tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "refserver=info".into()),
         )
@@ -129,6 +130,8 @@ fn work(cli: &Cli, listener: std::net::TcpListener) -> io::Result<()> {
     }
     let threads = match cli.threads {
         Some(threads) => usize::from(threads),
+        // Every thread of every worker is woken by every connection: no more of them than cores.
+        None if cli.workers > 1 => 1,
         None => std::thread::available_parallelism().map_or(1, usize::from),
     };
     // A runtime of its own for each thread: a connection never moves, and no two threads share timers or queues.

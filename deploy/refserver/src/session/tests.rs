@@ -131,7 +131,7 @@ fn a_client_gone_mid_step_keeps_its_place_until_the_step_ends() {
     let now = Instant::now();
     let worker = worker(Options { max_concurrent_envs: 1, ..Options::default() });
     for leave in [(|session, now| session.on_end_of_stream(now)) as fn(&mut Session, Instant), |session, now| {
-        drop(session.on_frame(Incoming::Close(None), now))
+        assert!(session.on_frame(Incoming::Close(None), now).is_break());
     }] {
         let mut session = open(&worker, now);
         say(&mut session, STEP_1_S, now);

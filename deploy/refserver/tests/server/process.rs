@@ -9,7 +9,7 @@ use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::support::{Client, RESET, eventually};
+use crate::support::{Client, HANDSHAKE, RESET, eventually};
 
 /// A running `refserver`, killed when dropped.
 struct Running {
@@ -21,7 +21,12 @@ struct Running {
 
 impl Running {
     fn start(args: &[&str]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_refserver"))
+        Self::start_as(Command::new(env!("CARGO_BIN_EXE_refserver")), args)
+    }
+
+    /// Starts with `command`, which ends in the executable.
+    fn start_as(mut command: Command, args: &[&str]) -> Self {
+        let mut child = command
             .args(["--listen", "127.0.0.1:0"])
             .args(args)
             .stdin(Stdio::piped())
@@ -181,6 +186,20 @@ fn the_limit_of_open_files_is_raised() {
     let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
     let values: Vec<&str> = line.split_whitespace().filter(|word| word.parse::<u64>().is_ok()).collect();
     assert_eq!(values[0], values[1]);
+}
+
+#[test]
+fn it_accepts_again_after_running_out_of_file_descriptors() {
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -n 32 && exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_refserver")]);
+    let server = Running::start_as(command, &["--threads", "1"]);
+    let mut waiting: Vec<Client> = (0..64).map(|_| Client::connect(server.address)).collect();
+    let mut last = waiting.pop().expect("there are 64");
+    last.write(HANDSHAKE.as_bytes());
+    // Those before it hold all descriptors until they go.
+    drop(waiting);
+    assert!(last.head().starts_with("http/1.1 101 "));
+    pid_served_by(&mut last);
 }
 
 #[test]

@@ -235,7 +235,8 @@ impl Client {
         Response { status, head, body }
     }
 
-    fn head(&mut self) -> String {
+    /// A response's head, in lower case.
+    pub(crate) fn head(&mut self) -> String {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
             head.extend(self.take(1));

@@ -1,0 +1,107 @@
+//! PURE: what a plan amounts to, for people.
+
+use proto::{Launch, Mode};
+
+use crate::plan::expand::{Batch, sessions_per_url};
+use crate::plan::{Order, Plan};
+use crate::report::format::{count, duration, seconds_short};
+
+/// Batches listed one by one; a longer grid is cut in the middle.
+const LISTED_MAX: usize = 40;
+
+/// Grid in order, expected duration, and what it needs.
+#[must_use]
+pub(super) fn describe(plan: &Plan) -> String {
+    let batches = plan.batches();
+    let mut text = format!("{}\n", headline(plan, &batches));
+    let launch = match plan.session.launch {
+        Launch::Burst => "all at once".to_owned(),
+        Launch::Ramp { over_us } => format!("over {} s", seconds_short(over_us)),
+    };
+    text.push_str(&format!(
+        "session    connect, reset, {} step(s), close; think {} s; started {launch}\n",
+        plan.session.steps,
+        seconds_short(plan.session.think_us)
+    ));
+    text.push_str(&needs(plan));
+    text.push_str(&format!(
+        "grid       {}{}\n",
+        match plan.grid.order {
+            Order::Ascending => "ascending".to_owned(),
+            Order::Shuffled => format!("shuffled, seed {}", plan.session.seed),
+        },
+        if plan.grid.warmup { ", after one small batch that is not recorded" } else { "" }
+    ));
+    for batch in shown(&batches) {
+        match batch {
+            Some(batch) => text.push_str(&format!(
+                "  {:>4}  {:4}  {:>8} sessions  wait {:>6} s  rep {}/{}  at least {}\n",
+                batch.index + 1,
+                batch.mode.to_string(),
+                count(batch.batch_size),
+                seconds_short(batch.wait_us),
+                batch.repetition,
+                plan.grid.repetitions,
+                duration(plan.batch_floor_us(batch))
+            )),
+            None => text.push_str(&format!("   ...  {} more\n", batches.len() - LISTED_MAX)),
+        }
+    }
+    text
+}
+
+/// `muster · slurm-multi · ws · http://10.0.0.5:8000 · 63 batches, about 21 min`
+#[must_use]
+pub(super) fn headline(plan: &Plan, batches: &[Batch]) -> String {
+    let experiment = &plan.experiment;
+    let name = if experiment.variant.is_empty() {
+        experiment.infrastructure.clone()
+    } else {
+        format!("{}-{}", experiment.infrastructure, experiment.variant)
+    };
+    let modes: Vec<&str> = plan.target.mode.list().iter().map(|mode| Mode::as_str(*mode)).collect();
+    let urls = match plan.target.urls.as_slice() {
+        [] => "embedded target".to_owned(),
+        [one] => one.clone(),
+        [first, rest @ ..] => format!("{first} and {} more", rest.len()),
+    };
+    format!(
+        "muster · {name} · {} · {urls} · {} batches, about {}",
+        modes.join("+"),
+        batches.len(),
+        duration(plan.expected_us(batches))
+    )
+}
+
+fn needs(plan: &Plan) -> String {
+    let largest = plan.grid.batch_sizes.iter().copied().max().unwrap_or(0);
+    let urls = plan.target.urls.len().max(1);
+    let agents = u64::from(plan.agents.count);
+    let per_url = sessions_per_url(largest, urls);
+    let destination = if urls == 1 { "to the target".to_owned() } else { format!("to each of {urls} urls") };
+    let local = match plan.agents.local {
+        0 => String::new(),
+        n if n == plan.agents.count => ", started by the coordinator".to_owned(),
+        n => format!(", {n} of them started by the coordinator"),
+    };
+    format!(
+        "needs      {} sessions at once: as many file descriptors, and {} ephemeral ports {destination} (a host has 28,232\n           \
+         by default, shared by its agents)\n\
+         agents     {}{local}; about {} sessions each\n",
+        count(largest),
+        count(per_url),
+        count(agents),
+        count(largest.div_ceil(agents.max(1)))
+    )
+}
+
+/// Every batch, or the first and last ones around a gap.
+fn shown(batches: &[Batch]) -> Vec<Option<&Batch>> {
+    if batches.len() <= LISTED_MAX {
+        return batches.iter().map(Some).collect();
+    }
+    let (head, tail) = (LISTED_MAX * 3 / 4, LISTED_MAX / 4);
+    let first = batches[..head].iter().map(Some);
+    let last = batches[batches.len() - tail..].iter().map(Some);
+    first.chain([None]).chain(last).collect()
+}

@@ -1,0 +1,218 @@
+//! The command line: flags, and what each command does with them.
+
+mod check;
+mod run;
+mod source;
+
+use std::ffi::OsString;
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::exit;
+use crate::{children, plan::template::TEMPLATE};
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0 done   1 internal fault   2 usage   3 plan invalid   4 target not ready   5 too few agents
+  6 host requirement not met   7 success criteria not met (--enforce)
+  8 finished but degraded or invalid (--enforce: also generator-limited)   130 interrupted";
+
+const RUN_EXAMPLES: &str = "\
+Examples:
+  coordinator run experiments/plans/quickstart.toml
+  coordinator run --target http://127.0.0.1:8000 --batch-sizes 32,128 --wait 1.0 --local 2
+  coordinator run plan.toml --set grid.repetitions=1 --set session.timeout_seconds=30
+  coordinator run plan.toml --agents 4 --listen 0.0.0.0:50051 --insecure-plaintext";
+
+/// Muster's coordinator: how many stateful environments does a server really hold?
+#[derive(Debug, Parser)]
+#[command(name = "coordinator", version, about, after_help = EXIT_CODES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a plan: split each batch over agents, merge what they measured, write the results
+    #[command(after_help = RUN_EXAMPLES)]
+    Run(Box<RunArgs>),
+    /// Check a plan: its faults, or the grid in order, the expected duration, and what it needs
+    Check(Box<PlanArgs>),
+    /// Help with plans
+    Plan {
+        #[command(subcommand)]
+        command: PlanCommand,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum PlanCommand {
+    /// Print a commented plan with every key
+    Init,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum ModeArg {
+    Ws,
+    Http,
+    Compare,
+}
+
+/// A plan and what overrides it.
+#[derive(Debug, Args)]
+struct PlanArgs {
+    /// The plan (TOML); may be left out when --target and --batch-sizes say enough
+    #[arg(value_name = "PLAN")]
+    plan: Option<PathBuf>,
+
+    /// Override any key of the plan
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+
+    /// URL of the target (target.urls); may be repeated
+    #[arg(long, value_name = "URL")]
+    target: Vec<String>,
+
+    /// Sessions open at once (grid.batch_sizes)
+    #[arg(long, value_name = "N,N", value_delimiter = ',')]
+    batch_sizes: Vec<u64>,
+
+    /// What each step asks the server to wait, seconds (grid.wait_seconds)
+    #[arg(long, value_name = "SECONDS,SECONDS", value_delimiter = ',')]
+    wait: Vec<f64>,
+
+    /// Repetitions of each batch (grid.repetitions)
+    #[arg(long, value_name = "N")]
+    reps: Option<u32>,
+
+    /// Protocol of the sessions (target.mode)
+    #[arg(long, value_enum)]
+    mode: Option<ModeArg>,
+
+    /// Start this many agents as child processes (agents.local); alone it is also the total
+    #[arg(long, value_name = "N")]
+    local: Option<u32>,
+
+    /// Start when this many agents are ready (agents.count)
+    #[arg(long, value_name = "N")]
+    agents: Option<u32>,
+}
+
+#[derive(Debug, Args)]
+struct RunArgs {
+    #[command(flatten)]
+    plan: PlanArgs,
+
+    /// Where agents dial in [default: a free port of the loopback when all agents are local, else 0.0.0.0:50051]
+    #[arg(long, value_name = "ADDR:PORT")]
+    listen: Option<SocketAddr>,
+
+    /// Folder of the results (output.dir); an existing one gets -2, -3
+    #[arg(long, value_name = "DIR")]
+    output: Option<PathBuf>,
+
+    /// Show what would be run, and run nothing
+    #[arg(long)]
+    dry_run: bool,
+
+    /// Make missed success criteria (7) and generator-limited batches (8) the exit code
+    #[arg(long)]
+    enforce: bool,
+
+    /// Print one JSON document to standard output instead of tables
+    #[arg(long)]
+    json: bool,
+
+    /// Say only where the results are, and what went wrong
+    #[arg(short, long, conflicts_with = "verbose")]
+    quiet: bool,
+
+    /// Say more
+    #[arg(short, long)]
+    verbose: bool,
+
+    /// Accept agents from other machines over unencrypted, unauthenticated connections
+    #[arg(long)]
+    insecure_plaintext: bool,
+
+    /// Continue an interrupted run (not supported yet)
+    #[arg(long, value_name = "DIR", hide = true)]
+    resume: Option<PathBuf>,
+
+    /// Web page with live progress (not supported yet)
+    #[arg(long, value_name = "ADDR", num_args = 0..=1, hide = true)]
+    ui: Option<Option<String>>,
+
+    /// Identity folder (not supported yet)
+    #[arg(long, value_name = "DIR", hide = true)]
+    identity: Option<PathBuf>,
+}
+
+/// A command that did not end well, with what to print.
+#[derive(Debug)]
+struct Problem {
+    code: u8,
+    text: String,
+}
+
+impl Problem {
+    fn usage(text: impl Into<String>) -> Self {
+        Self { code: exit::USAGE, text: text.into() }
+    }
+
+    fn internal(text: impl Into<String>) -> Self {
+        Self { code: exit::INTERNAL, text: text.into() }
+    }
+}
+
+/// The program. `args` includes its name.
+#[must_use]
+pub fn main_from(args: Vec<OsString>) -> ExitCode {
+    // A child of a run is this same executable in another role.
+    match args.get(1).and_then(|role| role.to_str()) {
+        Some(children::AGENT) => {
+            let rest = args.into_iter().skip(2);
+            return agent::cli::main_from([OsString::from("agent")].into_iter().chain(rest));
+        }
+        Some(children::REFSERVER) => return refserver::main_from(&[children::REFSERVER], args.into_iter().skip(2)),
+        _ => {}
+    }
+    let cli = match Cli::try_parse_from(args.clone()) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version go to standard output and are no failure.
+            let _ = error.print();
+            return exit::status(if error.use_stderr() { exit::USAGE } else { exit::DONE });
+        }
+    };
+    let result = match cli.command {
+        Command::Run(run_args) => run::run(*run_args, args),
+        Command::Check(plan_args) => {
+            source::plan(&plan_args, None).and_then(|loaded| print(&check::describe(&loaded.plan)))
+        }
+        Command::Plan { command: PlanCommand::Init } => print(TEMPLATE),
+    };
+    match result {
+        Ok(code) => exit::status(code),
+        Err(problem) => {
+            // With standard error gone there is nobody left to tell.
+            let _ = writeln!(std::io::stderr(), "{}", problem.text.trim_end());
+            exit::status(problem.code)
+        }
+    }
+}
+
+/// To standard output; a closed pipe is the reader's choice.
+fn print(text: &str) -> Result<u8, Problem> {
+    let mut stdout = std::io::stdout();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Ok(()) => Ok(exit::DONE),
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(exit::DONE),
+        Err(error) => Err(Problem::internal(format!("standard output: {error}"))),
+    }
+}

@@ -1,0 +1,153 @@
+//! How the program ends: the exit codes, and the one sentence that goes with each.
+
+use std::process::ExitCode;
+
+use crate::plan::Plan;
+use crate::report::cells::Done;
+use crate::run::verdict::Worth;
+
+/// Everything asked for was done.
+pub const DONE: u8 = 0;
+/// A fault of the program or of the disk.
+pub const INTERNAL: u8 = 1;
+/// Flags that make no sense.
+pub const USAGE: u8 = 2;
+/// The plan is invalid.
+pub const PLAN_INVALID: u8 = 3;
+/// The target did not give every agent a whole session.
+pub const TARGET_NOT_READY: u8 = 4;
+/// Too few agents came, or they can't carry a batch.
+pub const TOO_FEW_AGENTS: u8 = 5;
+/// `target.require_hosts` was not met.
+pub const HOSTS_NOT_MET: u8 = 6;
+/// With `--enforce`: the success criteria were not met.
+pub const CRITERIA_NOT_MET: u8 = 7;
+/// A batch is degraded or invalid; with `--enforce` also generator-limited.
+pub const NOT_SOUND: u8 = 8;
+/// SIGINT or SIGTERM.
+pub const INTERRUPTED: u8 = 130;
+
+/// What ended a run before its time.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    #[error("{0}")]
+    TargetNotReady(String),
+    #[error("{0}")]
+    TooFewAgents(String),
+    #[error("the results can't be written: {0}")]
+    Store(String),
+    #[error("{0}")]
+    Internal(String),
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct End {
+    pub failure: Option<Failure>,
+    pub interrupted: bool,
+    /// A batch is degraded or invalid, or the run was given up because of a lost agent.
+    pub unsound: bool,
+    pub hosts_missing: bool,
+    pub generator_limited: bool,
+    pub criteria_missed: bool,
+}
+
+impl End {
+    #[must_use]
+    pub fn failed(failure: Failure) -> Self {
+        Self {
+            failure: Some(failure),
+            interrupted: false,
+            unsound: false,
+            hosts_missing: false,
+            generator_limited: false,
+            criteria_missed: false,
+        }
+    }
+
+    /// Of a run whose batches are all decided (or that was stopped).
+    #[must_use]
+    pub fn of_run(plan: &Plan, results: &[Done], interrupted: bool, aborted: bool) -> Self {
+        let ran = || results.iter().filter_map(Done::summary);
+        let hosts_missing = plan.target.require_hosts
+            && ran().any(|s| plan.target.expected_hosts.is_some_and(|expected| s.unique_hosts() < expected));
+        let missed = |s: &crate::report::summary::Summary| {
+            s.success_rate() < plan.success.min_success_rate || s.total.p99_us > plan.latency_limit_us(s.batch.wait_us)
+        };
+        Self {
+            failure: None,
+            interrupted,
+            unsound: aborted || ran().any(|s| s.verdict.worth >= Worth::Degraded),
+            hosts_missing,
+            generator_limited: ran().any(|s| s.verdict.worth == Worth::GeneratorLimited),
+            criteria_missed: ran().any(missed),
+        }
+    }
+
+    /// First that holds: the failure's own, 130, 8, 6, 7, 0.
+    #[must_use]
+    pub fn code(&self, enforce: bool) -> u8 {
+        match &self.failure {
+            Some(Failure::TargetNotReady(_)) => return TARGET_NOT_READY,
+            Some(Failure::TooFewAgents(_)) => return TOO_FEW_AGENTS,
+            Some(Failure::Store(_) | Failure::Internal(_)) => return INTERNAL,
+            None => {}
+        }
+        if self.interrupted {
+            INTERRUPTED
+        } else if self.unsound && !self.hosts_missing || enforce && self.generator_limited {
+            NOT_SOUND
+        } else if self.hosts_missing {
+            HOSTS_NOT_MET
+        } else if enforce && self.criteria_missed {
+            CRITERIA_NOT_MET
+        } else {
+            DONE
+        }
+    }
+
+    /// For agents and logs.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match (&self.failure, self.interrupted) {
+            (Some(_), _) => "the run ended early; see the coordinator",
+            (None, true) => "the run was interrupted",
+            (None, false) => "the run is complete",
+        }
+    }
+}
+
+/// As a process's exit status.
+#[must_use]
+pub fn status(code: u8) -> ExitCode {
+    ExitCode::from(code)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_that_holds_decides() {
+        let good = End::of_run_for_tests();
+        assert_eq!(good.code(true), DONE);
+        let all =
+            End { interrupted: true, unsound: true, criteria_missed: true, generator_limited: true, ..good.clone() };
+        assert_eq!(all.code(false), INTERRUPTED);
+        let unsound = End { interrupted: false, ..all };
+        assert_eq!(unsound.code(false), NOT_SOUND);
+        let limited = End { unsound: false, ..unsound };
+        assert_eq!((limited.code(false), limited.code(true)), (DONE, NOT_SOUND));
+        let missed = End { generator_limited: false, ..limited };
+        assert_eq!((missed.code(false), missed.code(true)), (DONE, CRITERIA_NOT_MET));
+        let hosts = End { hosts_missing: true, unsound: true, ..good };
+        assert_eq!(hosts.code(false), HOSTS_NOT_MET, "missing hosts make a batch invalid, and have their own code");
+        assert_eq!(End::failed(Failure::TooFewAgents(String::new())).code(false), TOO_FEW_AGENTS);
+    }
+
+    impl End {
+        fn of_run_for_tests() -> Self {
+            Self { failure: None, ..Self::failed(Failure::Internal(String::new())) }
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! PURE: from the text of a plan to the batches it asks for.
+//!
+//! [`parse`] reads TOML into layers (flags over `--set` over the plan over the connection file), [`check`] makes a
+//! [`Plan`] of them or names every fault at its place, [`expand`] lists the batches in order.
+
+pub mod check;
+pub mod expand;
+pub mod parse;
+pub mod template;
+
+use std::time::Duration;
+
+use proto::{Launch, Mode, PlanHash, Script};
+use serde::Serialize;
+use sha2::{Digest as _, Sha256};
+
+/// A checked plan: every value is in range. Times are integer microseconds.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Plan {
+    pub experiment: Experiment,
+    pub server: Server,
+    pub target: Target,
+    pub grid: Grid,
+    pub session: Session,
+    pub agents: Agents,
+    pub success: Success,
+    pub output: Output,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Experiment {
+    pub infrastructure: String,
+    pub variant: String,
+    pub hardware: String,
+    pub cores: Option<u64>,
+    pub notes: String,
+}
+
+/// What the log entry says of the server; nothing is decided by it, but how many workers an embedded one has.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Server {
+    pub workers: Option<u64>,
+    pub max_concurrent_envs: Option<u64>,
+    pub nodes: Option<u64>,
+    pub cpus_per_node: Option<u64>,
+    pub backends: Vec<String>,
+    pub start_command: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Modes {
+    Ws,
+    Http,
+    Compare,
+}
+
+impl Modes {
+    /// In the order in which they are run.
+    #[must_use]
+    pub fn list(self) -> &'static [Mode] {
+        match self {
+            Self::Ws => &[Mode::Ws],
+            Self::Http => &[Mode::Http],
+            Self::Compare => &[Mode::Ws, Mode::Http],
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Target {
+    /// Empty only for an embedded target, whose address is known when it runs.
+    pub urls: Vec<String>,
+    pub mode: Modes,
+    pub expected_hosts: Option<u64>,
+    pub require_hosts: bool,
+    pub ready_timeout_us: u64,
+    pub embedded: bool,
+    pub ca_file: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Order {
+    Ascending,
+    Shuffled,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Grid {
+    pub batch_sizes: Vec<u64>,
+    pub waits_us: Vec<u64>,
+    pub repetitions: u32,
+    pub cooldown_us: u64,
+    pub order: Order,
+    pub stop_after_failing: u64,
+    pub warmup: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Session {
+    pub steps: u32,
+    pub think_us: u64,
+    pub seed: u64,
+    pub connect_timeout_us: u64,
+    pub reset_timeout_us: u64,
+    pub step_timeout_us: u64,
+    pub close_timeout_us: u64,
+    pub total_timeout_us: Option<u64>,
+    pub launch: Launch,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnLoss {
+    Repeat,
+    Keep,
+    Abort,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnShortfall {
+    Stop,
+    Continue,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Agents {
+    /// Start when this many are ready.
+    pub count: u32,
+    pub ready_timeout_us: u64,
+    /// Of them, started by the coordinator as its children.
+    pub local: u32,
+    pub lease_us: u64,
+    pub on_loss: OnLoss,
+    pub max_attempts: u32,
+    pub on_shortfall: OnShortfall,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Success {
+    pub min_success_rate: f64,
+    pub max_latency_multiplier: f64,
+    pub overhead_us: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub enum Raw {
+    #[serde(rename = "jsonl")]
+    Jsonl,
+    #[serde(rename = "jsonl.zst")]
+    JsonlZst,
+    #[serde(rename = "none")]
+    None,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Output {
+    /// With `{infrastructure}`, `{variant}` and `{date}` not yet filled in.
+    pub dir: String,
+    pub raw: Raw,
+}
+
+impl Plan {
+    /// SHA-256 of the checked plan as JSON: field order is fixed, so equal plans have equal hashes however they were
+    /// written down.
+    #[must_use]
+    pub fn hash(&self) -> PlanHash {
+        let text = serde_json::to_vec(self).unwrap_or_else(|error| unreachable!("a plan is plain data: {error}"));
+        PlanHash(Sha256::digest(text).into())
+    }
+
+    /// What a session of a batch with this wait does.
+    #[must_use]
+    pub fn script(&self, wait_us: u64) -> Script {
+        let s = &self.session;
+        Script {
+            steps: s.steps,
+            wait: Duration::from_micros(wait_us),
+            think: Duration::from_micros(s.think_us),
+            connect_timeout: Duration::from_micros(s.connect_timeout_us),
+            reset_timeout: Duration::from_micros(s.reset_timeout_us),
+            step_timeout: Duration::from_micros(s.step_timeout_us),
+            close_timeout: Duration::from_micros(s.close_timeout_us),
+            total_timeout: s.total_timeout_us.map(Duration::from_micros),
+        }
+    }
+
+    /// How long a session takes if the server costs nothing: steps x (wait + think).
+    #[must_use]
+    pub fn session_floor_us(&self, wait_us: u64) -> u64 {
+        u64::from(self.session.steps).saturating_mul(wait_us.saturating_add(self.session.think_us))
+    }
+
+    /// The latency criterion: p99 <= multiplier x (steps x wait + think + overhead).
+    #[must_use]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
+        reason = "in range"
+    )]
+    pub fn latency_limit_us(&self, wait_us: u64) -> u64 {
+        let base = self.session_floor_us(wait_us).saturating_add(self.success.overhead_us);
+        (base as f64 * self.success.max_latency_multiplier) as u64
+    }
+}

@@ -1,0 +1,250 @@
+//! What the terminal shows while a run goes on: bars where there is a terminal, plain lines elsewhere.
+
+use std::io::{IsTerminal as _, Write as _};
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::plan::Plan;
+use crate::plan::expand::Batch;
+use crate::report::format::{count, duration, latency, percent, rate, seconds_short};
+use crate::report::summary::Summary;
+use crate::run::events::{Counts, Place, RunEvent};
+use crate::run::verdict::Worth;
+
+/// Between two plain lines about the same batch.
+const PLAIN_EVERY: Duration = Duration::from_secs(5);
+
+/// How much is said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Verbosity {
+    /// Results folder and problems only.
+    Quiet,
+    Normal,
+    Verbose,
+}
+
+/// Watches a run. Rows go to standard output (to standard error with `--json`), progress to standard error.
+#[derive(Debug)]
+pub struct Progress {
+    verbosity: Verbosity,
+    rows_to_stderr: bool,
+    bar: Option<ProgressBar>,
+    header_shown: bool,
+    under_way: Option<(Place, Batch)>,
+    last_plain: Instant,
+    last_problem: String,
+    repetitions: u32,
+}
+
+impl Progress {
+    #[must_use]
+    pub fn new(plan: &Plan, verbosity: Verbosity, rows_to_stderr: bool) -> Self {
+        let bar = (verbosity != Verbosity::Quiet && std::io::stderr().is_terminal()).then(|| {
+            let bar = ProgressBar::new(0);
+            let style = ProgressStyle::with_template("{prefix} ▕{bar:24}▏ {msg}");
+            bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("█▉▊▋▌▍▎▏ "));
+            bar.enable_steady_tick(Duration::from_millis(250));
+            bar
+        });
+        Self {
+            verbosity,
+            rows_to_stderr,
+            bar,
+            header_shown: false,
+            under_way: None,
+            last_plain: Instant::now(),
+            last_problem: String::new(),
+            repetitions: plan.grid.repetitions,
+        }
+    }
+
+    /// A line that stays, above the bar.
+    pub fn say(&self, line: &str) {
+        if self.verbosity > Verbosity::Quiet {
+            self.print(line, self.rows_to_stderr);
+        }
+    }
+
+    /// A line about something that is wrong.
+    pub fn warn(&self, line: &str) {
+        self.print(line, true);
+    }
+
+    fn print(&self, line: &str, to_stderr: bool) {
+        let write = || {
+            // A closed pipe is the reader's choice: the run goes on.
+            let _ =
+                if to_stderr { writeln!(std::io::stderr(), "{line}") } else { writeln!(std::io::stdout(), "{line}") };
+        };
+        match &self.bar {
+            Some(bar) => bar.suspend(write),
+            None => write(),
+        }
+    }
+
+    /// Clears the bar.
+    pub fn finish(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+    }
+
+    pub fn on(&mut self, event: &RunEvent) {
+        match event {
+            RunEvent::AgentJoined { name, ready, wanted } => {
+                self.status(&format!("agents  {ready} of {wanted} ready"), &format!("{name} joined"));
+            }
+            RunEvent::AgentLeft { name, why } => self.warn(&format!("agent {name} {why}")),
+            RunEvent::AgentRefused { name, why } => self.warn(&format!("agent {name} was refused: {why}")),
+            RunEvent::AgentsReady { names, threads, ports } => {
+                self.say(&format!(
+                    "agents  {} ready: {} · {} threads · {} ports",
+                    names.len(),
+                    shortened(names),
+                    count(*threads),
+                    count(*ports)
+                ));
+                self.status("target", "checking that it is ready");
+            }
+            RunEvent::TargetNotReady { problem } => {
+                if *problem != self.last_problem {
+                    self.last_problem.clone_from(problem);
+                    self.warn(&format!("target not ready yet: {problem}"));
+                }
+            }
+            RunEvent::TargetReady { warnings } => {
+                for warning in warnings {
+                    self.warn(&format!("warning: {warning}"));
+                }
+            }
+            RunEvent::WarmupStarted => self.status("warm-up", "one small batch that is not recorded"),
+            RunEvent::BatchStarted { place, batch, attempt, .. } => {
+                self.under_way = Some((*place, *batch));
+                self.last_plain = Instant::now();
+                if *attempt > 1 {
+                    self.say(&format!("        attempt {attempt}"));
+                }
+                self.counts(&Counts { planned: batch.batch_size, ..Counts::default() });
+            }
+            RunEvent::Progress(counts) => self.counts(counts),
+            RunEvent::AttemptRefused { batch, attempt, why, again } => {
+                let next = if *again { "it is repeated" } else { "it is not repeated" };
+                self.warn(&format!(
+                    "batch {} x {} s rep {}: attempt {attempt} does not count: {why}; {next}",
+                    count(batch.batch_size),
+                    seconds_short(batch.wait_us),
+                    batch.repetition
+                ));
+            }
+            RunEvent::BatchStored { summary, .. } => {
+                self.header();
+                self.say(&row(summary, self.repetitions));
+            }
+            RunEvent::BatchSkipped { batch, why, .. } => {
+                self.header();
+                self.say(&format!("{} skipped: {why}", cell(batch, self.repetitions)));
+            }
+            RunEvent::Note(text) => self.warn(text),
+            RunEvent::Interrupted => {
+                self.warn("interrupted: sessions are being ended, what is complete is kept; once more to stop at once");
+            }
+        }
+    }
+
+    fn header(&mut self) {
+        if !std::mem::replace(&mut self.header_shown, true) {
+            self.say(" batch  mode    wait  rep  success      p50      p99     rps  open max  hosts  verdict");
+        }
+    }
+
+    fn status(&mut self, prefix: &str, message: &str) {
+        match &self.bar {
+            Some(bar) => {
+                bar.set_prefix(prefix.to_owned());
+                bar.set_message(message.to_owned());
+            }
+            None if self.verbosity == Verbosity::Verbose => self.warn(&format!("{prefix}: {message}")),
+            None => {}
+        }
+    }
+
+    fn counts(&mut self, counts: &Counts) {
+        let Some((place, batch)) = self.under_way else { return };
+        let left =
+            if place.left.is_zero() { String::new() } else { format!(" · run {} left", duration(micros(place.left))) };
+        let prefix = format!(
+            "[{}/{}] {} {} x {} s, rep {}",
+            place.number,
+            place.of,
+            batch.mode,
+            count(batch.batch_size),
+            seconds_short(batch.wait_us),
+            batch.repetition
+        );
+        let message = format!(
+            "open {} · done {} · failed {}{left}",
+            count(counts.open),
+            count(counts.succeeded),
+            count(counts.failed)
+        );
+        match &self.bar {
+            Some(bar) => {
+                bar.set_length(counts.planned);
+                bar.set_position(counts.succeeded + counts.failed);
+                bar.set_prefix(prefix);
+                bar.set_message(message);
+            }
+            None if self.verbosity > Verbosity::Quiet && self.last_plain.elapsed() >= PLAIN_EVERY => {
+                self.last_plain = Instant::now();
+                self.print(&format!("{prefix}: {message}"), true);
+            }
+            None => {}
+        }
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    proto::convert::micros(duration)
+}
+
+fn shortened(names: &[String]) -> String {
+    if names.len() <= 8 {
+        return names.join(" ");
+    }
+    format!("{} ... {}", names[..4].join(" "), names.last().map_or("", String::as_str))
+}
+
+fn cell(batch: &Batch, repetitions: u32) -> String {
+    let mode = batch.mode.to_string();
+    let (size, wait) = (count(batch.batch_size), format!("{} s", seconds_short(batch.wait_us)));
+    let repetition = format!("{}/{repetitions}", batch.repetition);
+    format!("{size:>6}  {mode:>4}  {wait:>6}  {repetition:>3}")
+}
+
+/// One finished batch.
+#[must_use]
+pub fn row(summary: &Summary, repetitions: u32) -> String {
+    let nothing = summary.ledger.succeeded == 0;
+    let time = |us: u64| if nothing { "-".to_owned() } else { latency(us) };
+    let success = percent(summary.ledger.succeeded, summary.ledger.planned);
+    let (p50, p99) = (time(summary.total.p50_us), time(summary.total.p99_us));
+    let (rps, open) = (rate(summary.requests_per_second), count(summary.open_max));
+    let hosts = summary.unique_hosts();
+    format!(
+        "{}  {success:>7}  {p50:>7}  {p99:>7}  {rps:>6}  {open:>8}  {hosts:>5}  {}",
+        cell(&summary.batch, repetitions),
+        verdict(summary)
+    )
+}
+
+fn verdict(summary: &Summary) -> String {
+    let verdict = &summary.verdict;
+    let mut text = verdict.worth.to_string();
+    match (verdict.reasons.first(), summary.errors.first()) {
+        (Some(reason), _) => text.push_str(&format!(": {reason}")),
+        (None, Some((what, n))) if verdict.worth == Worth::Valid => text.push_str(&format!(": {} {what}", count(*n))),
+        _ => {}
+    }
+    text
+}

@@ -1,0 +1,178 @@
+//! PURE: over repetitions: what a cell (mode x batch size x wait) amounts to, and what a whole run says.
+
+use std::collections::BTreeMap;
+
+use hdrhistogram::Histogram;
+use proto::{HistogramSet, Metric, Mode};
+
+use super::summary::Summary;
+use crate::plan::Plan;
+use crate::plan::expand::Batch;
+use crate::run::verdict::Worth;
+
+/// What was decided of one batch.
+#[derive(Debug, Clone)]
+pub enum Done {
+    Ran(Box<Summary>),
+    Skipped { batch: Batch, why: String },
+}
+
+impl Done {
+    #[must_use]
+    pub fn summary(&self) -> Option<&Summary> {
+        match self {
+            Self::Ran(summary) => Some(summary),
+            Self::Skipped { .. } => None,
+        }
+    }
+
+    #[must_use]
+    pub fn batch(&self) -> &Batch {
+        match self {
+            Self::Ran(summary) => &summary.batch,
+            Self::Skipped { batch, .. } => batch,
+        }
+    }
+}
+
+/// Total latencies of a cell's repetitions, merged: its percentiles are never averages of percentiles.
+#[derive(Debug, Default)]
+pub struct CellHistograms {
+    totals: BTreeMap<(Mode, u64, u64), Histogram<u64>>,
+}
+
+impl CellHistograms {
+    pub fn add(&mut self, batch: &Batch, histograms: &HistogramSet) {
+        let total = histograms.get(Metric::Total);
+        let merged = self
+            .totals
+            .entry((batch.mode, batch.batch_size, batch.wait_us))
+            .or_insert_with(|| Histogram::new_from(total));
+        // One set of bounds for the whole run: this can't fail.
+        let added = merged.add(total);
+        debug_assert!(added.is_ok(), "{added:?}");
+    }
+
+    fn p99_us(&self, mode: Mode, batch_size: u64, wait_us: u64) -> Option<u64> {
+        self.totals
+            .get(&(mode, batch_size, wait_us))
+            .filter(|merged| !merged.is_empty())
+            .map(|merged| merged.value_at_quantile(0.99))
+    }
+}
+
+/// All repetitions of one cell.
+#[derive(Debug)]
+pub struct Cell<'a> {
+    pub mode: Mode,
+    pub batch_size: u64,
+    pub wait_us: u64,
+    pub runs: Vec<&'a Summary>,
+    pub skipped: Option<&'a str>,
+    /// Of the merged total latencies of succeeded sessions.
+    pub p99_us: Option<u64>,
+}
+
+impl Cell<'_> {
+    #[must_use]
+    pub fn succeeded(&self) -> u64 {
+        self.runs.iter().map(|run| run.ledger.succeeded).sum()
+    }
+
+    #[must_use]
+    pub fn planned(&self) -> u64 {
+        self.runs.iter().map(|run| run.ledger.planned).sum()
+    }
+
+    /// Mean over the repetitions; all have the same size, so it is the pooled rate.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "a fraction")]
+    pub fn success_rate(&self) -> f64 {
+        if self.planned() == 0 { 0.0 } else { self.succeeded() as f64 / self.planned() as f64 }
+    }
+
+    #[must_use]
+    pub fn meets(&self, min_success_rate: f64) -> bool {
+        !self.runs.is_empty() && self.success_rate() >= min_success_rate
+    }
+
+    /// Median over the repetitions; the lower one of two.
+    #[must_use]
+    pub fn rps(&self) -> f64 {
+        let mut values: Vec<f64> = self.runs.iter().map(|run| run.requests_per_second).collect();
+        values.sort_by(f64::total_cmp);
+        values.get(values.len().saturating_sub(1) / 2).copied().unwrap_or(0.0)
+    }
+
+    /// Every repetition met it on its own, with a verdict that counts.
+    #[must_use]
+    pub fn reliable(&self, min_success_rate: f64) -> bool {
+        let counts = |run: &&Summary| {
+            run.success_rate() >= min_success_rate
+                && matches!(run.verdict.worth, Worth::Valid | Worth::GeneratorLimited)
+        };
+        !self.runs.is_empty() && self.runs.iter().all(counts)
+    }
+}
+
+/// Everything that was run, by mode and wait, batch sizes ascending.
+#[derive(Debug)]
+pub struct Grid<'a> {
+    pub lines: BTreeMap<(Mode, u64), Vec<Cell<'a>>>,
+    min_success_rate: f64,
+}
+
+impl<'a> Grid<'a> {
+    #[must_use]
+    pub fn of(plan: &Plan, results: &'a [Done], histograms: &CellHistograms) -> Self {
+        let mut cells: BTreeMap<(Mode, u64, u64), Cell<'a>> = BTreeMap::new();
+        for done in results {
+            let batch = done.batch();
+            let cell = cells.entry((batch.mode, batch.wait_us, batch.batch_size)).or_insert_with(|| Cell {
+                mode: batch.mode,
+                batch_size: batch.batch_size,
+                wait_us: batch.wait_us,
+                runs: Vec::new(),
+                skipped: None,
+                p99_us: histograms.p99_us(batch.mode, batch.batch_size, batch.wait_us),
+            });
+            match done {
+                Done::Ran(summary) => cell.runs.push(summary),
+                Done::Skipped { why, .. } => cell.skipped = Some(why),
+            }
+        }
+        let mut lines: BTreeMap<(Mode, u64), Vec<Cell<'a>>> = BTreeMap::new();
+        for ((mode, wait_us, _), cell) in cells {
+            lines.entry((mode, wait_us)).or_default().push(cell);
+        }
+        Self { lines, min_success_rate: plan.success.min_success_rate }
+    }
+
+    /// The largest batch size whose mean success over its repetitions met the criterion: the rule of the historical
+    /// tables, which looks at each size on its own.
+    #[must_use]
+    pub fn max_batch(&self, line: &[Cell<'a>]) -> Option<usize> {
+        line.iter().rposition(|cell| cell.meets(self.min_success_rate))
+    }
+
+    /// The largest whose every repetition met it, and every repetition of every smaller one.
+    #[must_use]
+    pub fn reliable(&self, line: &[Cell<'a>]) -> Option<u64> {
+        line.iter().take_while(|cell| cell.reliable(self.min_success_rate)).last().map(|cell| cell.batch_size)
+    }
+}
+
+/// How many batch sizes below this batch's, of its mode and wait, have failed: all repetitions done, mean success below
+/// the criterion, and by verdicts that prove something.
+#[must_use]
+pub fn failing_sizes(plan: &Plan, results: &[Done], batch: &Batch) -> u64 {
+    let grid = Grid::of(plan, results, &CellHistograms::default());
+    let Some(line) = grid.lines.get(&(batch.mode, batch.wait_us)) else { return 0 };
+    let failing = |cell: &&Cell<'_>| {
+        cell.batch_size < batch.batch_size
+            && cell.runs.len() == plan.grid.repetitions as usize
+            && !cell.meets(plan.success.min_success_rate)
+            && cell.runs.iter().all(|run| run.verdict.worth == Worth::Valid)
+    };
+    line.iter().filter(failing).count() as u64
+}

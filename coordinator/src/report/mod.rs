@@ -1,0 +1,6 @@
+//! PURE: records into summaries, summaries into text. Bytes out, no files.
+
+pub mod cells;
+pub mod format;
+pub mod summary;
+pub mod tables;

@@ -1,0 +1,370 @@
+//! PURE: what one batch amounts to: the row of summary.csv.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+use proto::{HistogramSet, Ledger, Metric};
+use serde::Serialize;
+
+use super::format::{seconds_short, seconds6};
+use crate::plan::expand::Batch;
+use crate::run::collect::Row;
+use crate::run::verdict::Verdict;
+
+/// Percentiles of one metric in microseconds, from the merged histogram; all 0 when it is empty.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Percentiles {
+    pub p50_us: u64,
+    pub p90_us: u64,
+    pub p95_us: u64,
+    pub p99_us: u64,
+}
+
+/// One batch. Latencies in microseconds; see `docs/results.md` for what each means.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Summary {
+    pub batch: Batch,
+    pub url: String,
+    pub hardware: String,
+    pub timestamp: Timestamp,
+    pub ledger: Ledger,
+    pub total_wall_us: u64,
+    pub connect: Percentiles,
+    pub reset: Percentiles,
+    pub step: Percentiles,
+    pub total: Percentiles,
+    pub response: Percentiles,
+    pub total_min_us: u64,
+    pub total_max_us: u64,
+    pub total_avg_us: f64,
+    pub requests_per_second: f64,
+    pub effective_concurrency: f64,
+    pub unique_pids: u64,
+    pub unique_sessions: u64,
+    /// Succeeded sessions by host.
+    pub hosts: BTreeMap<String, u64>,
+    pub agents: u64,
+    pub attempt: u32,
+    pub accepted: bool,
+    pub open_max: u64,
+    pub launch_window_us: u64,
+    pub launch_lag_p99_us: u64,
+    pub over_range: u64,
+    /// What went wrong, by kind and phase, most frequent first.
+    pub errors: Vec<(String, u64)>,
+    pub verdict: Verdict,
+}
+
+/// What [`Summary::of`] needs beside the rows.
+#[derive(Debug, Clone)]
+pub struct Context<'a> {
+    pub batch: Batch,
+    pub url: &'a str,
+    pub hardware: &'a str,
+    pub timestamp: Timestamp,
+    /// steps x wait.
+    pub asked_wait_us: u64,
+    pub agents: u64,
+    pub attempt: u32,
+}
+
+impl Summary {
+    /// Counts and exact values from the rows, percentiles from the merged histograms only.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "rates and means are floats in summary.csv")]
+    pub fn of(context: &Context<'_>, rows: &[Row], histograms: &HistogramSet) -> Self {
+        let mut ledger = Ledger::planned(context.batch.batch_size);
+        let (mut pids, mut sessions) = (BTreeSet::new(), BTreeSet::new());
+        let mut hosts: BTreeMap<String, u64> = BTreeMap::new();
+        let mut errors: BTreeMap<String, u64> = BTreeMap::new();
+        let (mut total_sum, mut total_count, mut total_min, mut total_max) = (0_u128, 0_u64, u64::MAX, 0);
+        let mut wall_us = 0;
+        let (mut first_start, mut last_start) = (u64::MAX, 0);
+        for row in rows {
+            let record = &row.record;
+            ledger.count(&record.outcome);
+            wall_us = wall_us.max(record.ended_us().unwrap_or(0));
+            if let Some(started) = record.started_us {
+                first_start = first_start.min(started);
+                last_start = last_start.max(started);
+            }
+            match record.outcome.error_type() {
+                Some(kind) => {
+                    let at = record.outcome.phase().map_or(String::new(), |phase| format!(" at {phase}"));
+                    *errors.entry(format!("{kind}{at}")).or_default() += 1;
+                }
+                None => {
+                    if let Some(total) = record.total_us {
+                        total_sum += u128::from(total);
+                        total_count += 1;
+                        total_min = total_min.min(total);
+                        total_max = total_max.max(total);
+                    }
+                    pids.extend(record.pid);
+                    sessions.extend(record.session_hash.as_deref());
+                    if let Some(host) = &record.host_url {
+                        *hosts.entry(host.clone()).or_default() += 1;
+                    }
+                }
+            }
+        }
+        let mut errors: Vec<(String, u64)> = errors.into_iter().collect();
+        errors.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+        let wall_seconds = wall_us as f64 / 1e6;
+        let per_second = |value: f64| if wall_us == 0 { 0.0 } else { value / wall_seconds };
+        Self {
+            batch: context.batch,
+            url: context.url.to_owned(),
+            hardware: context.hardware.to_owned(),
+            timestamp: context.timestamp,
+            total_wall_us: wall_us,
+            connect: percentiles(histograms, Metric::Connect),
+            reset: percentiles(histograms, Metric::Reset),
+            step: percentiles(histograms, Metric::Step),
+            total: percentiles(histograms, Metric::Total),
+            response: percentiles(histograms, Metric::Response),
+            total_min_us: if total_count == 0 { 0 } else { total_min },
+            total_max_us: total_max,
+            total_avg_us: if total_count == 0 { 0.0 } else { total_sum as f64 / total_count as f64 },
+            requests_per_second: per_second(ledger.succeeded as f64),
+            effective_concurrency: per_second(ledger.planned as f64 * context.asked_wait_us as f64 / 1e6),
+            unique_pids: pids.len() as u64,
+            unique_sessions: sessions.len() as u64,
+            hosts,
+            agents: context.agents,
+            attempt: context.attempt,
+            accepted: true,
+            open_max: open_max(rows),
+            launch_window_us: last_start.saturating_sub(first_start),
+            launch_lag_p99_us: percentiles(histograms, Metric::LaunchLag).p99_us,
+            over_range: histograms.over_range(),
+            errors,
+            verdict: Verdict::default(),
+            ledger,
+        }
+    }
+
+    #[must_use]
+    pub fn unique_hosts(&self) -> u64 {
+        self.hosts.len() as u64
+    }
+
+    /// Succeeded of planned, 0..1.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "a fraction")]
+    pub fn success_rate(&self) -> f64 {
+        if self.ledger.planned == 0 { 0.0 } else { self.ledger.succeeded as f64 / self.ledger.planned as f64 }
+    }
+}
+
+fn percentiles(histograms: &HistogramSet, metric: Metric) -> Percentiles {
+    let histogram = histograms.get(metric);
+    if histogram.is_empty() {
+        return Percentiles::default();
+    }
+    Percentiles {
+        p50_us: histogram.value_at_quantile(0.50),
+        p90_us: histogram.value_at_quantile(0.90),
+        p95_us: histogram.value_at_quantile(0.95),
+        p99_us: histogram.value_at_quantile(0.99),
+    }
+}
+
+/// Most sessions that were open at one instant, over all agents, on the common time line of their start instants. A
+/// session that ends at the microsecond at which another opens does not count twice.
+fn open_max(rows: &[Row]) -> u64 {
+    let mut changes: Vec<(u64, i64)> = Vec::with_capacity(rows.len() * 2);
+    for row in rows {
+        if let (Some(opened), Some(ended)) = (row.record.opened_us(), row.record.ended_us()) {
+            changes.push((opened, 1));
+            changes.push((ended.max(opened), -1));
+        }
+    }
+    changes.sort_unstable();
+    let (mut open, mut most) = (0_i64, 0_i64);
+    for (_, change) in changes {
+        open += change;
+        most = most.max(open);
+    }
+    u64::try_from(most).unwrap_or(0)
+}
+
+/// The columns of summary.csv, historical ones first, all in their fixed order.
+pub const COLUMNS: [&str; 52] = [
+    "mode",
+    "url",
+    "num_requests",
+    "batch_size",
+    "wait_seconds",
+    "repetition",
+    "timestamp",
+    "hardware",
+    "successful",
+    "failed",
+    "error_rate",
+    "total_wall_time",
+    "connect_p50",
+    "connect_p95",
+    "connect_p99",
+    "reset_p50",
+    "reset_p95",
+    "reset_p99",
+    "step_p50",
+    "step_p95",
+    "step_p99",
+    "total_min",
+    "total_max",
+    "total_avg",
+    "total_p50",
+    "total_p90",
+    "total_p95",
+    "total_p99",
+    "requests_per_second",
+    "effective_concurrency",
+    "unique_pids",
+    "unique_sessions",
+    "unique_hosts",
+    "agents",
+    "attempt",
+    "timed_out",
+    "lost",
+    "never_started",
+    "open_max",
+    "response_p50",
+    "response_p99",
+    "wire_p50",
+    "wire_p99",
+    "launch_window",
+    "launch_lag_p99",
+    "receive_lag_p99",
+    "start_skew",
+    "over_range",
+    "limit",
+    "verdict",
+    "verdict_reasons",
+    "accepted",
+];
+
+impl Summary {
+    /// The cells in the order of [`COLUMNS`]. What was not measured is an empty cell, never a 0.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "a fraction")]
+    pub fn cells(&self) -> [String; COLUMNS.len()] {
+        let l = &self.ledger;
+        let unmeasured = String::new;
+        let failed = l.planned - l.succeeded;
+        let error_rate = if l.planned == 0 { 0.0 } else { failed as f64 / l.planned as f64 };
+        [
+            self.batch.mode.to_string(),
+            self.url.clone(),
+            l.planned.to_string(),
+            self.batch.batch_size.to_string(),
+            seconds_short(self.batch.wait_us),
+            self.batch.repetition.to_string(),
+            rfc3339(self.timestamp),
+            self.hardware.clone(),
+            l.succeeded.to_string(),
+            failed.to_string(),
+            format!("{error_rate:.6}"),
+            seconds6(self.total_wall_us),
+            seconds6(self.connect.p50_us),
+            seconds6(self.connect.p95_us),
+            seconds6(self.connect.p99_us),
+            seconds6(self.reset.p50_us),
+            seconds6(self.reset.p95_us),
+            seconds6(self.reset.p99_us),
+            seconds6(self.step.p50_us),
+            seconds6(self.step.p95_us),
+            seconds6(self.step.p99_us),
+            seconds6(self.total_min_us),
+            seconds6(self.total_max_us),
+            format!("{:.6}", self.total_avg_us / 1e6),
+            seconds6(self.total.p50_us),
+            seconds6(self.total.p90_us),
+            seconds6(self.total.p95_us),
+            seconds6(self.total.p99_us),
+            format!("{:.6}", self.requests_per_second),
+            format!("{:.6}", self.effective_concurrency),
+            self.unique_pids.to_string(),
+            self.unique_sessions.to_string(),
+            self.unique_hosts().to_string(),
+            self.agents.to_string(),
+            self.attempt.to_string(),
+            l.timed_out.to_string(),
+            l.lost.to_string(),
+            l.never_started.to_string(),
+            self.open_max.to_string(),
+            seconds6(self.response.p50_us),
+            seconds6(self.response.p99_us),
+            unmeasured(),
+            unmeasured(),
+            seconds6(self.launch_window_us),
+            seconds6(self.launch_lag_p99_us),
+            unmeasured(),
+            unmeasured(),
+            self.over_range.to_string(),
+            self.verdict.limit.to_string(),
+            self.verdict.worth.to_string(),
+            self.verdict.reasons.join("; "),
+            self.accepted.to_string(),
+        ]
+    }
+}
+
+/// RFC 3339 in UTC with microseconds.
+#[must_use]
+pub fn rfc3339(timestamp: Timestamp) -> String {
+    format!("{timestamp:.6}")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use proto::{Bounds, Mode, Outcome, SessionRecord};
+
+    use super::*;
+
+    fn row(opened: u64, ended: u64) -> Row {
+        let mut record = SessionRecord::without_life(0, Outcome::Succeeded, String::new());
+        record.started_us = Some(0);
+        record.connect_us = Some(opened);
+        record.total_us = Some(ended);
+        Row { agent: Arc::from("a"), record }
+    }
+
+    #[test]
+    fn open_max_is_the_highest_point_of_the_overlap() {
+        assert_eq!(open_max(&[]), 0);
+        assert_eq!(open_max(&[row(0, 10), row(5, 20), row(10, 30)]), 2, "one ends as another opens");
+        assert_eq!(open_max(&[row(0, 10), row(5, 20), row(9, 30)]), 3);
+        assert_eq!(open_max(&[row(5, 5)]), 0, "open for no time at all");
+    }
+
+    #[test]
+    fn nothing_successful_gives_zeros_that_scripts_can_read() {
+        let batch = Batch { index: 0, mode: Mode::Ws, batch_size: 1, wait_us: 100_000, repetition: 1 };
+        let context = Context {
+            batch,
+            url: "http://h",
+            hardware: "x",
+            timestamp: Timestamp::UNIX_EPOCH,
+            asked_wait_us: 100_000,
+            agents: 1,
+            attempt: 1,
+        };
+        let rows = [Row {
+            agent: Arc::from("a"),
+            record: SessionRecord::without_life(0, Outcome::NeverStarted, String::new()),
+        }];
+        let summary = Summary::of(&context, &rows, &HistogramSet::new(Bounds::STANDARD));
+        let cells = summary.cells();
+        for (column, cell) in COLUMNS.iter().zip(&cells) {
+            let number = cell.parse::<f64>();
+            let latency = ["connect_", "reset_", "step_", "total_", "response_"].iter().any(|p| column.starts_with(p));
+            assert!(!latency || number == Ok(0.0), "{column} = {cell:?}");
+        }
+        assert_eq!(cells[6], "1970-01-01T00:00:00.000000Z");
+        assert_eq!(cells[4], "0.1");
+    }
+}

@@ -1,0 +1,257 @@
+//! PURE: the tables that people read at the end of a run, in the words of the experiment log.
+
+use comfy_table::{CellAlignment, Table, presets::ASCII_MARKDOWN};
+use proto::Mode;
+
+use super::cells::{Cell, CellHistograms, Done, Grid};
+use super::format::{count, latency, percent, rate, seconds_short};
+use crate::plan::Plan;
+
+/// Results summary, scaling behaviour and the one-line answer, as Markdown.
+#[must_use]
+pub fn final_tables(plan: &Plan, results: &[Done], histograms: &CellHistograms) -> String {
+    let grid = Grid::of(plan, results, histograms);
+    let mut text = String::new();
+    text.push_str("Results Summary\n");
+    text.push_str(&results_summary(plan, &grid));
+    text.push('\n');
+    for mode in plan.target.mode.list() {
+        // As in the experiment log, scaling is shown at the smallest wait.
+        if let Some(((_, wait_us), line)) = grid.lines.iter().find(|((m, _), _)| m == mode) {
+            text.push_str(&format!("\nScaling Behavior ({mode}, wait {} s)\n", seconds_short(*wait_us)));
+            text.push_str(&scaling(plan, &grid, line));
+            text.push('\n');
+        }
+    }
+    text.push('\n');
+    text.push_str(&answer(plan, &grid));
+    text
+}
+
+fn table(header: &[String]) -> Table {
+    let mut table = Table::new();
+    table.load_style(ASCII_MARKDOWN).set_header(header);
+    table
+}
+
+fn criterion(plan: &Plan) -> String {
+    let text = format!("{:.1}", plan.success.min_success_rate * 100.0);
+    text.strip_suffix(".0").unwrap_or(&text).to_owned()
+}
+
+fn results_summary(plan: &Plan, grid: &Grid<'_>) -> String {
+    let header = ["Mode", "wait_s", &format!("Max Batch ({}%+)", criterion(plan)), "p99 Latency", "Success %", "RPS"];
+    let mut table = table(&header.map(str::to_owned));
+    for ((mode, wait_us), line) in &grid.lines {
+        let cells = match grid.max_batch(line) {
+            Some(n) => cells_of(&line[n]),
+            // Nothing met it: what the smallest did instead.
+            None => ["-".to_owned(), "-".to_owned(), line.first().map_or_else(String::new, success), "-".to_owned()],
+        };
+        let [size, p99, success, rps] = cells;
+        table.add_row([mode.to_string(), seconds_short(*wait_us), size, p99, success, rps]);
+    }
+    right_align(&mut table, 1);
+    table.to_string()
+}
+
+fn cells_of(cell: &Cell<'_>) -> [String; 4] {
+    [count(cell.batch_size), p99(cell), success(cell), rate(cell.rps())]
+}
+
+fn success(cell: &Cell<'_>) -> String {
+    if cell.runs.is_empty() { "skipped".to_owned() } else { percent(cell.succeeded(), cell.planned()) }
+}
+
+fn p99(cell: &Cell<'_>) -> String {
+    cell.p99_us.map_or_else(|| "-".to_owned(), latency)
+}
+
+fn right_align(table: &mut Table, from: usize) {
+    for column in table.column_iter_mut().skip(from) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+}
+
+fn scaling(plan: &Plan, grid: &Grid<'_>, line: &[Cell<'_>]) -> String {
+    let header = ["Batch Size", "Success Rate", "p99 Latency", "Notes"].map(str::to_owned);
+    let mut table = table(&header);
+    let max = grid.max_batch(line);
+    for (n, cell) in line.iter().enumerate() {
+        let largest = n + 1 == line.len();
+        table.add_row([count(cell.batch_size), success(cell), p99(cell), note(plan, cell, max == Some(n), largest)]);
+    }
+    for column in table.column_iter_mut().take(3) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table.to_string()
+}
+
+/// The note of one batch size, from its numbers alone.
+fn note(plan: &Plan, cell: &Cell<'_>, is_max: bool, is_largest: bool) -> String {
+    if let (true, Some(why)) = (cell.runs.is_empty(), cell.skipped) {
+        return format!("Skipped: {why}");
+    }
+    let rates: Vec<f64> = cell.runs.iter().map(|run| run.success_rate()).collect();
+    let (low, high) = rates.iter().fold((1.0_f64, 0.0_f64), |(low, high), rate| (low.min(*rate), high.max(*rate)));
+    let mut note = match cell.success_rate() {
+        _ if is_max && is_largest => "Max tested batch".to_owned(),
+        _ if is_max => "Max reliable batch".to_owned(),
+        rate if rate >= 1.0 => "Perfect scaling".to_owned(),
+        rate if rate >= plan.success.min_success_rate => "Meets the criterion".to_owned(),
+        _ if high - low > 0.5 => {
+            format!("Unstable: {:.0}% to {:.0}% between repetitions", low * 100.0, high * 100.0)
+        }
+        rate if rate >= 0.9 => "Some failures".to_owned(),
+        rate if rate >= 0.5 => "Significant failures".to_owned(),
+        rate if rate >= 0.25 => "Above capacity".to_owned(),
+        rate if rate > 0.0 => "Far above capacity".to_owned(),
+        _ => "Complete failure".to_owned(),
+    };
+    let worst = cell.runs.iter().max_by_key(|run| run.verdict.worth);
+    if let Some(worst) = worst.filter(|run| run.verdict.worth > crate::run::verdict::Worth::Valid) {
+        note.push_str(&format!(" ({})", worst.verdict.worth));
+    }
+    let late = cell.p99_us.is_some_and(|p99| p99 > plan.latency_limit_us(cell.wait_us));
+    if late {
+        note.push_str(&format!(", p99 above {}", latency(plan.latency_limit_us(cell.wait_us))));
+    }
+    note
+}
+
+/// `largest batch at 95 %   wait 1.0 s: 16,384   wait 5.0 s: 8,192   170.7 per core`
+fn answer(plan: &Plan, grid: &Grid<'_>) -> String {
+    let mut text = format!("largest batch at {} %", criterion(plan));
+    let modes = plan.target.mode.list();
+    for ((mode, wait_us), line) in &grid.lines {
+        let size = grid.max_batch(line).map(|n| line[n].batch_size);
+        let reliable = grid.reliable(line);
+        let name = if modes.len() > 1 { format!("{mode} ") } else { String::new() };
+        text.push_str(&format!("   {name}wait {} s: ", seconds_short(*wait_us)));
+        text.push_str(&size.map_or_else(|| "none".to_owned(), count));
+        if size != reliable {
+            let reliable = reliable.map_or_else(|| "none".to_owned(), count);
+            text.push_str(&format!(" (every repetition: {reliable})"));
+        }
+    }
+    let first = grid.lines.iter().find(|((mode, _), _)| *mode == modes.first().copied().unwrap_or(Mode::Ws));
+    let best = first.and_then(|(_, line)| grid.max_batch(line).map(|n| line[n].batch_size));
+    if let (Some(cores), Some(best)) = (plan.experiment.cores, best) {
+        #[expect(clippy::cast_precision_loss, reason = "for people")]
+        let per_core = best as f64 / cores as f64;
+        text.push_str(&format!("      {per_core:.1} per core"));
+    }
+    text.push('\n');
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use hdrhistogram::Histogram;
+    use jiff::Timestamp;
+    use proto::{Bounds, HistogramSet, Ledger, Outcome, SessionRecord};
+
+    use super::*;
+    use crate::plan::check::plan_of;
+    use crate::plan::expand::Batch;
+    use crate::report::summary::{Context, Summary};
+
+    fn done(size: u64, repetition: u32, succeeded: u64, total_us: u64, cells: &mut CellHistograms) -> Done {
+        let batch = Batch { index: 0, mode: Mode::Ws, batch_size: size, wait_us: 1_000_000, repetition };
+        let mut histograms = HistogramSet::new(Bounds::STANDARD);
+        let mut record = SessionRecord::without_life(0, Outcome::Succeeded, String::new());
+        record.started_us = Some(0);
+        record.total_us = Some(total_us);
+        if succeeded > 0 {
+            histograms.record(&record);
+        }
+        cells.add(&batch, &histograms);
+        let context = Context {
+            batch,
+            url: "u",
+            hardware: "h",
+            timestamp: Timestamp::UNIX_EPOCH,
+            asked_wait_us: 1_000_000,
+            agents: 1,
+            attempt: 1,
+        };
+        let mut summary = Summary::of(&context, &[], &histograms);
+        summary.ledger = Ledger { planned: size, succeeded, failed: size - succeeded, ..Ledger::default() };
+        summary.requests_per_second = 682.4 * f64::from(repetition);
+        Done::Ran(Box::new(summary))
+    }
+
+    #[test]
+    fn the_tables_of_a_run_that_found_its_limit() {
+        let plan = plan_of(
+            "[experiment]\ncores=8\n[target]\nurls=\"http://h\"\n[grid]\nbatch_sizes=[32,128,512,2048,4096,8192,16384]\n",
+        )
+        .expect("plan");
+        let mut cells = CellHistograms::default();
+        let mut results = Vec::new();
+        let rows = [
+            (32, 32, 1_080_000),
+            (128, 128, 1_150_000),
+            (512, 509, 1_680_000),
+            (2_048, 1_978, 2_900_000),
+            (4_096, 2_925, 4_910_000),
+            (8_192, 3_203, 9_350_000),
+            (16_384, 2_802, 35_800_000),
+        ];
+        for (size, succeeded, total_us) in rows {
+            for repetition in 1..=3 {
+                results.push(done(size, repetition, succeeded, total_us, &mut cells));
+            }
+        }
+        // One repetition of a size that otherwise held fails: not reliable from there on.
+        results[7] = done(512, 2, 400, 1_680_000, &mut cells);
+        results[6] = done(512, 1, 512, 1_680_000, &mut cells);
+        results.push(Done::Skipped {
+            batch: Batch { index: 0, mode: Mode::Ws, batch_size: 32_768, wait_us: 1_000_000, repetition: 1 },
+            why: "3 smaller batch size(s) failed (grid.stop_after_failing)".to_owned(),
+        });
+        insta::assert_snapshot!(final_tables(&plan, &results, &cells));
+    }
+
+    #[test]
+    fn the_tables_of_a_run_that_got_nowhere() {
+        let plan = plan_of("[target]\nurls=\"http://h\"\n[grid]\nbatch_sizes=[1]\n").expect("plan");
+        let mut cells = CellHistograms::default();
+        let results = [done(1, 1, 0, 0, &mut cells)];
+        insta::assert_snapshot!(final_tables(&plan, &results, &cells));
+        insta::assert_snapshot!(final_tables(&plan, &[], &cells));
+    }
+
+    /// One agent of eight is slow: the merged p99 is its p99, the average of the eight p99s is nobody's.
+    #[test]
+    fn a_percentile_over_agents_or_repetitions_is_merged_and_not_averaged() {
+        let mut cells = CellHistograms::default();
+        let batch = Batch { index: 0, mode: Mode::Ws, batch_size: 800, wait_us: 0, repetition: 1 };
+        let mut sum_of_p99_us = 0;
+        for agent in 0..8 {
+            let mut own = HistogramSet::new(Bounds::STANDARD);
+            let total_us = if agent == 7 { 10_000_000 } else { 1_000_000 };
+            for _ in 0..100 {
+                let mut record = SessionRecord::without_life(0, Outcome::Succeeded, String::new());
+                record.started_us = Some(0);
+                record.total_us = Some(total_us);
+                own.record(&record);
+            }
+            sum_of_p99_us += own.get(proto::Metric::Total).value_at_quantile(0.99);
+            cells.add(&batch, &own);
+        }
+        let merged = cells.p99_us_for_tests(Mode::Ws, 800, 0).expect("values");
+        let reference: Histogram<u64> = Histogram::new(3).expect("histogram");
+        assert!(reference.equivalent(merged, 10_000_000), "{merged}");
+        assert!(sum_of_p99_us / 8 < 3_000_000, "the average would say {}", sum_of_p99_us / 8);
+    }
+
+    impl CellHistograms {
+        fn p99_us_for_tests(&self, mode: Mode, size: u64, wait_us: u64) -> Option<u64> {
+            let plan = plan_of("[target]\nurls=\"http://h\"\n[grid]\nbatch_sizes=[1]\n").expect("plan");
+            let batch = Batch { index: 0, mode, batch_size: size, wait_us, repetition: 1 };
+            let results = [Done::Skipped { batch, why: String::new() }];
+            Grid::of(&plan, &results, self).lines[&(mode, wait_us)][0].p99_us
+        }
+    }
+}

@@ -1,0 +1,367 @@
+//! PURE: what comes back of one attempt, checked and put together.
+//!
+//! Reports wait encoded and records undisturbed until the set of agents is complete; then they are decoded and added
+//! one by one. An agent that dies late leaves nothing to subtract.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use proto::message::{RecordChunk, Report};
+use proto::{AttemptId, Bounds, HistogramSet, Ledger, Outcome, SessionRecord};
+
+use super::verdict;
+use crate::plan::Plan;
+use crate::plan::expand::Batch;
+use crate::report::summary::{Context, Summary};
+
+/// A record and whose it is.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Row {
+    pub agent: Arc<str>,
+    pub record: SessionRecord,
+}
+
+/// One agent's share of an attempt, and what has arrived of it.
+#[derive(Debug, Clone)]
+pub struct Part {
+    pub agent: Arc<str>,
+    pub first: u64,
+    pub sessions: u64,
+    report: Option<Report>,
+    chunks: BTreeMap<u64, Vec<SessionRecord>>,
+    /// Why it will not come.
+    lost: Option<String>,
+    /// The attempt was given up before this agent was let go.
+    never: Option<String>,
+}
+
+impl Part {
+    #[must_use]
+    pub fn new(agent: &str, first: u64, sessions: u64) -> Self {
+        Self {
+            agent: Arc::from(agent),
+            first,
+            sessions,
+            report: None,
+            chunks: BTreeMap::new(),
+            lost: None,
+            never: None,
+        }
+    }
+
+    /// A second report changes nothing.
+    pub fn take_report(&mut self, report: Report) {
+        self.report.get_or_insert(report);
+    }
+
+    /// A chunk that is there already changes nothing; the order does not matter.
+    pub fn take_chunk(&mut self, chunk: RecordChunk) {
+        self.chunks.entry(chunk.sequence).or_insert(chunk.records);
+    }
+
+    pub fn lose(&mut self, why: &str) {
+        if !self.complete() {
+            self.lost = Some(why.to_owned());
+        }
+    }
+
+    pub fn never_start(&mut self, why: &str) {
+        if !self.complete() && self.lost.is_none() {
+            self.never = Some(why.to_owned());
+        }
+    }
+
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        self.lost.is_some()
+    }
+
+    /// Report and every chunk are there.
+    #[must_use]
+    pub fn complete(&self) -> bool {
+        self.report.as_ref().is_some_and(|report| report.chunks == self.chunks.len() as u64)
+    }
+
+    /// Nothing more is expected of it.
+    #[must_use]
+    pub fn settled(&self) -> bool {
+        self.complete() || self.lost.is_some() || self.never.is_some()
+    }
+
+    /// This agent's rows and histograms, and what is wrong with them.
+    fn open(self, batch: &Batch, faults: &mut Vec<String>) -> (Vec<Row>, Option<HistogramSet>, AgentResult) {
+        let agent = self.agent.clone();
+        let mut result = AgentResult {
+            name: agent.to_string(),
+            sessions: self.sessions,
+            ledger: Ledger::planned(self.sessions),
+            start_offset_us: None,
+            lost: self.lost.clone(),
+        };
+        let row = |record| Row { agent: agent.clone(), record };
+        let absent = |outcome: Outcome, why: &str| -> Vec<Row> {
+            (self.first..self.first + self.sessions)
+                .map(|session| row(SessionRecord::without_life(session, outcome.clone(), why.to_owned())))
+                .collect()
+        };
+        if let Some(why) = &self.lost {
+            result.ledger.lost = self.sessions;
+            return (absent(Outcome::Lost, &format!("agent {agent} {why}")), None, result);
+        }
+        let Some(report) = self.report else {
+            result.ledger.never_started = self.sessions;
+            let why = self.never.as_deref().unwrap_or("the attempt was given up");
+            return (absent(Outcome::NeverStarted, why), None, result);
+        };
+        let mut rows: Vec<Row> = self.chunks.into_values().flatten().map(row).collect();
+        rows.sort_by_key(|row| row.record.session);
+        let mut counted = Ledger::planned(self.sessions);
+        for row in &rows {
+            counted.count(&row.record.outcome);
+        }
+        let expected = self.first..self.first + self.sessions;
+        if !rows.iter().map(|row| row.record.session).eq(expected.clone()) {
+            faults.push(format!(
+                "agent {agent} sent {} records that are not exactly sessions {}..{} of {}",
+                rows.len(),
+                expected.start,
+                expected.end,
+                batch.batch_size
+            ));
+        }
+        if counted != report.ledger {
+            faults
+                .push(format!("agent {agent}: its ledger ({}) is not that of its records ({counted})", report.ledger));
+        }
+        result.ledger = report.ledger;
+        result.start_offset_us = Some(report.start_offset_us);
+        let histograms = HistogramSet::decode(Bounds::STANDARD, &report.histograms);
+        let histograms = histograms.map_err(|error| faults.push(format!("agent {agent}: {error}"))).ok();
+        (rows, histograms, result)
+    }
+}
+
+/// What one agent contributed.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+pub struct AgentResult {
+    pub name: String,
+    pub sessions: u64,
+    pub ledger: Ledger,
+    /// From the ordered start instant to its first session's actual start; `None` if it never reported.
+    pub start_offset_us: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lost: Option<String>,
+}
+
+/// An attempt that is over, ready to be stored.
+#[derive(Debug, Clone)]
+pub struct Finished {
+    pub id: AttemptId,
+    pub summary: Summary,
+    /// In the order of the global session number; exactly one a planned session.
+    pub rows: Vec<Row>,
+    pub histograms: HistogramSet,
+    pub agents: Vec<AgentResult>,
+    /// Whether this attempt is the batch's row in summary.csv: the accepted one, or the last when none was.
+    pub stands: bool,
+}
+
+/// Puts the parts of an attempt together. `started` is the coordinator's wall clock at the start instant.
+#[must_use]
+pub fn finish(plan: &Plan, batch: Batch, id: AttemptId, url: &str, started: Timestamp, parts: Vec<Part>) -> Finished {
+    let mut faults = Vec::new();
+    let mut rows = Vec::with_capacity(usize::try_from(batch.batch_size).unwrap_or(0));
+    let mut histograms = HistogramSet::new(Bounds::STANDARD);
+    let mut agents = Vec::with_capacity(parts.len());
+    let mut lost = Vec::new();
+    for part in parts {
+        let (part_rows, part_histograms, result) = part.open(&batch, &mut faults);
+        rows.extend(part_rows);
+        if let Some(set) = part_histograms
+            && let Err(error) = histograms.merge(&set)
+        {
+            faults.push(format!("agent {}: {error}", result.name));
+        }
+        if let Some(why) = &result.lost {
+            lost.push(format!("{} was lost: {why}", result.name));
+        }
+        agents.push(result);
+    }
+    rows.sort_by_key(|row| row.record.session);
+
+    // The merge must be the histogram of all records, bucket by bucket.
+    let mut derived = HistogramSet::new(Bounds::STANDARD);
+    for row in &rows {
+        derived.record(&row.record);
+    }
+    if derived.encode() != histograms.encode() {
+        faults.push("the merged histograms are not those of the records".to_owned());
+    }
+
+    let context = Context {
+        batch,
+        url,
+        hardware: &plan.experiment.hardware,
+        timestamp: started,
+        asked_wait_us: u64::from(plan.session.steps).saturating_mul(batch.wait_us),
+        agents: agents.iter().filter(|agent| agent.sessions > 0).count() as u64,
+        attempt: id.attempt,
+    };
+    let mut summary = Summary::of(&context, &rows, &histograms);
+    summary.verdict = verdict::judge(plan, &summary, &rows, &faults, &lost);
+    Finished { id, summary, rows, histograms, agents, stands: true }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use proto::{Metric, Mode, RunId};
+
+    use super::*;
+    use crate::plan::check::plan_of;
+    use crate::run::verdict::Worth;
+
+    const SIZE: u64 = 20;
+
+    fn plan() -> Plan {
+        plan_of("[target]\nurls=\"http://h\"\n[grid]\nbatch_sizes=[20]\n").expect("plan")
+    }
+
+    fn id() -> AttemptId {
+        AttemptId { run: RunId(uuid::Uuid::nil()), batch: 0, attempt: 1 }
+    }
+
+    fn record(session: u64) -> SessionRecord {
+        let mut record = SessionRecord::without_life(session, Outcome::Succeeded, String::new());
+        record.started_us = Some(session);
+        record.connect_us = Some(10);
+        record.total_us = Some(1_000_000 + session);
+        record
+    }
+
+    fn report(records: &[SessionRecord], chunks: u64) -> Report {
+        let mut histograms = HistogramSet::new(Bounds::STANDARD);
+        let mut ledger = Ledger::planned(records.len() as u64);
+        for record in records {
+            histograms.record(record);
+            ledger.count(&record.outcome);
+        }
+        Report { attempt: id(), ledger, start_offset_us: 7, chunks, histograms: histograms.encode() }
+    }
+
+    fn chunk(sequence: u64, records: &[SessionRecord]) -> RecordChunk {
+        RecordChunk { attempt: id(), sequence, records: records.to_vec() }
+    }
+
+    fn finished(parts: Vec<Part>) -> Finished {
+        let batch = Batch { index: 0, mode: Mode::Ws, batch_size: SIZE, wait_us: 1_000_000, repetition: 1 };
+        finish(&plan(), batch, id(), "http://h", Timestamp::UNIX_EPOCH, parts)
+    }
+
+    /// Two agents with ten sessions each.
+    fn parts() -> Vec<Part> {
+        (0..2)
+            .map(|n| {
+                let records: Vec<_> = (n * 10..n * 10 + 10).map(record).collect();
+                let mut part = Part::new(&format!("a{n}"), n * 10, 10);
+                part.take_report(report(&records, 2));
+                part.take_chunk(chunk(0, &records[..4]));
+                part.take_chunk(chunk(1, &records[4..]));
+                part
+            })
+            .collect()
+    }
+
+    #[test]
+    fn whole_parts_make_a_valid_batch() {
+        let finished = finished(parts());
+        assert_eq!(finished.summary.verdict.worth, Worth::Valid, "{:?}", finished.summary.verdict);
+        assert_eq!(finished.summary.ledger.succeeded, SIZE);
+        assert!(finished.rows.iter().map(|row| row.record.session).eq(0..SIZE));
+        assert_eq!(finished.histograms.get(Metric::Total).len(), SIZE);
+        assert_eq!(finished.summary.open_max, SIZE);
+    }
+
+    #[test]
+    fn a_lost_agent_leaves_a_row_for_each_of_its_sessions() {
+        let mut parts = parts();
+        parts[1] = Part::new("a1", 10, 10);
+        parts[1].lose("was silent for 10 s");
+        let finished = finished(parts);
+        assert_eq!(finished.summary.ledger.lost, 10);
+        assert!(finished.summary.ledger.balances());
+        assert_eq!(finished.summary.verdict.worth, Worth::Degraded);
+        assert_eq!(finished.summary.verdict.reasons, ["agent a1 was lost: was silent for 10 s"]);
+        assert_eq!(finished.rows.len(), 20);
+    }
+
+    #[test]
+    fn an_agent_that_reported_before_it_left_is_not_lost() {
+        let mut parts = parts();
+        parts[1].lose("left");
+        assert_eq!(finished(parts).summary.verdict.worth, Worth::Valid);
+    }
+
+    type Spoil = fn(&mut Vec<Part>);
+
+    #[test]
+    fn whatever_does_not_add_up_is_never_valid() {
+        let spoils: [(&str, Spoil); 4] = [
+            ("a session twice", |parts| {
+                let doubled: Vec<_> = [0, 1, 2, 3, 4, 5, 6, 7, 8, 8].map(record).to_vec();
+                let mut part = Part::new("a0", 0, 10);
+                part.take_report(report(&doubled, 1));
+                part.take_chunk(chunk(0, &doubled));
+                parts[0] = part;
+            }),
+            ("histograms of other records", |parts| {
+                let records: Vec<_> = (0..10).map(record).collect();
+                let mut other = records.clone();
+                other[3].total_us = Some(9_000_000);
+                let mut part = Part::new("a0", 0, 10);
+                part.take_report(report(&other, 1));
+                part.take_chunk(chunk(0, &records));
+                parts[0] = part;
+            }),
+            ("a missing histogram", |parts| {
+                if let Some(report) = &mut parts[0].report {
+                    report.histograms.pop();
+                }
+            }),
+            ("an agent that is not there at all", |parts| {
+                parts.pop();
+            }),
+        ];
+        for (what, spoil) in spoils {
+            let mut parts = parts();
+            spoil(&mut parts);
+            let verdict = finished(parts).summary.verdict;
+            assert_eq!(verdict.worth, Worth::Invalid, "{what}: {verdict:?}");
+            assert!(!verdict.reasons.is_empty());
+        }
+    }
+
+    proptest! {
+        /// Doubled and reordered uploads give the same result; nothing is complete before everything is there.
+        #[test]
+        fn uploads_may_come_in_any_order_and_more_than_once(order in proptest::collection::vec(0_usize..6, 0..30)) {
+            let records: Vec<_> = (0..10).map(record).collect();
+            let mut part = Part::new("a0", 0, 10);
+            let mut seen = [false; 6];
+            for step in order.iter().copied().chain(0..6) {
+                let all = seen.iter().all(|s| *s);
+                prop_assert_eq!(part.complete(), all);
+                seen[step] = true;
+                if step == 5 {
+                    part.take_report(report(&records, 5));
+                } else {
+                    part.take_chunk(chunk(step as u64, &records[step * 2..step * 2 + 2]));
+                }
+            }
+            prop_assert!(part.complete());
+            let second = parts().remove(1);
+            prop_assert_eq!(finished(vec![part, second]).rows, finished(parts()).rows);
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! The only `select!` of the coordinator: what happens outside becomes an event, the machine decides, the effects are
+//! carried out here.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use proto::FromCoordinator;
+use proto::message::Hello;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep_until};
+
+use super::collect::Finished;
+use super::events::RunEvent;
+use super::machine::{Effect, Event, Key, Machine, Now, Setup};
+use crate::exit::{End, Failure};
+use crate::report::cells::{CellHistograms, Done};
+use crate::service::Heard;
+use crate::store::Store;
+use crate::store::run_json::{Facts, RunJson};
+
+/// How long dismissed agents may take to hang up.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// Signals and children, as the loop hears them.
+#[derive(Debug)]
+pub enum Outside {
+    /// SIGINT or SIGTERM; the second one ends everything at once.
+    Interrupt,
+    /// A child process has ended.
+    ChildEnded(String),
+}
+
+/// What a run leaves behind.
+#[derive(Debug)]
+pub struct Outcome {
+    pub end: End,
+    pub results: Vec<Done>,
+    pub cells: CellHistograms,
+    pub agents: BTreeMap<String, Hello>,
+    pub started: Timestamp,
+    pub ended: Timestamp,
+    pub store: Option<Store>,
+}
+
+/// What belongs to the run besides the machine's setup.
+#[derive(Debug)]
+pub struct Frame {
+    pub store: Store,
+    pub command: Vec<String>,
+    pub heard: mpsc::Receiver<Heard>,
+    pub outside: mpsc::Receiver<Outside>,
+    pub enforce: bool,
+}
+
+/// Runs until the machine says it is over. `watch` sees every event of the run.
+pub async fn run(setup: Setup, frame: Frame, mut watch: impl FnMut(&RunEvent)) -> Outcome {
+    let Frame { store, command, mut heard, mut outside, enforce } = frame;
+    let begun = Instant::now();
+    let started = Timestamp::now();
+    let mut loop_ = Loop {
+        machine: Machine::new(setup.clone()),
+        setup,
+        store: Some(store),
+        storing: None,
+        orders: HashMap::new(),
+        cells: CellHistograms::default(),
+        command,
+        started,
+        interrupts: 0,
+    };
+    let now = || Now { mono: begun.elapsed(), wall: Timestamp::now() };
+    let mut end = loop_.save(None).err().map(|problem| End::failed(Failure::Store(problem)));
+    while end.is_none() {
+        let deadline = loop_.machine.deadline().map(|deadline| begun + deadline);
+        let event = tokio::select! {
+            biased;
+            Some(outside) = outside.recv() => match outside {
+                Outside::Interrupt => {
+                    loop_.interrupts += 1;
+                    if loop_.interrupts > 1 {
+                        // What is complete is on disk; nobody wants to wait for the rest.
+                        let interrupted = End::of_run(&loop_.setup.plan, loop_.machine.results(), true, false);
+                        end = Some(interrupted);
+                        continue;
+                    }
+                    Event::Interrupt
+                }
+                Outside::ChildEnded(text) => Event::ChildEnded(text),
+            },
+            stored = join(&mut loop_.storing), if loop_.storing.is_some() => {
+                loop_.storing = None;
+                let result = match stored {
+                    Ok((store, result)) => {
+                        loop_.store = Some(store);
+                        result
+                    }
+                    Err(error) => Err(format!("the writer died: {error}")),
+                };
+                Event::Stored(result)
+            }
+            Some(heard) = heard.recv() => match heard {
+                Heard::Joined(key, hello, orders) => {
+                    loop_.orders.insert(key, orders);
+                    Event::Joined(key, hello)
+                }
+                Heard::Message(key, message) => Event::Message(key, message),
+                Heard::Left(key, why) => {
+                    loop_.orders.remove(&key);
+                    Event::Left(key, why)
+                }
+            },
+            () = sleep_until(deadline.unwrap_or(begun)), if deadline.is_some() => Event::Tick,
+        };
+        let was_stored = matches!(event, Event::Stored(_));
+        let mut events = vec![event];
+        while let Some(event) = events.pop() {
+            for effect in loop_.machine.apply(now(), event) {
+                match effect {
+                    Effect::Over(how) => end = Some(how),
+                    Effect::Tell(event) => watch(&event),
+                    effect => events.extend(loop_.carry_out(effect)),
+                }
+            }
+        }
+        if was_stored && end.is_none() {
+            end = loop_.save(None).err().map(|problem| End::failed(Failure::Store(problem)));
+        }
+    }
+    let end = end.unwrap_or_else(|| End::failed(Failure::Internal("the run ended without an end".to_owned())));
+    loop_.farewell(&mut heard).await;
+    if let Err(problem) = loop_.save(Some((&end, end.code(enforce)))) {
+        watch(&RunEvent::Note(format!("run.json could not be written: {problem}")));
+    }
+    Outcome {
+        results: loop_.machine.results().to_vec(),
+        agents: loop_.machine.known_agents().clone(),
+        cells: loop_.cells,
+        started,
+        ended: Timestamp::now(),
+        store: loop_.store,
+        end,
+    }
+}
+
+type Storing = JoinHandle<(Store, Result<(), String>)>;
+
+/// Waits for the writer, if there is one.
+async fn join(storing: &mut Option<Storing>) -> Result<(Store, Result<(), String>), tokio::task::JoinError> {
+    match storing {
+        Some(task) => task.await,
+        None => std::future::pending().await,
+    }
+}
+
+struct Loop {
+    machine: Machine,
+    setup: Setup,
+    /// Away while an attempt is being written.
+    store: Option<Store>,
+    storing: Option<Storing>,
+    orders: HashMap<Key, mpsc::Sender<FromCoordinator>>,
+    cells: CellHistograms,
+    command: Vec<String>,
+    started: Timestamp,
+    interrupts: u32,
+}
+
+impl Loop {
+    fn carry_out(&mut self, effect: Effect) -> Option<Event> {
+        match effect {
+            Effect::Send(key, order) => {
+                let refused = self.orders.get(&key).is_some_and(|orders| orders.try_send(order).is_err());
+                if refused {
+                    // An agent that does not take its orders is no use; waiting for it would stop everyone.
+                    self.orders.remove(&key);
+                    return Some(Event::Left(key, "takes no orders any more".to_owned()));
+                }
+                None
+            }
+            Effect::Hangup(key) => {
+                self.orders.remove(&key);
+                None
+            }
+            Effect::Store(finished) => self.put(finished),
+            Effect::Tell(_) | Effect::Over(_) => None,
+        }
+    }
+
+    /// Writes on a thread where blocking is allowed; agents are heard meanwhile.
+    fn put(&mut self, finished: Box<Finished>) -> Option<Event> {
+        if finished.summary.accepted {
+            self.cells.add(&finished.summary.batch, &finished.histograms);
+        }
+        let Some(mut store) = self.store.take() else {
+            return Some(Event::Stored(Err("two attempts at once".to_owned())));
+        };
+        self.storing = Some(tokio::task::spawn_blocking(move || {
+            let result = store.put(&finished).map_err(|error| error.to_string());
+            (store, result)
+        }));
+        None
+    }
+
+    fn save(&self, end: Option<(&End, u8)>) -> Result<(), String> {
+        let Some(store) = &self.store else { return Ok(()) };
+        let facts = Facts {
+            run: self.setup.run,
+            plan: &self.setup.plan,
+            urls: &self.setup.urls,
+            command: &self.command,
+            output: store.dir().display().to_string(),
+            started: self.started,
+            ended: end.map(|_| Timestamp::now()),
+            end,
+            agents: self.machine.known_agents(),
+            results: self.machine.results(),
+        };
+        store.put_run(&RunJson::of(&facts)).map_err(|error| error.to_string())
+    }
+
+    /// Lets dismissed agents hang up first, so that none of them takes the end for a lost coordinator.
+    async fn farewell(&mut self, heard: &mut mpsc::Receiver<Heard>) {
+        if let Some(task) = self.storing.take()
+            && let Ok((store, _)) = task.await
+        {
+            self.store = Some(store);
+        }
+        let mut there: Vec<Key> = self.orders.keys().copied().collect();
+        let over = Instant::now() + FAREWELL;
+        while !there.is_empty() {
+            match tokio::time::timeout_at(over, heard.recv()).await {
+                Ok(Some(Heard::Left(key, _))) => there.retain(|other| *other != key),
+                Ok(Some(Heard::Joined(_, _, orders))) => {
+                    let _ = orders.try_send(FromCoordinator::Dismiss("the run is over".to_owned()));
+                }
+                Ok(Some(Heard::Message(..))) => {}
+                Ok(None) | Err(_) => return,
+            }
+        }
+    }
+}

@@ -1,0 +1,282 @@
+//! PURE: splitting a batch over agents.
+
+use proto::Capacity;
+
+/// One agent as the split sees it.
+#[derive(Debug, Clone)]
+pub struct Carrier<'a> {
+    pub name: &'a str,
+    pub capacity: &'a Capacity,
+}
+
+/// What a batch asks of ports: sessions per port, all destinations together.
+///
+/// With one destination it is 1. With several, sessions spread over them, and the same local port can be used towards
+/// each: the busiest destination decides.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Spread {
+    pub sessions_per_port: f64,
+    /// The busiest destination, for messages.
+    pub busiest: String,
+}
+
+impl Spread {
+    /// `addresses[u]` are the addresses behind url `u`; sessions go round robin over urls, then over addresses.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "a few thousand at most")]
+    pub fn over(addresses: &[Vec<String>]) -> Self {
+        let mut parts: Vec<(&str, f64)> = Vec::new();
+        for url in addresses {
+            for address in url {
+                let part = 1.0 / (addresses.len() as f64 * url.len() as f64);
+                match parts.iter_mut().find(|(known, _)| known == address) {
+                    Some((_, sum)) => *sum += part,
+                    None => parts.push((address, part)),
+                }
+            }
+        }
+        let busiest = parts.into_iter().max_by(|a, b| a.1.total_cmp(&b.1));
+        let (busiest, part) = busiest.map_or_else(|| ("the target", 1.0), |(name, part)| (name, part));
+        Self { sessions_per_port: 1.0 / part, busiest: busiest.to_owned() }
+    }
+
+    #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "floor")]
+    fn sessions(&self, ports: u64, agents: usize) -> u64 {
+        // Each agent's contiguous range of numbers can be uneven over the destinations by one session each.
+        let uneven = if self.sessions_per_port > 1.0 { agents as f64 * self.sessions_per_port.ceil() } else { 0.0 };
+        (ports as f64 * self.sessions_per_port - uneven).max(0.0) as u64
+    }
+}
+
+/// The agents can't carry the batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shortfall {
+    pub needed: u64,
+    pub carried: u64,
+    /// One line an agent: what limits it. And what to do.
+    pub explanation: String,
+}
+
+/// Splits `total` over `carriers`, weighted by their threads, within what each can carry. The shares sum exactly to
+/// `total`; agents that draw from the same pool of ports share that pool.
+///
+/// # Errors
+/// [`Shortfall`] if they can't carry it together.
+pub fn split(total: u64, carriers: &[Carrier<'_>], spread: &Spread) -> Result<Vec<u64>, Box<Shortfall>> {
+    let limits = limits(carriers, spread);
+    let weights: Vec<u64> = carriers.iter().map(|c| u64::from(c.capacity.threads)).collect();
+    fill(total, &weights, &limits).map_err(|carried| {
+        Box::new(Shortfall { needed: total, carried, explanation: explain(total, carried, carriers, spread) })
+    })
+}
+
+/// How many sessions each may carry at most.
+fn limits(carriers: &[Carrier<'_>], spread: &Spread) -> Vec<u64> {
+    let own = |c: &Carrier<'_>| c.capacity.descriptors.min(c.capacity.max_sessions.unwrap_or(u64::MAX));
+    let mut limits: Vec<u64> = carriers.iter().map(own).collect();
+    let mut pools: Vec<&str> = carriers.iter().map(|c| c.capacity.port_pool.as_str()).collect();
+    pools.sort_unstable();
+    pools.dedup();
+    for pool in pools {
+        let members: Vec<usize> = (0..carriers.len()).filter(|n| carriers[*n].capacity.port_pool == pool).collect();
+        let ports = members.iter().map(|n| carriers[*n].capacity.ports).max().unwrap_or(0);
+        let room = spread.sessions(ports, members.len());
+        let wants: u64 = members.iter().map(|n| limits[*n]).fold(0, u64::saturating_add);
+        if wants > room {
+            let weights: Vec<u64> = members.iter().map(|n| carriers[*n].capacity.threads.into()).collect();
+            let caps: Vec<u64> = members.iter().map(|n| limits[*n]).collect();
+            if let Ok(shares) = fill(room, &weights, &caps) {
+                for (n, share) in members.iter().zip(shares) {
+                    limits[*n] = share;
+                }
+            }
+        }
+    }
+    limits
+}
+
+/// Proportional to the weights, never above the caps, largest remainders first; `Err` is the sum of the caps.
+fn fill(total: u64, weights: &[u64], caps: &[u64]) -> Result<Vec<u64>, u64> {
+    let room = caps.iter().copied().fold(0, u64::saturating_add);
+    if room < total {
+        return Err(room);
+    }
+    let mut shares = vec![0_u64; caps.len()];
+    let mut open: Vec<usize> = (0..caps.len()).collect();
+    let mut left = total;
+    loop {
+        let weight: u128 = open.iter().map(|n| u128::from(weights[*n].max(1))).sum();
+        let proportional = |n: usize| u128::from(left) * u128::from(weights[n].max(1)) / weight.max(1);
+        let full: Vec<usize> = open.iter().copied().filter(|n| proportional(*n) >= u128::from(caps[*n])).collect();
+        if full.is_empty() || left == 0 {
+            for n in &open {
+                shares[*n] = u64::try_from(proportional(*n)).unwrap_or(u64::MAX);
+            }
+            let mut rest = left - open.iter().map(|n| shares[*n]).sum::<u64>();
+            // Largest remainder first; equal ones in the order of the agents.
+            let remainder = |n: usize| u128::from(left) * u128::from(weights[n].max(1)) % weight.max(1);
+            open.sort_by_key(|n| std::cmp::Reverse(remainder(*n)));
+            for n in open.iter().cycle().take(open.len() * 2) {
+                if rest > 0 && shares[*n] < caps[*n] {
+                    shares[*n] += 1;
+                    rest -= 1;
+                }
+            }
+            return Ok(shares);
+        }
+        for n in full {
+            shares[n] = caps[n];
+            left -= caps[n];
+            open.retain(|other| *other != n);
+        }
+    }
+}
+
+fn explain(total: u64, carried: u64, carriers: &[Carrier<'_>], spread: &Spread) -> String {
+    use crate::report::format::count;
+
+    let limits = limits(carriers, spread);
+    let missing = total - carried;
+    let mut text = format!(
+        "a batch of {} sessions can't be carried: there is room for {}, {} short",
+        count(total),
+        count(carried),
+        count(missing)
+    );
+    let mut ports_bind = false;
+    for (carrier, limit) in carriers.iter().zip(&limits) {
+        let c = carrier.capacity;
+        let sharing = carriers.iter().filter(|other| other.capacity.port_pool == c.port_pool).count();
+        let why = if c.max_sessions == Some(*limit) {
+            "its --max-sessions".to_owned()
+        } else if c.descriptors == *limit {
+            format!("{} free file descriptors", count(c.descriptors))
+        } else {
+            ports_bind = true;
+            let shared =
+                if sharing > 1 { format!(", which it shares with {} other(s)", sharing - 1) } else { String::new() };
+            format!("{} ephemeral ports to {}{shared}", count(c.ports), spread.busiest)
+        };
+        text.push_str(&format!("\n  agent {}: {} sessions, limited by {why}", carrier.name, count(*limit)));
+    }
+    let each = limits.iter().copied().max().unwrap_or(0).max(1);
+    let more = missing.div_ceil(each);
+    let on = if ports_bind {
+        "on another host (or network namespace)"
+    } else {
+        "(agents of one host have their own descriptors)"
+    };
+    text.push_str(&format!("\n  add {more} agent(s) {on}"));
+    if ports_bind {
+        text.push_str(", or give agents --source-ip with further addresses, or widen net.ipv4.ip_local_port_range");
+    } else {
+        text.push_str(", or raise the limit of open files (ulimit -Hn)");
+    }
+    text.push_str("; agents.on_shortfall = \"continue\" runs what can be carried");
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn capacity(threads: u32, descriptors: u64, ports: u64, pool: u8) -> Capacity {
+        Capacity { threads, descriptors, ports, port_pool: pool.to_string(), memory_bytes: 0, max_sessions: None }
+    }
+
+    fn one_destination() -> Spread {
+        Spread::over(&[vec!["10.0.0.5:8000".to_owned()]])
+    }
+
+    fn split_of(total: u64, capacities: &[Capacity]) -> Result<Vec<u64>, Box<Shortfall>> {
+        let names: Vec<String> = (1..=capacities.len()).map(|n| format!("n{n}")).collect();
+        let carriers: Vec<Carrier<'_>> =
+            names.iter().zip(capacities).map(|(name, capacity)| Carrier { name, capacity }).collect();
+        split(total, &carriers, &one_destination())
+    }
+
+    #[test]
+    fn sixteen_thousand_over_seven_is_exact() {
+        let seven: Vec<Capacity> = (0..7).map(|n| capacity(4, 19_900, 28_232, n)).collect();
+        assert_eq!(split_of(16_384, &seven), Ok(vec![2341, 2341, 2341, 2341, 2340, 2340, 2340]));
+    }
+
+    #[test]
+    fn weights_and_limits_count() {
+        assert_eq!(split_of(90, &[capacity(1, 100, 100, 0), capacity(2, 100, 100, 1)]), Ok(vec![30, 60]));
+        assert_eq!(split_of(90, &[capacity(1, 100, 100, 0), capacity(2, 40, 100, 1)]), Ok(vec![50, 40]));
+    }
+
+    #[test]
+    fn agents_of_one_pool_share_its_ports() {
+        let two = [capacity(1, 19_900, 10_000, 0), capacity(1, 19_900, 10_000, 0)];
+        assert_eq!(split_of(16_384, &two).map_err(|short| short.carried), Err(10_000));
+        assert_eq!(split_of(10_000, &two), Ok(vec![5_000, 5_000]));
+    }
+
+    #[test]
+    fn a_shortfall_says_what_is_missing_and_what_helps() {
+        let one = [capacity(2, 19_900, 10_000, 0)];
+        insta::assert_snapshot!(split_of(16_384, &one).expect_err("short").explanation);
+        let few = [capacity(2, 900, 28_232, 0), Capacity { max_sessions: Some(10), ..capacity(2, 900, 28_232, 1) }];
+        insta::assert_snapshot!(split_of(4_096, &few).expect_err("short").explanation);
+    }
+
+    #[test]
+    fn several_destinations_multiply_ports() {
+        let address = |text: &str| text.to_owned();
+        let spread = Spread::over(&[vec![address("a:1")], vec![address("b:1"), address("c:1")]]);
+        assert_eq!((spread.sessions_per_port, spread.busiest.as_str()), (2.0, "a:1"));
+        let same = Spread::over(&[vec![address("a:1")], vec![address("a:1")]]);
+        assert_eq!(same.sessions_per_port, 1.0, "two names for one place");
+        assert_eq!(Spread::over(&[]).sessions_per_port, 1.0);
+    }
+
+    proptest! {
+        #[test]
+        fn shares_sum_exactly_and_respect_every_limit(
+            total in 0_u64..200_000,
+            agents in proptest::collection::vec((1_u32..64, 0_u64..20_000, 0_u64..30_000, 0_u8..4), 1..40),
+        ) {
+            let capacities: Vec<Capacity> = agents.iter().map(|(t, d, p, pool)| {
+                // A pool is one machine: its ports are the same number for all of its agents.
+                let ports = agents.iter().filter(|a| a.3 == *pool).map(|a| a.2).max().unwrap_or(*p);
+                capacity(*t, *d, ports, *pool)
+            }).collect();
+            match split_of(total, &capacities) {
+                Ok(shares) => {
+                    prop_assert_eq!(shares.iter().sum::<u64>(), total);
+                    for (share, c) in shares.iter().zip(&capacities) {
+                        prop_assert!(*share <= c.descriptors);
+                    }
+                    for pool in 0..4_u8 {
+                        let members = || shares.iter().zip(&capacities).filter(|(_, c)| c.port_pool == pool.to_string());
+                        if let Some((_, first)) = members().next() {
+                            prop_assert!(members().map(|(s, _)| *s).sum::<u64>() <= first.ports);
+                        }
+                    }
+                }
+                Err(short) => {
+                    prop_assert!(short.carried < total);
+                    prop_assert!(split_of(short.carried, &capacities).is_ok(), "what is said to fit must fit");
+                }
+            }
+        }
+
+        #[test]
+        fn without_limits_shares_are_within_one_of_proportional(
+            total in 0_u64..1 << 24, weights in proptest::collection::vec(1_u32..64, 1..64),
+        ) {
+            let capacities: Vec<Capacity> =
+                weights.iter().map(|t| capacity(*t, u64::MAX / 100, u64::MAX / 4096, 0)).collect();
+            let sum: u64 = weights.iter().map(|w| u64::from(*w)).sum();
+            let shares = split_of(total, &capacities).map_err(|s| TestCaseError::fail(s.explanation))?;
+            for (share, weight) in shares.iter().zip(&weights) {
+                let exact = total * u64::from(*weight) / sum;
+                prop_assert!(*share == exact || *share == exact + 1, "{share} for {exact}");
+            }
+        }
+    }
+}

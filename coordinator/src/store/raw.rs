@@ -1,0 +1,111 @@
+//! raw.jsonl: one line a session. Numbers are the recorded integers, written as seconds with six decimals.
+
+use std::io;
+
+use jiff::{SignedDuration, Timestamp};
+use serde::{Serialize, Serializer};
+use serde_json::value::RawValue;
+
+use crate::report::format::{seconds_short, seconds6};
+use crate::report::summary::rfc3339;
+use crate::run::collect::{Finished, Row};
+
+/// A JSON number in exactly these digits.
+struct Number(String);
+
+impl Serialize for Number {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        RawValue::from_string(self.0.clone()).map_err(serde::ser::Error::custom)?.serialize(serializer)
+    }
+}
+
+/// The keys in their order: the historical ones, then ours.
+#[derive(Serialize)]
+struct Line<'a> {
+    request_id: u64,
+    mode: proto::Mode,
+    timestamp: String,
+    wait_requested: Number,
+    batch_size: u64,
+    hardware: &'a str,
+    connect_latency: Option<Number>,
+    reset_latency: Option<Number>,
+    step_latency: Option<Number>,
+    total_latency: Option<Number>,
+    waited_seconds: Option<Number>,
+    pid: Option<u64>,
+    session_hash: Option<&'a str>,
+    host_url: Option<&'a str>,
+    success: bool,
+    error_type: Option<String>,
+    error_message: Option<&'a str>,
+    repetition: u32,
+    attempt: u32,
+    agent: &'a str,
+    outcome: &'static str,
+    phase: Option<proto::Phase>,
+    launch_lag: Option<Number>,
+    response_time: Option<Number>,
+    /// Not measured yet.
+    wire_latency: Option<Number>,
+    /// Not measured yet.
+    receive_lag: Option<Number>,
+    close_latency: Option<Number>,
+    step_latencies: Vec<Number>,
+    start_offset: Option<Number>,
+}
+
+/// Every session of an attempt, in the order of its number.
+///
+/// # Errors
+/// None that can be named: the values are plain.
+pub fn lines(finished: &Finished) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(finished.rows.len() * 700);
+    for row in &finished.rows {
+        serde_json::to_writer(&mut bytes, &line(finished, row))?;
+        bytes.push(b'\n');
+    }
+    Ok(bytes)
+}
+
+fn line<'a>(finished: &'a Finished, row: &'a Row) -> Line<'a> {
+    let (summary, r) = (&finished.summary, &row.record);
+    let seconds = |us: Option<u64>| us.map(|us| Number(seconds6(us)));
+    let success = r.outcome == proto::Outcome::Succeeded;
+    Line {
+        request_id: r.session,
+        mode: summary.batch.mode,
+        timestamp: rfc3339(later(summary.timestamp, r.started_us.unwrap_or(0))),
+        wait_requested: Number(seconds_short(summary.batch.wait_us)),
+        batch_size: summary.batch.batch_size,
+        hardware: &summary.hardware,
+        connect_latency: seconds(r.connect_us),
+        reset_latency: seconds(r.reset_us),
+        step_latency: seconds(r.step_sum_us()),
+        total_latency: seconds(r.total_us),
+        waited_seconds: seconds(r.waited_us),
+        pid: r.pid,
+        session_hash: r.session_hash.as_deref(),
+        host_url: r.host_url.as_deref(),
+        success,
+        error_type: r.outcome.error_type(),
+        error_message: (!success).then_some(r.error_message.as_str()),
+        repetition: summary.batch.repetition,
+        attempt: finished.id.attempt,
+        agent: &row.agent,
+        outcome: r.outcome.as_str(),
+        phase: r.outcome.phase(),
+        launch_lag: seconds(r.launch_lag_us()),
+        response_time: seconds(r.response_us()),
+        wire_latency: None,
+        receive_lag: None,
+        close_latency: seconds(r.close_us),
+        step_latencies: r.step_us.iter().map(|us| Number(seconds6(*us))).collect(),
+        start_offset: seconds(r.started_us),
+    }
+}
+
+fn later(timestamp: Timestamp, us: u64) -> Timestamp {
+    let span = SignedDuration::from_micros(i64::try_from(us).unwrap_or(i64::MAX));
+    timestamp.checked_add(span).unwrap_or(timestamp)
+}

@@ -1,0 +1,219 @@
+#!/usr/bin/env bash
+# Starts the real OpenEnv server (uvicorn with the benchmark environment) on this machine. See --help.
+set -euo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+openenv=$(dirname "$here")/openenv
+
+usage() {
+    cat <<'HELP'
+Usage: run_uvicorn.sh [--help]
+
+Starts the OpenEnv benchmark environment under uvicorn, stays in the foreground, and stops it on SIGTERM or SIGINT.
+Its Python packages are installed on first use. Once every worker serves, a connection file is written; it is removed
+at exit.
+
+Environment variables:
+  WORKERS              worker processes                                   [8]
+  HOST                 address to listen on                               [127.0.0.1]
+  PORT                 port to listen on                                  [8000]
+  MAX_CONCURRENT_ENVS  WebSocket sessions at a time in each worker        [100]
+  VENV                 Python virtual environment, made if missing        [deploy/openenv/.venv]
+  CONNECTION_FILE      where to write how to reach the server             [deploy/local/connection.toml]
+  LOG_LEVEL            uvicorn's; below critical, every client that goes
+                       without a goodbye costs a traceback                [critical]
+  START_SECONDS_MAX    how long the server may take to start              [180]
+HELP
+}
+
+fail() {
+    printf 'run_uvicorn.sh: %s\n' "$*" >&2
+    exit 1
+}
+
+case "${1-}" in
+    '') ;;
+    -h | --help)
+        usage
+        exit 0
+        ;;
+    *) fail "unknown argument '$1'; settings are environment variables, see --help" ;;
+esac
+
+WORKERS=${WORKERS:-8}
+HOST=${HOST:-127.0.0.1}
+PORT=${PORT:-8000}
+MAX_CONCURRENT_ENVS=${MAX_CONCURRENT_ENVS:-100}
+VENV=${VENV:-$openenv/.venv}
+CONNECTION_FILE=${CONNECTION_FILE:-$here/connection.toml}
+LOG_LEVEL=${LOG_LEVEL:-critical}
+START_SECONDS_MAX=${START_SECONDS_MAX:-180}
+# The server runs in another folder.
+[[ $VENV == /* ]] || VENV=$PWD/$VENV
+
+for name in WORKERS PORT MAX_CONCURRENT_ENVS START_SECONDS_MAX; do
+    [[ ${!name} =~ ^[1-9][0-9]{0,6}$ ]] || fail "$name must be a positive whole number, not '${!name}'"
+done
+[[ $HOST =~ ^[0-9A-Za-z.:_-]+$ ]] || fail "HOST must be a host name or an address, not '$HOST'"
+[[ -d $(dirname "$CONNECTION_FILE") ]] || fail "the folder of CONNECTION_FILE=$CONNECTION_FILE does not exist"
+
+# Installs requirements.txt into $VENV unless the stamp says that exactly this has been done.
+install() {
+    local stamp=$VENV/.requirements.sha256 wanted
+    if [[ ! -x $VENV/bin/python ]]; then
+        command -v python3 >/dev/null || fail "python3 is not installed (Debian, Ubuntu: apt-get install python3 python3-venv)"
+        python3 -c 'import ensurepip, venv' 2>/dev/null ||
+            fail "python3 has no venv module (Debian, Ubuntu: apt-get install python3-venv)"
+        python3 -c 'import sys; sys.exit(sys.version_info < (3, 10))' || fail "openenv-core needs Python 3.10 or newer"
+        if [[ -d $VENV && ! -e $VENV/pyvenv.cfg && -n $(ls -A --ignore=.lock "$VENV") ]]; then
+            fail "VENV=$VENV is a folder with something else in it"
+        fi
+    fi
+    mkdir -p "$VENV"
+    wanted=$(sha256sum "$openenv/requirements.txt" | cut -d ' ' -f 1)
+    # Two starts at once: the second waits here and then finds the work done.
+    exec 9>"$VENV/.lock"
+    flock 9
+    if [[ $(cat "$stamp" 2>/dev/null) != "$wanted" ]]; then
+        printf 'run_uvicorn.sh: installing the Python packages into %s\n' "$VENV" >&2
+        rm -f "$stamp"
+        python3 -m venv "$VENV" || fail "cannot make the virtual environment $VENV"
+        "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check -r "$openenv/requirements.txt" ||
+            fail "cannot install the Python packages of $openenv/requirements.txt"
+        printf '%s\n' "$wanted" >"$stamp"
+    fi
+    exec 9>&-
+}
+
+server=
+waiter=
+marker="# run_uvicorn.sh, pid $$"
+
+# Whatever way this script ends, no process of the server is left: it has a process group of its own.
+# shellcheck disable=SC2317 # it is a trap
+cleanup() {
+    trap '' TERM INT HUP
+    [[ -z $waiter ]] || kill "$waiter" 2>/dev/null || true
+    if [[ -n $server ]]; then
+        kill -TERM "$server" 2>/dev/null || true
+        for ((tenths = 0; tenths < 100; tenths++)); do
+            # Gone, or ended and not waited for yet.
+            [[ $(sed 's/.*) //' "/proc/$server/stat" 2>/dev/null) == [^Z]* ]] || break
+            sleep 0.1
+        done
+        kill -KILL -- "-$server" 2>/dev/null || true
+        wait "$server" 2>/dev/null || true
+    fi
+    # Another server may have written the same file since.
+    if [[ $(head -n 1 "$CONNECTION_FILE" 2>/dev/null) == "$marker" ]]; then
+        rm -f "$CONNECTION_FILE"
+    fi
+    rm -rf "$run"
+}
+
+die_with_log() {
+    printf 'run_uvicorn.sh: %s\n' "$1" >&2
+    if [[ -s $run/log ]]; then
+        printf 'The end of its log:\n' >&2
+        tail -n 20 "$run/log" >&2
+    else
+        printf 'Its log is empty; LOG_LEVEL=info says more.\n' >&2
+    fi
+    exit 1
+}
+
+# 0.0.0.0 and :: are no addresses to connect to.
+case $HOST in
+    0.0.0.0) reach=127.0.0.1 ;;
+    ::) reach='[::1]' ;;
+    *:*) reach="[$HOST]" ;;
+    *) reach=$HOST ;;
+esac
+url=http://$reach:$PORT
+
+write_connection_file() {
+    local temporary
+    temporary=$(mktemp "$CONNECTION_FILE.XXXXXX")
+    cat >"$temporary" <<TOML
+$marker
+urls = ["$url"]
+workers = $WORKERS
+max_concurrent_envs = $MAX_CONCURRENT_ENVS
+nodes = 1
+cpus_per_node = $(nproc)
+backends = ["$(hostname)"]
+start_command = "WORKERS=$WORKERS HOST=$HOST PORT=$PORT MAX_CONCURRENT_ENVS=$MAX_CONCURRENT_ENVS ./deploy/local/run_uvicorn.sh"
+TOML
+    chmod 644 "$temporary"
+    mv "$temporary" "$CONNECTION_FILE"
+}
+
+install
+
+"$VENV/bin/python" - "$HOST" "$PORT" <<'PYTHON' || fail "cannot listen on $HOST:$PORT; is another server running there? PORT=... takes another port"
+import socket, sys
+
+host, port = sys.argv[1], int(sys.argv[2])
+try:
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    with socket.socket(family, kind, protocol) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(address)
+        probe.listen()
+except (OSError, OverflowError) as error:
+    sys.exit(f"run_uvicorn.sh: {error}")
+PYTHON
+
+run=$(mktemp -d)
+mkdir "$run/ready"
+trap cleanup EXIT
+trap 'exit 143' TERM HUP
+trap 'exit 130' INT
+
+# Every session is a file descriptor.
+ulimit -n "$(ulimit -Hn)"
+cd "$openenv"
+export MAX_CONCURRENT_ENVS PORT READY_DIR=$run/ready
+setsid "$VENV/bin/python" -m uvicorn benchmark_env.app:app \
+    --host "$HOST" --port "$PORT" --workers "$WORKERS" --log-level "$LOG_LEVEL" \
+    </dev/null >"$run/log" 2>&1 &
+server=$!
+cd "$OLDPWD"
+
+# In the background, because a trap runs only when no foreground command does.
+"$VENV/bin/python" - "$url" "$WORKERS" "$START_SECONDS_MAX" "$server" "$run/ready" <<'PYTHON' &
+import os, sys, time, urllib.request
+
+url, workers, seconds_max, server, ready_dir = sys.argv[1], *map(int, sys.argv[2:5]), sys.argv[5]
+deadline = time.monotonic() + seconds_max
+while time.monotonic() < deadline:
+    try:
+        os.kill(server, 0)
+    except ProcessLookupError:
+        sys.exit(3)
+    try:
+        if len(os.listdir(ready_dir)) >= workers:
+            with urllib.request.urlopen(f"{url}/health", timeout=5) as reply:
+                sys.exit(0 if reply.status == 200 else 4)
+    except OSError:
+        pass
+    time.sleep(0.1)
+sys.exit(4)
+PYTHON
+waiter=$!
+started=0
+wait "$waiter" || started=$?
+waiter=
+case $started in
+    0) ;;
+    3) die_with_log "the server ended while it started" ;;
+    *) die_with_log "the server did not answer $url/health with all $WORKERS workers within $START_SECONDS_MAX s" ;;
+esac
+
+write_connection_file
+printf 'serving %s with %s workers of %s sessions; connection file: %s\n' \
+    "$url" "$WORKERS" "$MAX_CONCURRENT_ENVS" "$CONNECTION_FILE"
+
+ended=0
+wait "$server" || ended=$?
+die_with_log "the server ended by itself with status $ended"
