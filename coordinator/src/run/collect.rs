@@ -129,6 +129,10 @@ impl Part {
                 expected.end,
                 batch.batch_size
             ));
+            // Every planned session keeps exactly one row, whatever a peer sends.
+            result.ledger.lost = self.sessions;
+            let why = format!("agent {agent} sent records that are not those of its sessions");
+            return (absent(Outcome::Lost, &why), None, result);
         }
         if counted != report.ledger {
             faults

@@ -848,3 +848,6 @@ fn total(current: &Current) -> Counts {
     }
     sum
 }
+
+#[cfg(test)]
+mod tests;

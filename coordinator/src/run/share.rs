@@ -153,8 +153,7 @@ fn explain(total: u64, carried: u64, carriers: &[Carrier<'_>], spread: &Spread) 
             format!("{} free file descriptors", count(c.descriptors))
         } else {
             ports_bind = true;
-            let shared =
-                if sharing > 1 { format!(", which it shares with {} other(s)", sharing - 1) } else { String::new() };
+            let shared = if sharing > 1 { format!(", shared by {sharing} agents") } else { String::new() };
             format!("{} ephemeral ports to {}{shared}", count(c.ports), spread.busiest)
         };
         text.push_str(&format!("\n  agent {}: {} sessions, limited by {why}", carrier.name, count(*limit)));
@@ -166,7 +165,7 @@ fn explain(total: u64, carried: u64, carriers: &[Carrier<'_>], spread: &Spread) 
     } else {
         "(agents of one host have their own descriptors)"
     };
-    text.push_str(&format!("\n  add {more} agent(s) {on}"));
+    text.push_str(&format!("\n  add {more} {} {on}", if more == 1 { "agent" } else { "agents" }));
     if ports_bind {
         text.push_str(", or give agents --source-ip with further addresses, or widen net.ipv4.ip_local_port_range");
     } else {
