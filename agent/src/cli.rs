@@ -1,7 +1,7 @@
 //! The `agent` program: flags, what they must fulfil, exit codes.
 
 use std::ffi::OsString;
-use std::io::Read as _;
+use std::io::{IsTerminal as _, Read as _};
 use std::net::IpAddr;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -102,8 +102,12 @@ pub fn main_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     let filter = EnvFilter::try_from_env("MUSTER_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     // A second subscriber in one process would only be the first one's twin.
-    let _ =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).try_init();
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .try_init();
     match run(args) {
         Ok(code) => ExitCode::from(code),
         Err(problem) => {

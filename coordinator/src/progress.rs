@@ -1,5 +1,6 @@
 //! What the terminal shows while a run goes on: bars where there is a terminal, plain lines elsewhere.
 
+use std::collections::BTreeSet;
 use std::io::{IsTerminal as _, Write as _};
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,7 @@ use crate::plan::expand::Batch;
 use crate::report::format::{count, duration, latency, percent, rate, seconds_short};
 use crate::report::summary::Summary;
 use crate::run::events::{Counts, Place, RunEvent};
-use crate::run::verdict::Worth;
+use crate::run::verdict::{Limit, Worth};
 
 /// Between two plain lines about the same batch.
 const PLAIN_EVERY: Duration = Duration::from_secs(5);
@@ -33,7 +34,8 @@ pub struct Progress {
     header_shown: bool,
     under_way: Option<(Place, Batch)>,
     last_plain: Instant,
-    last_problem: String,
+    /// Told once each: the readiness check repeats itself.
+    problems_told: BTreeSet<String>,
     repetitions: u32,
 }
 
@@ -54,7 +56,7 @@ impl Progress {
             header_shown: false,
             under_way: None,
             last_plain: Instant::now(),
-            last_problem: String::new(),
+            problems_told: BTreeSet::new(),
             repetitions: plan.grid.repetitions,
         }
     }
@@ -108,8 +110,7 @@ impl Progress {
                 self.status("target", "checking that it is ready");
             }
             RunEvent::TargetNotReady { problem } => {
-                if *problem != self.last_problem {
-                    self.last_problem.clone_from(problem);
+                if self.problems_told.insert(problem.clone()) {
                     self.warn(&format!("target not ready yet: {problem}"));
                 }
             }
@@ -122,8 +123,8 @@ impl Progress {
             RunEvent::BatchStarted { place, batch, attempt, .. } => {
                 self.under_way = Some((*place, *batch));
                 self.last_plain = Instant::now();
-                if *attempt > 1 {
-                    self.say(&format!("        attempt {attempt}"));
+                if self.verbosity == Verbosity::Verbose {
+                    self.warn(&format!("batch under way: {} attempt {attempt}", cell(batch, self.repetitions).trim()));
                 }
                 self.counts(&Counts { planned: batch.batch_size, ..Counts::default() });
             }
@@ -238,13 +239,20 @@ pub fn row(summary: &Summary, repetitions: u32) -> String {
     )
 }
 
+/// The verdict, with what failed; why it is not plainly valid goes on a line of its own.
 fn verdict(summary: &Summary) -> String {
     let verdict = &summary.verdict;
     let mut text = verdict.worth.to_string();
-    match (verdict.reasons.first(), summary.errors.first()) {
-        (Some(reason), _) => text.push_str(&format!(": {reason}")),
-        (None, Some((what, n))) if verdict.worth == Worth::Valid => text.push_str(&format!(": {} {what}", count(*n))),
-        _ => {}
+    if verdict.limit == Limit::Server {
+        text.push_str(" (server)");
+    }
+    if let Some((what, n)) = summary.errors.first() {
+        text.push_str(&format!(": {} {what}", count(*n)));
+    }
+    if verdict.worth > Worth::Valid {
+        for reason in &verdict.reasons {
+            text.push_str(&format!("\n        {reason}"));
+        }
     }
     text
 }

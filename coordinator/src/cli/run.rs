@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::io::IsTerminal as _;
 use std::net::SocketAddr;
 
 use jiff::Timestamp;
@@ -32,8 +33,12 @@ pub(super) fn run(args: RunArgs, command: Vec<OsString>) -> Result<u8, Problem> 
     let filter = EnvFilter::try_from_env("MUSTER_LOG")
         .unwrap_or_else(|_| EnvFilter::new(if args.verbose { "info" } else { "warn" }));
     // Only the first subscriber of a process counts.
-    let _ =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).try_init();
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .try_init();
     let loaded = source::plan(&args.plan, args.output.as_deref())?;
     let listen = listen_address(&args, &loaded.plan)?;
     if args.dry_run {

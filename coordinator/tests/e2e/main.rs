@@ -1,0 +1,7 @@
+//! The whole program as its users run it: real processes, real sockets, real files.
+
+mod endings;
+mod main_job;
+mod scale;
+mod support;
+mod wrong_input;
