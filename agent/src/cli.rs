@@ -191,6 +191,15 @@ fn check(args: &Args) -> Result<(), String> {
         Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0) => host,
         _ => return Err(format!("--coordinator {}: give HOST:PORT", args.coordinator)),
     };
+    if let Some(name) = args.name.as_ref().filter(|name| **name != tidy(name)) {
+        return Err(format!("--name {name}: give 1 to {NAME_CHARS_MAX} letters, digits, '-', '_' or '.'"));
+    }
+    for ip in &args.source_ip {
+        // Said now, once, rather than by every session, as if it were the ports that had run out.
+        if let Err(error) = std::net::UdpSocket::bind((*ip, 0)) {
+            return Err(format!("--source-ip {ip}: no address of this machine ({error})"));
+        }
+    }
     if !is_loopback(host) && !args.insecure_plaintext {
         return Err(format!(
             "the connection to {} would be neither encrypted nor authenticated; on a network that you trust, say so \

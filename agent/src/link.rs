@@ -6,14 +6,17 @@ use std::time::Duration;
 use proto::limits::{MESSAGE_BYTES_MAX, QUEUE_MESSAGES};
 use proto::{FromAgent, FromCoordinator, wire};
 use tokio::sync::mpsc;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::Status;
 use tonic::transport::Endpoint;
 
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long whoever listens there may take to turn out to be a coordinator.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A live stream.
 #[derive(Debug)]
@@ -84,14 +87,18 @@ async fn dial(address: &str) -> Result<Connected, String> {
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     let (to_coordinator, outgoing) = mpsc::channel::<FromAgent>(QUEUE_MESSAGES);
     let outgoing = ReceiverStream::new(outgoing).map(wire::AgentMessage::from);
-    let mut incoming = client.attend(outgoing).await.map_err(|status| causes(&status))?.into_inner();
+    let mut incoming = timeout(ANSWER_TIMEOUT, client.attend(outgoing))
+        .await
+        .map_err(|_| format!("no answer in {} s", ANSWER_TIMEOUT.as_secs()))?
+        .map_err(|status| status_causes(&status))?
+        .into_inner();
     let (orders, from_coordinator) = mpsc::channel(QUEUE_MESSAGES);
     tokio::spawn(async move {
         loop {
             let order = match incoming.message().await {
                 Ok(Some(message)) => FromCoordinator::try_from(message).map_err(|error| error.to_string()),
                 Ok(None) => Err("the coordinator closed the connection".to_owned()),
-                Err(status) => Err(causes(&status)),
+                Err(status) => Err(status_causes(&status)),
             };
             let over = order.is_err();
             if orders.send(order).await.is_err() || over {
@@ -104,8 +111,17 @@ async fn dial(address: &str) -> Result<Connected, String> {
 
 /// An error with everything that caused it: "transport error" alone tells nobody anything.
 fn causes(error: &dyn Error) -> String {
-    let mut parts = vec![error.to_string()];
-    let mut source = error.source();
+    chain(error.to_string(), error.source())
+}
+
+/// The same of a status, whose own text holds the causes as a programmer would print them.
+fn status_causes(status: &Status) -> String {
+    let text = if status.message().is_empty() { status.code().description() } else { status.message() };
+    chain(text.to_owned(), status.source())
+}
+
+fn chain(text: String, mut source: Option<&(dyn Error + 'static)>) -> String {
+    let mut parts = vec![text];
     while let Some(cause) = source {
         let text = cause.to_string();
         if parts.last().is_none_or(|last| !last.contains(&text)) {

@@ -139,7 +139,7 @@ async fn try_once(
     let (cancel, counters, now) = (CancellationToken::new(), Counters::default(), Instant::now());
     let record = match result.mode {
         Mode::Ws => {
-            let driver = WsDriver::new(dialer, Duration::ZERO).map_err(|fault| (fault.message, true))?;
+            let driver = WsDriver::new(dialer, Duration::ZERO);
             session::live(&driver, script, 0, now, 0, &cancel, &counters).await
         }
         Mode::Http => session::live(&HttpDriver::new(dialer), script, 0, now, 0, &cancel, &counters).await,

@@ -88,13 +88,33 @@ enum Done {
 }
 
 impl Life {
-    /// One connection, from greeting to end. `Err` is a lost connection.
+    /// One connection, from greeting to end. `Err` is a lost connection: whatever was under way has been let go of.
     async fn attend(&mut self, connected: Connected, interrupt: &CancellationToken) -> Result<End, String> {
+        let end = self.converse(connected, interrupt).await;
+        if end.is_err() {
+            // All that follows from it is this: nothing may go on loading a target unwatched.
+            let _ = self.machine.apply(Event::ConnectionLost);
+            self.attempt = None;
+        }
+        end
+    }
+
+    async fn converse(&mut self, connected: Connected, interrupt: &CancellationToken) -> Result<End, String> {
         let Connected { to_coordinator: out, mut from_coordinator } = connected;
         let hello = self.machine.hello(self.settings.hello.clone());
         out.send(FromAgent::Hello(hello)).await.map_err(|_| "the stream closed at once".to_owned())?;
-        let first = timeout(WELCOME_TIMEOUT, from_coordinator.recv())
-            .await
+        let (done_tx, mut done) = mpsc::channel(8);
+        let probing = CancellationToken::new();
+        let _stop_probing = probing.clone().drop_guard();
+        let first = tokio::select! {
+            first = timeout(WELCOME_TIMEOUT, from_coordinator.recv()) => first,
+            () = interrupt.cancelled() => {
+                // The welcome may be on its way: whoever sent it hears a goodbye.
+                let _ = self.step(Event::Interrupted, &out, &done_tx, &probing).await;
+                return Ok(End::Interrupted);
+            }
+        };
+        let first = first
             .map_err(|_| "no answer to the greeting".to_owned())?
             .unwrap_or_else(|| Err("the stream closed before an answer".to_owned()))?;
         if let FromCoordinator::Refused(Refused { why: RefusedWhy::Full, message }) = first {
@@ -103,9 +123,6 @@ impl Life {
         if let FromCoordinator::Welcome(welcome) = &first {
             tracing::info!("welcomed as {} to run {} (plan {})", welcome.name, welcome.run, welcome.plan_hash.short());
         }
-        let (done_tx, mut done) = mpsc::channel(8);
-        let probing = CancellationToken::new();
-        let _stop_probing = probing.clone().drop_guard();
         if let Some(end) = self.step(Event::Order(first), &out, &done_tx, &probing).await? {
             return Ok(end);
         }
@@ -115,8 +132,8 @@ impl Life {
             let event = tokio::select! {
                 order = from_coordinator.recv() => match order {
                     Some(Ok(order)) => Event::Order(order),
-                    Some(Err(problem)) => return self.lost(problem, &out, &done_tx, &probing).await,
-                    None => return self.lost("the stream ended".to_owned(), &out, &done_tx, &probing).await,
+                    Some(Err(problem)) => return Err(problem),
+                    None => return Err("the stream ended".to_owned()),
                 },
                 Some(done) = done.recv() => match done {
                     Done::Prepared(attempt, result) => {
@@ -149,17 +166,6 @@ impl Life {
                 return Ok(end);
             }
         }
-    }
-
-    async fn lost(
-        &mut self,
-        problem: String,
-        out: &mpsc::Sender<FromAgent>,
-        done: &mpsc::Sender<Done>,
-        probing: &CancellationToken,
-    ) -> Result<End, String> {
-        let _ = self.step(Event::ConnectionLost, out, done, probing).await;
-        Err(problem)
     }
 
     /// Once a second: counters while sessions run, a sign of life otherwise. Never waits: a full queue is traffic.
@@ -319,5 +325,71 @@ mod tests {
         let sessions: Vec<u64> = chunks.iter().flatten().map(|record| record.session).collect();
         assert_eq!(sessions, (0..1_000).collect::<Vec<_>>());
         assert!(super::chunks(Vec::new(), 1).is_empty());
+    }
+    /// Only the way out is gone, which the next message to be sent finds first.
+    #[tokio::test]
+    async fn a_connection_lost_in_a_send_is_let_go_of_like_any_other() {
+        use proto::message::Welcome;
+        use proto::{Bounds, Capacity, Launch, Mode, PlanHash, RunId, Script, Target};
+
+        let (run, plan_hash, second) = (RunId::random(), PlanHash([1; 32]), Duration::from_secs(1));
+        let capacity = Capacity {
+            threads: 1,
+            descriptors: 1,
+            ports: 1,
+            port_pool: String::new(),
+            memory_bytes: 1,
+            max_sessions: None,
+        };
+        let hello = Hello {
+            protocol: 1,
+            version: String::new(),
+            name: "a".to_owned(),
+            host: String::new(),
+            pid: 1,
+            instance: [0; 16],
+            plan_hash: None,
+            capacity,
+        };
+        let assignment = Assignment {
+            attempt: AttemptId { run, batch: 0, attempt: 1 },
+            plan_hash,
+            target: Target { urls: vec!["http://127.0.0.1:1".to_owned()], ca_pem: Vec::new() },
+            mode: Mode::Ws,
+            script: Script {
+                steps: 0,
+                wait: second,
+                think: second,
+                connect_timeout: second,
+                reset_timeout: second,
+                step_timeout: second,
+                close_timeout: second,
+                total_timeout: None,
+            },
+            launch: Launch::Burst,
+            first_session: 0,
+            sessions: 1,
+            batch_size: 1,
+            seed: 1,
+            agent_index: 0,
+            agent_count: 1,
+            bounds: Bounds::STANDARD,
+        };
+        let (to_coordinator, mut heard) = mpsc::channel(1);
+        let (tell, from_coordinator) = mpsc::channel(4);
+        let welcome = Welcome { run, plan_hash, name: "a".to_owned(), lease: second };
+        for order in [FromCoordinator::Welcome(welcome), FromCoordinator::Prepare(Box::new(assignment))] {
+            tell.send(Ok(order)).await.expect("room");
+        }
+        let mut life =
+            Life { machine: Machine::new(), settings: Settings { hello, means: Means::default() }, attempt: None };
+        let interrupt = CancellationToken::new();
+        let (end, _) = tokio::join!(life.attend(Connected { to_coordinator, from_coordinator }, &interrupt), async {
+            assert!(matches!(heard.recv().await, Some(FromAgent::Hello(_))));
+            drop(heard);
+        });
+        assert!(end.is_err(), "{end:?}");
+        assert_eq!(life.machine.state(), State::Idle);
+        assert!(life.attempt.is_none());
     }
 }

@@ -8,7 +8,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -16,9 +16,14 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::client::TlsStream;
 
 /// A connected TCP stream.
+///
+/// A server may say why it hangs up and cut the connection before our next bytes go out (OpenEnv accepts first and
+/// checks its capacity after). What was received decides, whatever became of what was sent: after a cut, writes vanish
+/// as they would have on the way, and reads give everything that came before they tell of the cut.
 #[derive(Debug)]
 pub struct Wire {
     stream: TcpStream,
+    cut: Option<io::Error>,
 }
 
 impl Wire {
@@ -35,19 +40,39 @@ impl Wire {
             nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::IpBindAddressNoPort, &true)?;
             socket.bind(SocketAddr::new(source, 0))?;
         }
-        Ok(Self { stream: socket.connect(address).await? })
+        Ok(Self { stream: socket.connect(address).await?, cut: None })
+    }
+
+    /// What the rest of the program hears of a write of `bytes` bytes.
+    fn written(&mut self, result: Poll<io::Result<usize>>, bytes: usize) -> Poll<io::Result<usize>> {
+        match result {
+            Poll::Ready(Err(error))
+                if matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe) =>
+            {
+                self.cut.get_or_insert(error);
+                Poll::Ready(Ok(bytes))
+            }
+            other => other,
+        }
     }
 }
 
 impl AsyncRead for Wire {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+        // The failed write has taken the error from the socket, which now reads like one that was closed in peace.
+        match self.cut.take_if(|_| buf.filled().len() == before && buf.remaining() > 0) {
+            Some(error) => Poll::Ready(Err(error)),
+            None => Poll::Ready(Ok(())),
+        }
     }
 }
 
 impl AsyncWrite for Wire {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        let result = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.written(result, buf.len())
     }
 
     fn poll_write_vectored(
@@ -55,7 +80,8 @@ impl AsyncWrite for Wire {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+        let result = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.written(result, bufs.iter().map(|buf| buf.len()).sum())
     }
 
     fn is_write_vectored(&self) -> bool {

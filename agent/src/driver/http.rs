@@ -91,10 +91,7 @@ fn fault(error: hyper::Error) -> Fault {
     let mut source: Option<&dyn std::error::Error> = std::error::Error::source(&error);
     while let Some(cause) = source {
         if let Some(io) = cause.downcast_ref::<std::io::Error>() {
-            return match io.raw_os_error() {
-                Some(code) => std::io::Error::from_raw_os_error(code).into(),
-                None => std::io::Error::new(io.kind(), io.to_string()).into(),
-            };
+            return io.into();
         }
         source = cause.source();
     }

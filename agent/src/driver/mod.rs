@@ -14,6 +14,7 @@ use crate::wire::{Transport, Wire};
 pub mod fake;
 pub mod http;
 pub mod reply;
+pub mod upgrade;
 pub mod ws;
 
 pub use reply::Reply;
@@ -67,8 +68,14 @@ impl Fault {
 }
 
 impl From<io::Error> for Fault {
-    /// By errno: each of them has another cure.
     fn from(error: io::Error) -> Self {
+        Self::from(&error)
+    }
+}
+
+impl From<&io::Error> for Fault {
+    /// By errno: each of them has another cure. Without one it is a library that speaks, about what the peer sent.
+    fn from(error: &io::Error) -> Self {
         use nix::errno::Errno;
         let kind = match error.raw_os_error().map(Errno::from_raw) {
             Some(Errno::ETIMEDOUT) => {
@@ -82,6 +89,10 @@ impl From<io::Error> for Fault {
             // connect says EADDRNOTAVAIL, a bind before it EADDRINUSE.
             Some(Errno::EADDRNOTAVAIL | Errno::EADDRINUSE) => FailureKind::PortExhausted,
             Some(Errno::EMFILE | Errno::ENFILE) => FailureKind::FdExhausted,
+            None if error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()) => FailureKind::Tls,
+            None if matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput) => {
+                FailureKind::BadReply
+            }
             _ => match error.kind() {
                 io::ErrorKind::UnexpectedEof => FailureKind::Closed(1006),
                 io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => FailureKind::Reset,

@@ -5,26 +5,27 @@ use std::time::Duration;
 use futures_util::{SinkExt as _, StreamExt as _};
 use proto::FailureKind;
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::handshake::client::{Request, generate_key};
-use tokio_tungstenite::tungstenite::http::HeaderValue;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
-use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error as WsError, Message, Utf8Bytes};
 
+use super::upgrade::UpgradeRequest;
 use super::{Dialer, Driver, Fault, Reply, reply};
 use crate::wire::Transport;
 
 /// Replies are a few hundred bytes; the library's default of 128 KiB is allocated at once for every session.
-const READ_BUFFER_BYTES: usize = 1_024;
+const READ_BUFFER_BYTES: usize = 512;
 /// What a reply may at most have before the session fails as a bad reply.
 const MESSAGE_BYTES_MAX: usize = 1 << 20;
+/// What may wait to be sent: a server that pings and never reads must not pile answers up here.
+const WRITE_BUFFER_BYTES_MAX: usize = 4 << 10;
 
 /// See [`Driver`].
 #[derive(Debug)]
 pub struct WsDriver {
     dialer: Dialer,
-    /// One a url, complete but for the key.
-    requests: Vec<Request>,
+    /// One a url.
+    requests: Vec<UpgradeRequest>,
     reset: Utf8Bytes,
     close: Utf8Bytes,
     step: (Duration, Utf8Bytes),
@@ -40,38 +41,19 @@ pub struct WsSession {
 
 impl WsDriver {
     /// `wait` is what steps will mostly ask for.
-    ///
-    /// # Errors
-    /// If a url makes no HTTP request.
-    pub fn new(dialer: Dialer, wait: Duration) -> Result<Self, Fault> {
-        let requests = dialer
-            .endpoints
-            .list
-            .iter()
-            .map(|endpoint| {
-                Request::builder()
-                    .uri(endpoint.url.ws())
-                    .header("Host", endpoint.url.authority())
-                    .header("Connection", "Upgrade")
-                    .header("Upgrade", "websocket")
-                    .header("Sec-WebSocket-Version", "13")
-                    .body(())
-                    .map_err(|error| Fault::new(FailureKind::Io, format!("{}: {error}", endpoint.url.text)))
-            })
-            .collect::<Result<_, _>>()?;
-        Ok(Self {
+    #[must_use]
+    pub fn new(dialer: Dialer, wait: Duration) -> Self {
+        Self {
+            requests: dialer.endpoints.list.iter().map(UpgradeRequest::to).collect(),
             dialer,
-            requests,
             reset: Utf8Bytes::from_static(r#"{"type":"reset","data":{}}"#),
             close: Utf8Bytes::from_static(r#"{"type":"close"}"#),
             step: (wait, step_text(wait)),
-        })
+        }
     }
 
     async fn ask(&self, session: &mut WsSession, text: Utf8Bytes) -> Result<Reply, Fault> {
-        if let Err(error) = session.stream.send(Message::Text(text)).await {
-            return Err(last_words(session, fault(error)).await);
-        }
+        session.stream.send(Message::Text(text)).await.map_err(fault)?;
         loop {
             match session.stream.next().await {
                 Some(Ok(Message::Text(text))) => return reply::ws_observation(&text),
@@ -81,7 +63,7 @@ impl WsDriver {
                 }
                 Some(Ok(Message::Close(frame))) => return Err(closed(frame.as_ref())),
                 Some(Err(error)) => return Err(fault(error)),
-                None => return Err(closed(None)),
+                None => return Err(cut_off()),
             }
         }
     }
@@ -91,79 +73,55 @@ fn step_text(wait: Duration) -> Utf8Bytes {
     Utf8Bytes::from(format!(r#"{{"type":"step","data":{{"wait_seconds":{:?}}}}}"#, wait.as_secs_f64()))
 }
 
-/// The server may have said why it hangs up before our request failed to go out (it accepts first and checks its
-/// capacity after): what was received decides, the failed send does not.
-async fn last_words(session: &mut WsSession, failed_send: Fault) -> Fault {
-    loop {
-        match session.stream.next().await {
-            Some(Ok(Message::Text(text))) => {
-                if let Some(said) = reply::ws_error(&text) {
-                    return said;
-                }
-            }
-            Some(Ok(Message::Close(Some(frame)))) => return closed(Some(&frame)),
-            Some(Ok(_)) => {}
-            Some(Err(_)) | None => return failed_send,
-        }
-    }
+/// A close frame came; one without a code counts as 1005 (RFC 6455 section 7.4.1).
+fn closed(frame: Option<&CloseFrame>) -> Fault {
+    let (code, reason) = frame.map_or((1005, ""), |frame| (frame.code.into(), frame.reason.as_str()));
+    Fault::new(FailureKind::Closed(code), format!("closed {code} {reason}"))
 }
 
-fn closed(frame: Option<&CloseFrame>) -> Fault {
-    match frame {
-        // 1005 is what a close frame without a code counts as, 1006 no close frame at all (RFC 6455 section 7.4.1).
-        Some(frame) => {
-            let code = if frame.code == CloseCode::Status { 1005 } else { frame.code.into() };
-            Fault::new(FailureKind::Closed(code), format!("closed {code} {}", frame.reason.as_str()))
-        }
-        None => Fault::new(FailureKind::Closed(1006), "closed without a close frame"),
-    }
+/// No close frame came, which counts as 1006.
+fn cut_off() -> Fault {
+    Fault::new(FailureKind::Closed(1006), "closed without a close frame")
 }
 
 fn fault(error: WsError) -> Fault {
     match error {
         WsError::Io(error) => error.into(),
-        WsError::Http(response) => Fault::new(
-            FailureKind::UpgradeRefused(response.status().as_u16()),
-            format!("the upgrade to WebSocket was answered with HTTP {}", response.status()),
-        ),
-        WsError::ConnectionClosed | WsError::AlreadyClosed => closed(None),
-        WsError::Protocol(
-            tokio_tungstenite::tungstenite::error::ProtocolError::ResetWithoutClosingHandshake
-            | tokio_tungstenite::tungstenite::error::ProtocolError::HandshakeIncomplete,
-        ) => closed(None),
+        WsError::ConnectionClosed | WsError::AlreadyClosed => cut_off(),
+        WsError::Protocol(tokio_tungstenite::tungstenite::error::ProtocolError::ResetWithoutClosingHandshake) => {
+            cut_off()
+        }
         WsError::Tls(error) => Fault::new(FailureKind::Tls, error.to_string()),
         other => Fault::new(FailureKind::BadReply, other.to_string()),
     }
 }
 
 impl Driver for WsDriver {
-    type Session = WsSession;
+    // Boxed: the session's future would hold room for several copies of it.
+    type Session = Box<WsSession>;
 
-    async fn connect(&self, session: u64) -> Result<WsSession, Fault> {
-        let (_, transport) = self.dialer.dial(session).await?;
+    async fn connect(&self, session: u64) -> Result<Box<WsSession>, Fault> {
+        let (_, mut transport) = self.dialer.dial(session).await?;
         let urls = self.requests.len() as u64;
-        let mut request = self.requests[usize::try_from(session % urls).unwrap_or(0)].clone();
-        let key = HeaderValue::from_str(&generate_key())
-            .map_err(|error| Fault::new(FailureKind::Io, format!("handshake key: {error}")))?;
-        request.headers_mut().insert("Sec-WebSocket-Key", key);
+        let request = &self.requests[usize::try_from(session % urls).unwrap_or(0)];
+        let beyond = request.send(&mut transport).await?;
         let config = WebSocketConfig::default()
             .read_buffer_size(READ_BUFFER_BYTES)
             .write_buffer_size(0)
+            .max_write_buffer_size(WRITE_BUFFER_BYTES_MAX)
             .max_message_size(Some(MESSAGE_BYTES_MAX))
             .max_frame_size(Some(MESSAGE_BYTES_MAX));
-        // Boxed: the handshake lives for a moment, the session for seconds, and both would share one large future.
-        let upgrade = Box::pin(tokio_tungstenite::client_async_with_config(request, transport, Some(config)));
-        let (stream, _) = upgrade.await.map_err(fault)?;
-        Ok(WsSession { stream, hash: None })
+        let stream = WebSocketStream::from_partially_read(transport, beyond, Role::Client, Some(config)).await;
+        Ok(Box::new(WsSession { stream, hash: None }))
     }
 
-    async fn reset(&self, session: &mut WsSession) -> Result<Reply, Fault> {
+    async fn reset(&self, session: &mut Box<WsSession>) -> Result<Reply, Fault> {
         let reply = self.ask(session, self.reset.clone()).await?;
         session.hash.clone_from(&reply.session_hash);
         Ok(reply)
     }
 
-    async fn step(&self, session: &mut WsSession, wait: Duration) -> Result<Reply, Fault> {
+    async fn step(&self, session: &mut Box<WsSession>, wait: Duration) -> Result<Reply, Fault> {
         let text = if wait == self.step.0 { self.step.1.clone() } else { step_text(wait) };
         let reply = self.ask(session, text).await?;
         if reply.session_hash != session.hash {
@@ -175,10 +133,8 @@ impl Driver for WsDriver {
         Ok(reply)
     }
 
-    async fn close(&self, mut session: WsSession) -> Result<(), Fault> {
-        if let Err(error) = session.stream.send(Message::Text(self.close.clone())).await {
-            return Err(last_words(&mut session, fault(error)).await);
-        }
+    async fn close(&self, mut session: Box<WsSession>) -> Result<(), Fault> {
+        session.stream.send(Message::Text(self.close.clone())).await.map_err(fault)?;
         let mut code = None;
         loop {
             match session.stream.next().await {
@@ -200,7 +156,7 @@ impl Driver for WsDriver {
                 // After the close frames the session is over, however the server then drops the connection.
                 Some(Err(_)) if code.is_some() => return Ok(()),
                 Some(Err(error)) => return Err(fault(error)),
-                None => return Err(closed(None)),
+                None => return Err(cut_off()),
             }
         }
     }

@@ -3,6 +3,7 @@
 //! Each thread has its own single-threaded runtime: sessions never move between cores, and nothing on the measuring
 //! path takes a lock.
 
+use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -16,9 +17,9 @@ use tokio_util::sync::CancellationToken;
 use super::engine::{self, ThreadShare};
 use super::pace::Pace;
 use super::recorder::{Counters, Recorder};
+use crate::driver::Dialer;
 use crate::driver::http::HttpDriver;
 use crate::driver::ws::WsDriver;
-use crate::driver::{Dialer, Fault};
 
 /// An agent's whole measurement of one attempt.
 #[derive(Debug)]
@@ -33,7 +34,7 @@ pub struct Measured {
 /// Threads that wait for the start.
 #[derive(Debug)]
 pub struct Squad {
-    threads: Vec<JoinHandle<Result<Recorder, Fault>>>,
+    threads: Vec<JoinHandle<io::Result<Recorder>>>,
     go: Vec<oneshot::Sender<Instant>>,
     done: mpsc::Receiver<()>,
     cancel: CancellationToken,
@@ -76,20 +77,16 @@ impl Squad {
             let spawned = std::thread::Builder::new().name(format!("load-{thread}")).spawn(move || {
                 // Dropped last, also on a panic: the waiting side always hears of this thread's end.
                 let _done = done;
-                let runtime =
-                    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Fault::from)?;
-                LocalSet::new().block_on(&runtime, work(share, mode, dialer, ready, go, &cancel, &counters))
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+                Ok(LocalSet::new().block_on(&runtime, work(share, mode, dialer, ready, go, &cancel, &counters)))
             });
             squad.threads.push(spawned.map_err(|error| format!("load thread {thread}: {error}"))?);
             squad.go.push(go_tx);
         }
         drop((ready_tx, done_tx));
         let mut armed = 0;
-        while let Some(problem) = ready.recv().await {
-            match problem {
-                None => armed += 1,
-                Some(problem) => return Err(problem),
-            }
+        while ready.recv().await.is_some() {
+            armed += 1;
             if armed == threads {
                 return Ok(squad);
             }
@@ -123,7 +120,7 @@ impl Squad {
         let mut records = Vec::with_capacity(usize::try_from(self.assignment.sessions).unwrap_or(0));
         for thread in self.threads.drain(..) {
             let recorder = thread.join().map_err(|_| "a load thread panicked".to_owned())?;
-            let recorder = recorder.map_err(|fault| fault.message)?;
+            let recorder = recorder.map_err(|error| format!("a load thread can't start: {error}"))?;
             ledger.add(&recorder.ledger);
             histograms.merge(&recorder.histograms).map_err(|error| error.to_string())?;
             records.extend(recorder.records);
@@ -146,28 +143,27 @@ async fn work(
     share: ThreadShare,
     mode: Mode,
     dialer: Dialer,
-    ready: mpsc::Sender<Option<String>>,
+    ready: mpsc::Sender<()>,
     go: oneshot::Receiver<Instant>,
     cancel: &CancellationToken,
     counters: &Arc<Counters>,
-) -> Result<Recorder, Fault> {
+) -> Recorder {
     enum Either {
         Ws(Rc<WsDriver>),
         Http(Rc<HttpDriver>),
     }
     let driver = match mode {
-        Mode::Ws => WsDriver::new(dialer, share.script.wait).map(|driver| Either::Ws(Rc::new(driver))),
-        Mode::Http => Ok(Either::Http(Rc::new(HttpDriver::new(dialer)))),
+        Mode::Ws => Either::Ws(Rc::new(WsDriver::new(dialer, share.script.wait))),
+        Mode::Http => Either::Http(Rc::new(HttpDriver::new(dialer))),
     };
     // The receiver is there until all are ready; afterwards nobody needs to know.
-    let _ = ready.send(driver.as_ref().err().map(|fault| fault.message.clone())).await;
+    let _ = ready.send(()).await;
     drop(ready);
-    let driver = driver?;
     let Ok(origin) = go.await else {
-        return Ok(Recorder::new(share.bounds, 0));
+        return Recorder::new(share.bounds, 0);
     };
-    Ok(match driver {
+    match driver {
         Either::Ws(driver) => engine::run(driver, &share, origin, cancel, counters).await,
         Either::Http(driver) => engine::run(driver, &share, origin, cancel, counters).await,
-    })
+    }
 }

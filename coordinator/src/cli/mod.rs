@@ -28,9 +28,14 @@ Examples:
   coordinator run plan.toml --set grid.repetitions=1 --set session.timeout_seconds=30
   coordinator run plan.toml --agents 4 --listen 0.0.0.0:50051 --insecure-plaintext";
 
-/// Muster's coordinator: how many stateful environments does a server really hold?
 #[derive(Debug, Parser)]
-#[command(name = "coordinator", version, about, after_help = EXIT_CODES)]
+#[command(
+    name = "coordinator",
+    version,
+    about = "How many stateful environments does a server really hold? Muster splits each batch of sessions over agents, \
+             starts them together, and merges what they measured.",
+    after_help = EXIT_CODES
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

@@ -83,11 +83,12 @@ impl<'a> Reader<'a> {
         self.fault(found.layer.fault(Some(found.node.span.clone()), &found.name, message));
     }
 
+    /// Said of the plan's file, if there is one.
     fn missing(&self, name: &str, message: &str) {
-        let origin = self.layers.iter().rev().find(|layer| layer.shape == Shape::Plan);
-        self.fault(match origin {
+        let file = self.layers.iter().find(|layer| layer.shape == Shape::Plan && layer.is_file());
+        self.fault(match file {
             Some(layer) => layer.fault(None, name, message),
-            None => Fault::general("the plan", name, message),
+            None => Fault::general("the command line", name, message),
         });
     }
 

@@ -205,6 +205,10 @@ impl Layer {
         Fault { origin, line_column, key: key.to_owned(), message: message.into() }
     }
 
+    pub(super) fn is_file(&self) -> bool {
+        matches!(self.origin, Origin::File(_))
+    }
+
     /// The top level.
     pub(super) fn root(&self) -> &Value {
         &self.root

@@ -2,6 +2,7 @@
 
 mod endings;
 mod main_job;
+mod peers;
 mod scale;
 mod support;
 mod wrong_input;

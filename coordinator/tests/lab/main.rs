@@ -1,0 +1,11 @@
+//! What needs a laboratory: network namespaces (root, iproute2) and the real openenv-core server (Python, PyPI).
+//!
+//! `scripts/test` provides both and fails where they are missing; a plain `cargo test` leaves this binary out, see
+//! `required-features` in Cargo.toml.
+
+#[path = "../e2e/support.rs"]
+#[expect(dead_code, reason = "shared with the other test binary, which uses all of it")]
+mod support;
+
+mod namespaces;
+mod openenv;
