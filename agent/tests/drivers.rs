@@ -235,6 +235,28 @@ fn last_words_decide_even_when_the_send_fails() {
 }
 
 #[test]
+fn words_that_come_with_the_101_are_not_lost() {
+    bounded(async {
+        for piece in [1, 7, 1_000] {
+            let url = raw(move |mut peer| async move {
+                let head = peer.head().await;
+                let words = [switching(&head).into_bytes(), frame(TEXT, CAPACITY_REACHED), close(Some(1000))].concat();
+                for piece in words.chunks(piece) {
+                    peer.send(piece).await;
+                    // The client's turn, so that it sees the pieces one by one.
+                    tokio::task::yield_now().await;
+                }
+                // Hanging up could overtake what still waits to be sent, and that would be lost on the way.
+                peer.silent().await;
+            })
+            .await;
+            let record = run(Mode::Ws, &url, &script()).await;
+            assert_eq!(outcome(&record), &failed(FailureKind::CapacityReached, Phase::Reset), "pieces of {piece}");
+        }
+    });
+}
+
+#[test]
 fn close_codes_are_kept() {
     bounded(async {
         for code in [1000, 1001, 1008, 1009, 1011, 1012, 4000] {

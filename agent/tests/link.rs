@@ -168,14 +168,14 @@ fn an_order_of_another_plan_ends_the_agent_and_both_sides_know_why() {
 #[test]
 fn without_a_coordinator_the_agent_says_where_it_looked_and_what_helps() {
     bounded(async {
+        let address = |url: String| url.trim_start_matches("http://").parse().expect("an address");
         let web_server = raw(|mut peer| async move {
             peer.send("HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n").await;
             peer.silent().await;
         });
-        let web_server = web_server.await.trim_start_matches("http://").parse().expect("an address");
-        let hangs_up = raw(|peer| async move { drop(peer) });
-        let hangs_up = hangs_up.await.trim_start_matches("http://").parse().expect("an address");
-        let silent = raw(|peer| peer.silent()).await.trim_start_matches("http://").parse().expect("an address");
+        let web_server = address(web_server.await);
+        let hangs_up = address(raw(|peer| async move { drop(peer) }).await);
+        let silent = address(raw(|peer| peer.silent()).await);
         let (nobody, _held) = nobody();
         for (address, cause) in [(nobody, "refused"), (web_server, ""), (hangs_up, ""), (silent, "no answer")] {
             let agent = Agent::start(address, Duration::from_millis(300), &[]);

@@ -45,7 +45,7 @@ pub enum Failure {
 pub struct End {
     pub failure: Option<Failure>,
     pub interrupted: bool,
-    /// A batch is degraded or invalid, or the run was given up because of a lost agent.
+    /// A batch is degraded or invalid for another reason than its hosts, or a lost agent ended the run.
     pub unsound: bool,
     pub hosts_missing: bool,
     pub generator_limited: bool,
@@ -69,16 +69,14 @@ impl End {
     #[must_use]
     pub fn of_run(plan: &Plan, results: &[Done], interrupted: bool, aborted: bool) -> Self {
         let ran = || results.iter().filter_map(Done::summary);
-        let hosts_missing = plan.target.require_hosts
-            && ran().any(|s| plan.target.expected_hosts.is_some_and(|expected| s.unique_hosts() < expected));
         let missed = |s: &crate::report::summary::Summary| {
             s.success_rate() < plan.success.min_success_rate || s.total.p99_us > plan.latency_limit_us(s.batch.wait_us)
         };
         Self {
             failure: None,
             interrupted,
-            unsound: aborted || ran().any(|s| s.verdict.worth >= Worth::Degraded),
-            hosts_missing,
+            unsound: aborted || ran().any(|s| s.verdict.worth >= Worth::Degraded && !s.verdict.only_hosts_missing),
+            hosts_missing: ran().any(|s| s.verdict.hosts_missing),
             generator_limited: ran().any(|s| s.verdict.worth == Worth::GeneratorLimited),
             criteria_missed: ran().any(missed),
         }
@@ -95,7 +93,7 @@ impl End {
         }
         if self.interrupted {
             INTERRUPTED
-        } else if self.unsound && !self.hosts_missing || enforce && self.generator_limited {
+        } else if self.unsound || enforce && self.generator_limited {
             NOT_SOUND
         } else if self.hosts_missing {
             HOSTS_NOT_MET
@@ -140,8 +138,8 @@ mod tests {
         assert_eq!((limited.code(false), limited.code(true)), (DONE, NOT_SOUND));
         let missed = End { generator_limited: false, ..limited };
         assert_eq!((missed.code(false), missed.code(true)), (DONE, CRITERIA_NOT_MET));
-        let hosts = End { hosts_missing: true, unsound: true, ..good };
-        assert_eq!(hosts.code(false), HOSTS_NOT_MET, "missing hosts make a batch invalid, and have their own code");
+        let hosts = End { hosts_missing: true, criteria_missed: true, ..good };
+        assert_eq!(hosts.code(true), HOSTS_NOT_MET);
         assert_eq!(End::failed(Failure::TooFewAgents(String::new())).code(false), TOO_FEW_AGENTS);
     }
 

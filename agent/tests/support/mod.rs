@@ -78,6 +78,7 @@ pub(crate) async fn raw<F: Future<Output = ()> + 'static>(play: impl Fn(Peer<Tcp
     let play = Rc::new(play);
     tokio::task::spawn_local(async move {
         while let Ok((stream, _)) = listener.accept().await {
+            stream.set_nodelay(true).expect("TCP_NODELAY");
             let play = play.clone();
             tokio::task::spawn_local(async move { play(Peer::new(stream)).await });
         }

@@ -65,6 +65,10 @@ pub struct Verdict {
     pub worth: Worth,
     pub limit: Limit,
     pub reasons: Vec<String>,
+    /// `target.require_hosts` was not met.
+    pub hosts_missing: bool,
+    /// And nothing else is wrong that would make it degraded or invalid.
+    pub only_hosts_missing: bool,
 }
 
 /// Judges one attempt. `faults` are what the collector found wrong with the uploads, `lost` who was lost and why.
@@ -77,19 +81,23 @@ pub fn judge(plan: &Plan, summary: &Summary, rows: &[Row], faults: &[String], lo
     for fault in faults {
         judge.say(Worth::Invalid, fault.clone());
     }
+    for who in lost {
+        judge.say(Worth::Degraded, format!("agent {who}"));
+    }
+    let otherwise = judge.worth;
+    let mut hosts_missing = false;
     if let Some(expected) = plan.target.expected_hosts {
         let seen = summary.unique_hosts();
+        // Where nothing succeeded nobody said who it was.
         if seen < expected && summary.ledger.succeeded > 0 {
             let text = format!("{seen} of {expected} expected hosts answered");
             if plan.target.require_hosts {
+                hosts_missing = true;
                 judge.say(Worth::Invalid, text);
             } else {
                 judge.reasons.push(text);
             }
         }
-    }
-    for who in lost {
-        judge.say(Worth::Degraded, format!("agent {who}"));
     }
     let success = summary.success_rate() >= plan.success.min_success_rate;
     let generator = generator_limited(plan, summary, rows, success);
@@ -113,7 +121,13 @@ pub fn judge(plan: &Plan, summary: &Summary, rows: &[Row], faults: &[String], lo
         // Slow or silent: without measuring the agents' own delay it may be either side.
         Worth::Valid | Worth::Degraded | Worth::Invalid => Limit::Unknown,
     };
-    Verdict { worth: judge.worth, limit, reasons: judge.reasons }
+    Verdict {
+        worth: judge.worth,
+        limit,
+        reasons: judge.reasons,
+        hosts_missing,
+        only_hosts_missing: hosts_missing && otherwise < Worth::Degraded,
+    }
 }
 
 struct Judge {
@@ -184,4 +198,135 @@ fn mostly_refused(rows: &[Row]) -> bool {
     let failed = rows.iter().filter(|row| row.record.outcome != Outcome::Succeeded).count();
     let said_no = |row: &&Row| matches!(&row.record.outcome, Outcome::Failed(kind, _) if kind.blames_server());
     failed > 0 && rows.iter().filter(said_no).count() * 2 > failed
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use jiff::Timestamp;
+    use proto::{Bounds, HistogramSet, Mode, Phase, SessionRecord};
+
+    use super::*;
+    use crate::plan::check::plan_of;
+    use crate::plan::expand::Batch;
+    use crate::report::summary::Context;
+
+    const SECOND: u64 = 1_000_000;
+
+    fn plan(more: &str) -> Plan {
+        plan_of(&format!("target.urls=\"http://h\"\ngrid.batch_sizes=[1]\n{more}")).expect("plan")
+    }
+
+    /// A session that starts at `started`, connects at once and lives for `total`.
+    fn session(number: u64, outcome: Outcome, started: u64, total: u64) -> Row {
+        let mut record = SessionRecord::without_life(number, outcome, String::new());
+        record.started_us = Some(started);
+        record.connect_us = Some(1);
+        record.total_us = Some(total);
+        record.host_url = Some("one:1".to_owned());
+        Row { agent: Arc::from("a"), record }
+    }
+
+    fn judged(plan: &Plan, rows: &[Row], faults: &[&str], lost: &[&str]) -> Verdict {
+        let mut histograms = HistogramSet::new(Bounds::STANDARD);
+        for row in rows {
+            histograms.record(&row.record);
+        }
+        let batch = Batch { index: 0, mode: Mode::Ws, batch_size: rows.len() as u64, wait_us: SECOND, repetition: 1 };
+        let context = Context {
+            batch,
+            url: "u",
+            hardware: "h",
+            timestamp: Timestamp::UNIX_EPOCH,
+            asked_wait_us: SECOND,
+            agents: 1,
+            attempt: 1,
+        };
+        let summary = Summary::of(&context, rows, &histograms);
+        let owned = |texts: &[&str]| -> Vec<String> { texts.iter().map(|text| (*text).to_owned()).collect() };
+        judge(plan, &summary, rows, &owned(faults), &owned(lost))
+    }
+
+    fn good(count: u64) -> Vec<Row> {
+        (0..count).map(|n| session(n, Outcome::Succeeded, n, SECOND)).collect()
+    }
+
+    #[test]
+    fn a_batch_that_met_everything_is_valid_and_nobody_was_the_limit() {
+        let verdict = judged(&plan(""), &good(20), &[], &[]);
+        assert_eq!((verdict.worth, verdict.limit, verdict.reasons.len()), (Worth::Valid, Limit::None, 0));
+    }
+
+    #[test]
+    fn the_worst_holds_and_every_reason_is_told() {
+        let verdict = judged(&plan(""), &good(20), &["a contradiction"], &["n2 was lost: silent"]);
+        assert_eq!(verdict.worth, Worth::Invalid);
+        assert_eq!(verdict.reasons, ["a contradiction", "agent n2 was lost: silent"]);
+    }
+
+    #[test]
+    fn missing_hosts_warn_or_make_it_invalid() {
+        let warned = judged(&plan("target.expected_hosts=2"), &good(4), &[], &[]);
+        assert_eq!((warned.worth, warned.hosts_missing), (Worth::Valid, false));
+        assert_eq!(warned.reasons, ["1 of 2 expected hosts answered"]);
+        let required = plan("target.expected_hosts=2\ntarget.require_hosts=true");
+        let alone = judged(&required, &good(4), &[], &[]);
+        assert_eq!((alone.worth, alone.only_hosts_missing), (Worth::Invalid, true));
+        let with_loss = judged(&required, &good(4), &[], &["n2 was lost"]);
+        assert_eq!((with_loss.hosts_missing, with_loss.only_hosts_missing), (true, false));
+        let refused = |n| session(n, Outcome::Failed(FailureKind::Refused, Phase::Connect), 0, 5);
+        let nobody = judged(&required, &[refused(0), refused(1)], &[], &[]);
+        assert!(!nobody.hosts_missing, "where nothing succeeded nobody said who it was");
+    }
+
+    #[test]
+    fn a_slow_burst_is_no_fault_unless_sessions_had_ended_before_the_last_began() {
+        // Launching took longer than the session lives: at no instant were all open.
+        let rows: Vec<Row> = (0..20).map(|n| session(n, Outcome::Succeeded, n * SECOND / 10, SECOND)).collect();
+        let verdict = judged(&plan(""), &rows, &[], &[]);
+        assert_eq!((verdict.worth, verdict.limit), (Worth::GeneratorLimited, Limit::Generator));
+        assert!(verdict.reasons[0].starts_with("only 10 of 20 sessions were open at once"), "{:?}", verdict.reasons);
+        // The same launch with sessions that outlive it.
+        let rows: Vec<Row> = (0..20).map(|n| session(n, Outcome::Succeeded, n * SECOND / 10, 3 * SECOND)).collect();
+        assert_eq!(judged(&plan(""), &rows, &[], &[]).worth, Worth::Valid);
+    }
+
+    #[test]
+    fn late_launches_of_a_ramp_count_when_they_decide_the_latency_criterion() {
+        let ramp = "session.launch={kind='ramp',over_seconds=1}\n";
+        let late = |lag: u64| -> Vec<Row> {
+            (0..20)
+                .map(|n| {
+                    let mut row = session(n, Outcome::Succeeded, n * 1_000 + lag, SECOND);
+                    row.record.intended_us = n * 1_000;
+                    row
+                })
+                .collect()
+        };
+        // The criterion is 2 x (1 s + 0.5 s).
+        assert_eq!(judged(&plan(ramp), &late(SECOND), &[], &[]).worth, Worth::Valid);
+        let verdict = judged(&plan(ramp), &late(3 * SECOND), &[], &[]);
+        assert_eq!(verdict.worth, Worth::GeneratorLimited);
+        assert!(verdict.reasons[0].contains("launch lag p99 3.00s"), "{:?}", verdict.reasons);
+    }
+
+    #[test]
+    fn who_said_no_is_the_limit() {
+        let mixed = |kind: FailureKind| -> Vec<Row> {
+            (0..20)
+                .map(|n| match n {
+                    0..10 => session(n, Outcome::Succeeded, 0, SECOND),
+                    _ => session(n, Outcome::Failed(kind.clone(), Phase::Reset), 0, 10),
+                })
+                .collect()
+        };
+        let server = judged(&plan(""), &mixed(FailureKind::CapacityReached), &[], &[]);
+        assert_eq!((server.worth, server.limit), (Worth::Valid, Limit::Server));
+        assert_eq!(server.reasons, ["the server refused: 10 of 20 capacity_reached at reset"]);
+        let own = judged(&plan(""), &mixed(FailureKind::PortExhausted), &[], &[]);
+        assert_eq!((own.worth, own.limit), (Worth::GeneratorLimited, Limit::Generator));
+        let silent: Vec<Row> = (0..20).map(|n| session(n, Outcome::TimedOut(Phase::Step), 0, 9 * SECOND)).collect();
+        assert_eq!(judged(&plan(""), &silent, &[], &[]).limit, Limit::Unknown, "slow may be either side's doing");
+    }
 }

@@ -180,6 +180,26 @@ fn timeouts_stay_in_the_response_times() {
 }
 
 #[test]
+fn hosts_that_are_required_and_do_not_answer_have_their_own_exit_code() {
+    let server = Server::start(&[]);
+    let dir = tempfile::tempdir().expect("dir");
+    for (require, code) in [("false", 0), ("true", 6)] {
+        let out = dir.path().join(require);
+        let mut command = coordinator();
+        command
+            .args(["run", "--target", &server.url, "--batch-sizes", "4", "--wait", "0", "--reps", "1", "--local", "1"])
+            .args(["--set", "target.expected_hosts=2", "--set", &format!("target.require_hosts={require}"), "--output"])
+            .arg(&out);
+        let ended = run(command);
+        assert_eq!(ended.code(), Some(code), "{}", ended.text);
+        let row = &Results::of(&out).summary()[0];
+        assert!(row["verdict_reasons"].contains("1 of 2 expected hosts answered"), "{row:?}");
+        assert_eq!(row["verdict"], if code == 0 { "valid" } else { "invalid" });
+        assert_eq!(ended.text.contains("does the load balancer"), code == 6, "{}", ended.text);
+    }
+}
+
+#[test]
 fn json_is_one_document_on_standard_output() {
     let server = Server::start(&[]);
     let dir = tempfile::tempdir().expect("dir");
