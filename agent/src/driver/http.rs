@@ -59,20 +59,34 @@ impl HttpDriver {
         Ok(Connection { sender, task: task.abort_handle() })
     }
 
-    async fn post(&self, session: &mut HttpSession, call: &str, body: String) -> Result<Reply, Fault> {
-        // Servers drop idle connections after some seconds: a client opens a new one then, and so do we. That is part
-        // of the call, and counts as such.
-        if session.connection.sender.ready().await.is_err() {
-            session.connection = self.open(session.number).await?;
-        }
-        let (endpoint, _) = self.dialer.endpoints.of_session(session.number);
-        let request = Request::post(endpoint.url.http_path(call))
+    fn request(&self, number: u64, call: &str, body: String) -> Result<Request<Full<Bytes>>, Fault> {
+        let (endpoint, _) = self.dialer.endpoints.of_session(number);
+        Request::post(endpoint.url.http_path(call))
             .header(HOST, endpoint.url.authority())
             .header(CONTENT_TYPE, "application/json")
             .header(ACCEPT, "application/json")
             .body(Full::from(body))
-            .map_err(|error| Fault::new(FailureKind::Io, error.to_string()))?;
-        let response = session.connection.sender.send_request(request).await.map_err(fault)?;
+            .map_err(|error| Fault::new(FailureKind::Io, error.to_string()))
+    }
+
+    async fn post(&self, session: &mut HttpSession, call: &str, body: String) -> Result<Reply, Fault> {
+        // Servers drop idle connections after some seconds: a client opens a new one then, and so do we. That is part
+        // of the call, and counts as such. A request that never left comes back from the connection, and goes again.
+        let mut request = self.request(session.number, call, body)?;
+        if session.connection.sender.ready().await.is_err() {
+            session.connection = self.open(session.number).await?;
+        }
+        let response = match session.connection.sender.try_send_request(request).await {
+            Ok(response) => response,
+            Err(mut refused) => match refused.take_message() {
+                None => return Err(fault(refused.into_error())),
+                Some(unsent) => {
+                    request = unsent;
+                    session.connection = self.open(session.number).await?;
+                    session.connection.sender.send_request(request).await.map_err(fault)?
+                }
+            },
+        };
         let status = response.status();
         let body = Limited::new(response.into_body(), BODY_BYTES_MAX).collect().await.map_err(|error| {
             match error.downcast::<hyper::Error>() {

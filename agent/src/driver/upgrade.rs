@@ -43,6 +43,8 @@ impl UpgradeRequest {
         bytes.extend_from_slice(key.as_bytes());
         bytes.extend_from_slice(b"\r\n\r\n");
         stream.write_all(&bytes).await?;
+        // TLS may hold the end of it back otherwise.
+        stream.flush().await?;
         // The request is not needed any more: the reply takes its room.
         bytes.clear();
         loop {

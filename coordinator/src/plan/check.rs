@@ -517,19 +517,23 @@ impl<'a> Reader<'a> {
         let local = self.find("agents", "local");
         let local_count = self.small_or("agents", "local", 0..=256, "local agents", 0);
         let count = self.find("agents", "count");
-        // Neither given: the machine at hand is enough for a first run.
-        let default_local = if local.is_none() && count.is_none() && embedded { 2 } else { local_count };
-        let total = self.small_or("agents", "count", 1..=agents_max, "agents", default_local.max(1));
-        if let (Some(count), true) = (&count, total < default_local) {
+        // Neither given: this machine is enough for a first run.
+        let local_count = match (&local, &count) {
+            (None, None) if embedded => 2,
+            (None, None) => 1,
+            _ => local_count,
+        };
+        let total = self.small_or("agents", "count", 1..=agents_max, "agents", local_count.max(1));
+        if let (Some(count), true) = (&count, total < local_count) {
             self.wrong(
                 count,
-                format!("{total} agents in all, but {default_local} local ones; give at least {default_local}"),
+                format!("{total} agents in all, but {local_count} local ones; give at least {local_count}"),
             );
         }
         Agents {
             count: total,
             ready_timeout_us: self.seconds_or("agents", "ready_timeout_seconds", 0.1, 300_000_000),
-            local: default_local,
+            local: local_count,
             lease_us: self.seconds_or("agents", "lease_seconds", 2.0, 10_000_000),
             on_loss: self.choice_or(
                 "agents",
@@ -650,7 +654,9 @@ mod tests {
     fn everything_has_a_default_but_target_and_sizes() {
         let plan = plan_of(SMALL).expect("plan");
         assert_eq!(plan.grid.waits_us, [1_000_000]);
-        assert_eq!((plan.agents.count, plan.agents.local), (1, 0));
+        assert_eq!((plan.agents.count, plan.agents.local), (1, 1), "this machine is enough for a first run");
+        let plan = plan_of(&format!("{SMALL}[agents]\ncount = 4\n")).expect("plan");
+        assert_eq!((plan.agents.count, plan.agents.local), (4, 0), "agents that are asked for dial in");
         insta::assert_snapshot!(plan_of("").expect_err("faults"), @r#"
         plan.toml: grid.batch_sizes: missing; give batch_sizes = [32, 128] or --batch-sizes 32,128
         plan.toml: target.urls: missing; give urls = ["http://HOST:PORT"], --target URL, or embedded = true for the built-in reference server

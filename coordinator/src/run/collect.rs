@@ -55,9 +55,17 @@ impl Part {
         self.report.get_or_insert(report);
     }
 
-    /// A chunk that is there already changes nothing; the order does not matter.
+    /// A chunk that is there already changes nothing; the order does not matter. An agent that sends more records than
+    /// it has sessions is not believed, and its records are not kept.
     pub fn take_chunk(&mut self, chunk: RecordChunk) {
-        self.chunks.entry(chunk.sequence).or_insert(chunk.records);
+        let held: usize = self.chunks.values().map(Vec::len).sum();
+        let known = self.chunks.contains_key(&chunk.sequence);
+        if !known && (held + chunk.records.len()) as u64 > self.sessions {
+            self.chunks.clear();
+            self.lost = Some(format!("sent more records than its {} sessions", self.sessions));
+        } else if !known && self.lost.is_none() {
+            self.chunks.insert(chunk.sequence, chunk.records);
+        }
     }
 
     pub fn lose(&mut self, why: &str) {
@@ -305,6 +313,16 @@ mod tests {
         let mut parts = parts();
         parts[1].lose("left");
         assert_eq!(finished(parts).summary.verdict.worth, Worth::Valid);
+    }
+
+    #[test]
+    fn an_agent_that_floods_is_not_believed_and_holds_no_memory() {
+        let mut part = Part::new("a0", 0, 10);
+        let records: Vec<_> = (0..8).map(record).collect();
+        for sequence in 0..1_000 {
+            part.take_chunk(chunk(sequence, &records));
+        }
+        assert!(part.is_lost() && part.chunks.is_empty());
     }
 
     type Spoil = fn(&mut Vec<Part>);
