@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use proptest::prelude::*;
-use proto::message::{RecordChunk, Report};
-use proto::{Capacity, FailureKind, HistogramSet, Ledger, Outcome, Phase as SessionPhase, SessionRecord};
+use proto::message::{RecordChunk, RefusedWhy, Report};
+use proto::{Bounds, Capacity, FailureKind, HistogramSet, Ledger, Outcome, Phase as SessionPhase, SessionRecord};
 
 use super::*;
 use crate::plan::check::plan_of;
+use crate::run::verdict::Worth;
 
 const PLAN: &str = "[target]\nurls = [\"http://h:1\"]\n[grid]\nbatch_sizes = [8, 16]\nrepetitions = 2\n";
 

@@ -1,0 +1,203 @@
+//! Values out of layers, by kind: what is wrong is noted at its place, and reading goes on.
+
+use std::cell::RefCell;
+use std::fmt::Display;
+use std::ops::RangeInclusive;
+
+use crate::plan::parse::{Fault, Layer, Node, Shape, Value};
+
+/// A day: nothing in a plan takes longer.
+const SECONDS_MAX: f64 = 86_400.0;
+
+/// Where the value of a key was found.
+pub(super) struct Found<'a> {
+    pub(super) layer: &'a Layer,
+    pub(super) node: &'a Node,
+    pub(super) name: String,
+}
+
+impl Found<'_> {
+    pub(super) fn item<'b>(&'b self, n: usize, node: &'b Node) -> Found<'b> {
+        Found { layer: self.layer, node, name: format!("{}[{n}]", self.name) }
+    }
+}
+
+pub(super) struct Reader<'a> {
+    pub(super) layers: &'a [Layer],
+    pub(super) faults: RefCell<Vec<Fault>>,
+}
+
+impl<'a> Reader<'a> {
+    pub(super) fn fault(&self, fault: Fault) {
+        self.faults.borrow_mut().push(fault);
+    }
+
+    pub(super) fn wrong(&self, found: &Found<'_>, message: impl Into<String>) {
+        self.fault(found.layer.fault(Some(found.node.span.clone()), &found.name, message));
+    }
+
+    /// Said of the plan's file, if there is one.
+    pub(super) fn missing(&self, name: &str, message: &str) {
+        let file = self.layers.iter().find(|layer| layer.shape == Shape::Plan && layer.is_file());
+        self.fault(match file {
+            Some(layer) => layer.fault(None, name, message),
+            None => Fault::general("the command line", name, message),
+        });
+    }
+
+    /// From the last layer that has it.
+    pub(super) fn find(&self, section: &str, key: &str) -> Option<Found<'a>> {
+        self.layers.iter().rev().find_map(|layer| {
+            layer.find(section, key).map(|node| Found { layer, node, name: format!("{section}.{key}") })
+        })
+    }
+
+    pub(super) fn text(&self, found: &Found<'_>) -> Option<String> {
+        match &found.node.value {
+            Value::Text(text) if text.chars().any(char::is_control) => {
+                self.wrong(found, "contains a control character; give one line of plain text");
+                None
+            }
+            Value::Text(text) => Some(text.clone()),
+            other => {
+                self.wrong(found, format!("a string is expected, this is {}", other.kind()));
+                None
+            }
+        }
+    }
+
+    pub(super) fn integer(&self, found: &Found<'_>, range: RangeInclusive<u64>, what: &str) -> Option<u64> {
+        let bounds = format!("give {} to {}", range.start(), range.end());
+        match &found.node.value {
+            Value::Integer(Ok(number)) => match u64::try_from(*number) {
+                Ok(number) if range.contains(&number) => Some(number),
+                _ if *number == 0 => {
+                    self.wrong(found, format!("0 {what}; give at least {}", range.start()));
+                    None
+                }
+                _ => {
+                    self.wrong(found, format!("{number} {what}; {bounds}"));
+                    None
+                }
+            },
+            Value::Integer(Err(text)) => {
+                self.wrong(found, format!("{text} {what}; {bounds}"));
+                None
+            }
+            other => {
+                self.wrong(found, format!("an integer is expected, this is {}", other.kind()));
+                None
+            }
+        }
+    }
+
+    pub(super) fn number(&self, found: &Found<'_>, range: RangeInclusive<f64>, unit: &str) -> Option<f64> {
+        #[expect(clippy::cast_precision_loss, reason = "out of every range anyway")]
+        let number = match &found.node.value {
+            Value::Float(number) => *number,
+            Value::Integer(Ok(number)) => *number as f64,
+            Value::Integer(Err(_)) => f64::INFINITY,
+            other => {
+                self.wrong(found, format!("a number is expected, this is {}", other.kind()));
+                return None;
+            }
+        };
+        if range.contains(&number) {
+            Some(number)
+        } else {
+            self.wrong(found, format!("{number} {unit}; give {} to {}", range.start(), range.end()));
+            None
+        }
+    }
+
+    pub(super) fn seconds(&self, found: &Found<'_>, at_least: f64) -> Option<u64> {
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to a day in microseconds")]
+        self.number(found, at_least..=SECONDS_MAX, "seconds").map(|seconds| (seconds * 1e6).round() as u64)
+    }
+
+    pub(super) fn flag(&self, found: &Found<'_>) -> Option<bool> {
+        match &found.node.value {
+            Value::Bool(flag) => Some(*flag),
+            other => {
+                self.wrong(found, format!("true or false is expected, this is {}", other.kind()));
+                None
+            }
+        }
+    }
+
+    pub(super) fn choice<T: Copy>(&self, found: &Found<'_>, choices: &[(&str, T)]) -> Option<T> {
+        let text = self.text(found)?;
+        let choice = choices.iter().find(|(name, _)| *name == text).map(|(_, value)| *value);
+        if choice.is_none() {
+            let names: Vec<String> = choices.iter().map(|(name, _)| format!("{name:?}")).collect();
+            let hint = nearest(&text, choices.iter().map(|(name, _)| *name));
+            self.wrong(found, format!("{text:?} is not known{hint}; give {}", names.join(" or ")));
+        }
+        choice
+    }
+
+    /// A list, or one value that stands for a list of one.
+    pub(super) fn list<T>(&self, found: &Found<'_>, read: impl Fn(&Found<'_>) -> Option<T>) -> Option<Vec<T>> {
+        match &found.node.value {
+            Value::List(items) => {
+                let values: Vec<Option<T>> =
+                    items.iter().enumerate().map(|(n, node)| read(&found.item(n, node))).collect();
+                values.into_iter().collect()
+            }
+            _ => read(found).map(|value| vec![value]),
+        }
+    }
+
+    pub(super) fn no_doubles<T: PartialEq + Display>(&self, found: &Found<'_>, values: &[T]) {
+        let Value::List(items) = &found.node.value else { return };
+        for (n, value) in values.iter().enumerate() {
+            if let Some(first) = values[..n].iter().position(|other| other == value) {
+                let item = found.item(n, &items[n]);
+                self.wrong(&item, format!("the same as {}[{first}]; give each value once", found.name));
+            }
+        }
+    }
+
+    // Shorthands for `find` + one of the above, with a default.
+
+    pub(super) fn text_or(&self, section: &str, key: &str, default: &str) -> String {
+        self.find(section, key).and_then(|found| self.text(&found)).unwrap_or_else(|| default.to_owned())
+    }
+
+    pub(super) fn integer_of(&self, section: &str, key: &str, range: RangeInclusive<u64>, what: &str) -> Option<u64> {
+        self.find(section, key).and_then(|found| self.integer(&found, range, what))
+    }
+
+    pub(super) fn small_or(
+        &self,
+        section: &str,
+        key: &str,
+        range: RangeInclusive<u32>,
+        what: &str,
+        default: u32,
+    ) -> u32 {
+        let wide = u64::from(*range.start())..=u64::from(*range.end());
+        self.integer_of(section, key, wide, what).and_then(|n| u32::try_from(n).ok()).unwrap_or(default)
+    }
+
+    pub(super) fn seconds_or(&self, section: &str, key: &str, at_least: f64, default_us: u64) -> u64 {
+        self.find(section, key).and_then(|found| self.seconds(&found, at_least)).unwrap_or(default_us)
+    }
+
+    pub(super) fn flag_or(&self, section: &str, key: &str, default: bool) -> bool {
+        self.find(section, key).and_then(|found| self.flag(&found)).unwrap_or(default)
+    }
+
+    pub(super) fn choice_or<T: Copy>(&self, section: &str, key: &str, choices: &[(&str, T)], default: T) -> T {
+        self.find(section, key).and_then(|found| self.choice(&found, choices)).unwrap_or(default)
+    }
+}
+
+/// `; did you mean X?` if something is near enough.
+pub(super) fn nearest<'n>(text: &str, names: impl Iterator<Item = &'n str>) -> String {
+    names
+        .map(|name| (strsim::damerau_levenshtein(text, name), name))
+        .min()
+        .filter(|(distance, name)| *distance <= (name.len() / 3).max(1))
+        .map_or_else(String::new, |(_, name)| format!("; did you mean {name}?"))
+}

@@ -1,0 +1,139 @@
+//! Agents come and go.
+
+use std::time::Duration;
+
+use proto::FromCoordinator;
+use proto::message::{Hello, Refused, RefusedWhy, Welcome};
+
+use super::{Agent, Effect, Key, Machine, Now, Phase};
+use crate::exit::{End, Failure};
+use crate::plan::OnLoss;
+use crate::run::events::RunEvent;
+
+impl Machine {
+    pub(super) fn joined(&mut self, now: Now, key: Key, hello: Hello) {
+        if let Some(refused) = self.refuse(&hello) {
+            self.tell(RunEvent::AgentRefused { name: hello.name, why: refused.message.clone() });
+            self.send(key, FromCoordinator::Refused(refused));
+            self.effects.push(Effect::Hangup(key));
+            return;
+        }
+        let name = self.free_name(&hello);
+        self.send(
+            key,
+            FromCoordinator::Welcome(Welcome {
+                run: self.setup.run,
+                plan_hash: self.plan_hash,
+                name: name.clone(),
+                lease: Duration::from_micros(self.setup.plan.agents.lease_us),
+            }),
+        );
+        self.known.insert(name.clone(), hello.clone());
+        self.agents.insert(key, Agent { name: name.clone(), hello, last_seen: now.mono });
+        let wanted = self.wanted();
+        self.tell(RunEvent::AgentJoined { name, ready: self.agents.len(), wanted });
+        if matches!(self.phase, Phase::Gathering { .. }) && self.agents.len() >= wanted {
+            self.probe(now);
+        }
+    }
+
+    pub(super) fn wanted(&self) -> usize {
+        self.setup.plan.agents.count as usize
+    }
+
+    pub(super) fn refuse(&self, hello: &Hello) -> Option<Refused> {
+        if hello.protocol != proto::PROTOCOL || hello.version != proto::VERSION {
+            return Some(Refused {
+                why: RefusedWhy::Version,
+                message: format!(
+                    "agent {} is version {} (protocol {}), this coordinator is version {} (protocol {}); install the same \
+                     version on both",
+                    hello.name,
+                    hello.version,
+                    hello.protocol,
+                    proto::VERSION,
+                    proto::PROTOCOL
+                ),
+            });
+        }
+        if let Some(hash) = hello.plan_hash.filter(|hash| *hash != self.plan_hash) {
+            return Some(Refused {
+                why: RefusedWhy::Plan,
+                message: format!(
+                    "agent {} belongs to a run of plan {}, this is plan {}; start the agent again for this run",
+                    hello.name,
+                    hash.short(),
+                    self.plan_hash.short()
+                ),
+            });
+        }
+        if self.agents.len() >= proto::limits::AGENTS_MAX {
+            return Some(Refused {
+                why: RefusedWhy::Full,
+                message: format!(
+                    "{} agents are connected already; this is the most that one run takes",
+                    self.agents.len()
+                ),
+            });
+        }
+        None
+    }
+
+    /// Its own name; with a number if another agent has it.
+    pub(super) fn free_name(&self, hello: &Hello) -> String {
+        let taken = |name: &str| {
+            self.agents.values().any(|agent| agent.name == name)
+                || self.known.get(name).is_some_and(|known| known.instance != hello.instance)
+        };
+        if !taken(&hello.name) {
+            return hello.name.clone();
+        }
+        (2_u64..).map(|n| format!("{}-{n}", hello.name)).find(|name| !taken(name)).unwrap_or_default()
+    }
+
+    pub(super) fn left(&mut self, now: Now, key: Key, why: &str) {
+        let Some(agent) = self.agents.remove(&key) else { return };
+        self.tell(RunEvent::AgentLeft { name: agent.name, why: why.to_owned() });
+        match &mut self.phase {
+            Phase::Probing { .. } => {
+                // Whoever is missing may come back: the search goes on as at the beginning.
+                let deadline = now.mono + Duration::from_micros(self.setup.plan.agents.ready_timeout_us);
+                self.phase = Phase::Gathering { deadline };
+            }
+            Phase::Preparing(current) | Phase::Running(current) => {
+                if let Some((_, part)) = current.parts.iter_mut().find(|(owner, _)| *owner == key) {
+                    part.lose(why);
+                    self.lost_one(now);
+                }
+            }
+            Phase::Gathering { .. } | Phase::Storing { .. } | Phase::Cooling { .. } | Phase::Over => {}
+        }
+    }
+
+    /// While agents are awaited, one that can't come need not be awaited; later its loss speaks for itself.
+    pub(super) fn child_ended(&mut self, what: String) {
+        if matches!(self.phase, Phase::Gathering { .. }) {
+            self.over(End::failed(Failure::TooFewAgents(format!("{what} before the run began; its message is above"))));
+        } else {
+            self.tell(RunEvent::Note(what));
+        }
+    }
+
+    /// An agent of the running attempt is gone.
+    pub(super) fn lost_one(&mut self, now: Now) {
+        let on_loss = self.setup.plan.agents.on_loss;
+        let running = matches!(self.phase, Phase::Running(_));
+        let (Phase::Preparing(current) | Phase::Running(current)) = &mut self.phase else { return };
+        if !current.parts.iter().any(|(_, part)| part.is_lost()) {
+            return;
+        }
+        if on_loss == OnLoss::Abort {
+            self.aborted = true;
+        }
+        // An attempt that has not begun costs nothing to begin again; one that has may be kept, lost part and all.
+        if !running || on_loss != OnLoss::Keep {
+            self.cut(now, "an agent was lost");
+        }
+        self.maybe_complete(now);
+    }
+}

@@ -1,0 +1,239 @@
+//! One batch after the other: prepare, go, collect, store.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use proto::{Assignment, AttemptId, Bounds, FromCoordinator};
+
+use super::{ARM_TIMEOUT, CUT_TIMEOUT, Current, Effect, Key, Machine, Now, Phase, START_AFTER};
+use crate::exit::{End, Failure};
+use crate::plan::expand::Batch;
+use crate::plan::{OnLoss, OnShortfall};
+use crate::report::cells::{Done, failing_sizes};
+use crate::run::collect::{Part, finish};
+use crate::run::events::{Place, RunEvent};
+use crate::run::verdict::Worth;
+
+impl Machine {
+    pub(super) fn next_batch(&mut self, now: Now) {
+        if self.interrupted || self.aborted {
+            self.conclude();
+            return;
+        }
+        if !self.warmed_up {
+            let mode = self.setup.plan.target.mode.list()[0];
+            let batch = self.setup.plan.warmup_batch(mode);
+            self.tell(RunEvent::WarmupStarted);
+            self.prepare(now, batch);
+            return;
+        }
+        while let Some(batch) = self.batches.get(self.next).copied() {
+            let after = self.setup.plan.grid.stop_after_failing;
+            let why = if after > 0 && failing_sizes(&self.setup.plan, &self.results, &batch) >= after {
+                Some(format!("{after} smaller batch size(s) failed (grid.stop_after_failing)"))
+            } else {
+                match self.shares(batch.batch_size) {
+                    Ok(_) => None,
+                    Err(short) if self.setup.plan.agents.on_shortfall == OnShortfall::Stop => {
+                        self.over(End::failed(Failure::TooFewAgents(short)));
+                        return;
+                    }
+                    Err(_) => Some("the agents can't carry it (agents.on_shortfall)".to_owned()),
+                }
+            };
+            match why {
+                None => {
+                    self.prepare(now, batch);
+                    return;
+                }
+                Some(why) => {
+                    let place = self.place();
+                    self.tell(RunEvent::BatchSkipped { place, batch, why: why.clone() });
+                    self.results.push(Done::Skipped { batch, why });
+                    self.next += 1;
+                    self.attempt = 1;
+                }
+            }
+        }
+        self.conclude();
+    }
+
+    pub(super) fn place(&self) -> Place {
+        let left = self.setup.plan.expected_us(self.batches.get(self.next..).unwrap_or_default());
+        Place { number: self.next + 1, of: self.batches.len(), left: Duration::from_micros(left) }
+    }
+
+    pub(super) fn prepare(&mut self, now: Now, batch: Batch) {
+        let shares = match self.shares(batch.batch_size) {
+            Ok(shares) => shares,
+            Err(short) => return self.over(End::failed(Failure::TooFewAgents(short))),
+        };
+        let id = AttemptId { run: self.setup.run, batch: batch.index, attempt: self.attempt };
+        let with_share: Vec<(Key, u64)> = shares.into_iter().filter(|(_, share)| *share > 0).collect();
+        let agent_count = u32::try_from(with_share.len()).unwrap_or(u32::MAX);
+        let mut parts = Vec::new();
+        let mut first = 0;
+        for (agent_index, (key, sessions)) in (0..).zip(with_share) {
+            let plan = &self.setup.plan;
+            let assignment = Assignment {
+                attempt: id,
+                plan_hash: self.plan_hash,
+                target: self.target(),
+                mode: batch.mode,
+                script: plan.script(batch.wait_us),
+                launch: plan.session.launch,
+                first_session: first,
+                sessions,
+                batch_size: batch.batch_size,
+                seed: plan.session.seed,
+                agent_index,
+                agent_count,
+                bounds: Bounds::STANDARD,
+            };
+            let name = self.agents.get(&key).map_or("", |agent| agent.name.as_str());
+            parts.push((key, Part::new(name, first, sessions)));
+            first += sessions;
+            self.send(key, FromCoordinator::Prepare(Box::new(assignment)));
+        }
+        self.phase = Phase::Preparing(Current {
+            batch,
+            id,
+            parts,
+            armed: Vec::new(),
+            started: now.wall,
+            deadline: Some(now.mono + ARM_TIMEOUT),
+            cut: None,
+            counts: BTreeMap::new(),
+        });
+    }
+
+    pub(super) fn maybe_go(&mut self, now: Now) {
+        let Phase::Preparing(current) = &self.phase else { return };
+        if current.cut.is_some() || current.armed.len() < current.parts.len() {
+            return;
+        }
+        let Phase::Preparing(mut current) = std::mem::replace(&mut self.phase, Phase::Over) else { return };
+        current.started = now.wall.checked_add(START_AFTER).unwrap_or(now.wall);
+        current.deadline = None;
+        let go = FromCoordinator::Go { attempt: current.id, start_after: START_AFTER };
+        for (key, _) in &current.parts {
+            self.send(*key, go.clone());
+        }
+        let batch = current.batch;
+        if batch.index != AttemptId::WARMUP {
+            let place = self.place();
+            let expected = Duration::from_micros(self.setup.plan.batch_floor_us(&batch));
+            self.tell(RunEvent::BatchStarted { place, batch, attempt: self.attempt, expected });
+        }
+        self.phase = Phase::Running(current);
+    }
+
+    /// Gives the attempt up: whoever has begun reports what there is, whoever has not is let go.
+    pub(super) fn cut(&mut self, now: Now, why: &str) {
+        let running = matches!(self.phase, Phase::Running(_));
+        let (Phase::Preparing(current) | Phase::Running(current)) = &mut self.phase else { return };
+        if current.cut.is_some() {
+            return;
+        }
+        current.cut = Some(why.to_owned());
+        current.deadline = Some(now.mono + CUT_TIMEOUT);
+        let abort = FromCoordinator::Abort { attempt: current.id, reason: why.to_owned() };
+        for (key, part) in &mut current.parts {
+            if part.settled() {
+                continue;
+            }
+            self.effects.push(Effect::Send(*key, abort.clone()));
+            if !running {
+                part.never_start(why);
+            }
+        }
+    }
+
+    pub(super) fn maybe_complete(&mut self, now: Now) {
+        let (Phase::Preparing(current) | Phase::Running(current)) = &self.phase else { return };
+        if !current.parts.iter().all(|(_, part)| part.settled()) {
+            return;
+        }
+        let (Phase::Preparing(current) | Phase::Running(current)) = std::mem::replace(&mut self.phase, Phase::Over)
+        else {
+            return;
+        };
+        for (key, part) in &current.parts {
+            if part.complete() {
+                self.send(*key, FromCoordinator::Stored(current.id));
+            }
+        }
+        let lost = current.parts.iter().any(|(_, part)| part.is_lost());
+        if current.batch.index == AttemptId::WARMUP {
+            if !lost && !self.interrupted {
+                self.warmed_up = true;
+            }
+            self.attempt += u32::from(lost);
+            if self.attempt > self.setup.plan.agents.max_attempts {
+                self.warmed_up = true;
+                self.attempt = 1;
+            }
+            self.next_batch(now);
+            return;
+        }
+        let repeat = lost && self.setup.plan.agents.on_loss != OnLoss::Keep;
+        let parts = current.parts.into_iter().map(|(_, part)| part).collect();
+        let url = self.setup.urls.join(" ");
+        let mut finished = finish(&self.setup.plan, current.batch, current.id, &url, current.started, parts);
+        let refused = current.cut.or_else(|| repeat.then(|| "an agent was lost".to_owned()));
+        if let Some(why) = &refused {
+            finished.summary.accepted = false;
+            if self.interrupted {
+                finished.summary.verdict.worth = finished.summary.verdict.worth.max(Worth::Degraded);
+                finished.summary.verdict.reasons.push(why.clone());
+            }
+        }
+        let again = self.may_repeat();
+        if let Some(why) = &refused {
+            self.tell(RunEvent::AttemptRefused {
+                batch: current.batch,
+                attempt: current.id.attempt,
+                why: finished.summary.verdict.reasons.first().unwrap_or(why).clone(),
+                again,
+            });
+        }
+        // The last attempt stands in the tables with its verdict, when none was accepted.
+        finished.stands = refused.is_none() || (!again && !self.interrupted);
+        if finished.stands {
+            self.results.push(Done::Ran(Box::new(finished.summary.clone())));
+        }
+        self.phase = Phase::Storing { refused };
+        self.effects.push(Effect::Store(Box::new(finished)));
+    }
+
+    pub(super) fn may_repeat(&self) -> bool {
+        !self.interrupted && !self.aborted && self.attempt < self.setup.plan.agents.max_attempts
+    }
+
+    pub(super) fn stored(&mut self, now: Now, result: Result<(), String>) {
+        let Phase::Storing { refused } = &self.phase else { return };
+        if let Err(problem) = result {
+            self.over(End::failed(Failure::Store(problem)));
+            return;
+        }
+        let refused = refused.is_some();
+        if refused && self.interrupted {
+            self.conclude();
+            return;
+        }
+        if refused && self.may_repeat() {
+            self.attempt += 1;
+        } else {
+            if let Some(Done::Ran(summary)) = self.results.last() {
+                let event = RunEvent::BatchStored { place: self.place(), summary: summary.clone() };
+                self.tell(event);
+            }
+            self.next += 1;
+            self.attempt = 1;
+        }
+        let last = self.next >= self.batches.len();
+        let pause = if last || self.interrupted { 0 } else { self.setup.plan.grid.cooldown_us };
+        self.phase = Phase::Cooling { until: now.mono + Duration::from_micros(pause) };
+        self.tick(now);
+    }
+}

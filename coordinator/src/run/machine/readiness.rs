@@ -1,0 +1,135 @@
+//! Before the first batch: is the target there, and can the agents carry it?
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use proto::message::{Probe, ProbeResult};
+use proto::{FromCoordinator, Target};
+
+use super::{Key, Machine, Now, PROBE_SLACK, Phase};
+use crate::exit::{End, Failure};
+use crate::plan::OnShortfall;
+use crate::run::events::RunEvent;
+use crate::run::share::{Carrier, Spread, split};
+
+impl Machine {
+    pub(super) fn probe(&mut self, now: Now) {
+        let plan = &self.setup.plan;
+        let names = self.agents.values().map(|agent| agent.name.clone()).collect();
+        let threads = self.agents.values().map(|agent| u64::from(agent.hello.capacity.threads)).sum();
+        // Agents of one pool draw from the same ports: each pool counts once.
+        let pools: BTreeMap<&str, u64> = self
+            .agents
+            .values()
+            .map(|agent| (agent.hello.capacity.port_pool.as_str(), agent.hello.capacity.ports))
+            .collect();
+        let ports = pools.values().copied().fold(0, u64::saturating_add);
+        let deadline = Duration::from_micros(plan.target.ready_timeout_us);
+        let probe = Probe {
+            plan_hash: self.plan_hash,
+            target: self.target(),
+            modes: plan.target.mode.list().to_vec(),
+            deadline,
+            script: plan.script(0),
+        };
+        let keys: Vec<Key> = self.agents.keys().copied().collect();
+        self.tell(RunEvent::AgentsReady { names, threads, ports });
+        for key in keys {
+            self.send(key, FromCoordinator::Probe(probe.clone()));
+        }
+        self.phase = Phase::Probing { deadline: now.mono + deadline + PROBE_SLACK, results: BTreeMap::new() };
+    }
+
+    pub(super) fn target(&self) -> Target {
+        Target { urls: self.setup.urls.clone(), ca_pem: self.setup.ca_pem.clone() }
+    }
+
+    pub(super) fn probed(&mut self, now: Now, key: Key, found: Vec<ProbeResult>) {
+        let Some(agent) = self.agents.get(&key) else { return };
+        let Phase::Probing { results, .. } = &mut self.phase else { return };
+        let waiting = found.iter().find(|result| !result.ready && !result.last_word);
+        let problem = waiting.map(|result| format!("{} from {}: {}", result.url, agent.name, result.problem));
+        results.insert(key, found);
+        let all = self
+            .agents
+            .keys()
+            .all(|key| results.get(key).is_some_and(|found| found.iter().all(|result| result.last_word)));
+        match problem {
+            Some(problem) => self.tell(RunEvent::TargetNotReady { problem }),
+            None if all => self.target_judged(now),
+            None => {}
+        }
+    }
+
+    /// Every agent has had its last word on every url.
+    pub(super) fn target_judged(&mut self, now: Now) {
+        let Phase::Probing { results, .. } = &self.phase else { return };
+        let (mut faults, mut warnings) = (Vec::new(), Vec::new());
+        for (key, found) in results {
+            let Some(agent) = self.agents.get(key) else { continue };
+            for url in &self.setup.urls {
+                let of_url: Vec<&ProbeResult> = found.iter().filter(|result| result.url == *url).collect();
+                let problems = of_url
+                    .iter()
+                    .filter(|result| !result.ready)
+                    .map(|result| format!("{url} ({}) from agent {}: {}", result.mode, agent.name, result.problem));
+                // With both modes asked for, one that works is enough: that the other does not is a finding.
+                if of_url.iter().any(|result| result.ready) { &mut warnings } else { &mut faults }.extend(problems);
+            }
+        }
+        if !faults.is_empty() {
+            let text = format!("the target is not ready:\n  {}", faults.join("\n  "));
+            self.over(End::failed(Failure::TargetNotReady(text)));
+            return;
+        }
+        let addresses: Vec<Vec<String>> = self
+            .setup
+            .urls
+            .iter()
+            .map(|url| {
+                let mut all: Vec<String> = results
+                    .values()
+                    .flatten()
+                    .filter(|result| result.url == *url)
+                    .flat_map(|result| result.addresses.iter().cloned())
+                    .collect();
+                all.sort();
+                all.dedup();
+                if all.is_empty() { vec![url.clone()] } else { all }
+            })
+            .collect();
+        self.spread = Spread::over(&addresses);
+        self.tell(RunEvent::TargetReady { warnings });
+        if self.room_for_all() {
+            self.next_batch(now);
+        }
+    }
+
+    /// Before the first batch: can every batch size be carried?
+    pub(super) fn room_for_all(&mut self) -> bool {
+        let mut sizes: Vec<u64> = self.setup.plan.grid.batch_sizes.clone();
+        sizes.sort_unstable();
+        let short = sizes.into_iter().find_map(|size| self.shares(size).err());
+        match short {
+            Some(short) if self.setup.plan.agents.on_shortfall == OnShortfall::Stop => {
+                self.over(End::failed(Failure::TooFewAgents(short)));
+                false
+            }
+            Some(short) => {
+                self.tell(RunEvent::Note(format!("{short}\n  larger batches are skipped")));
+                true
+            }
+            None => true,
+        }
+    }
+
+    pub(super) fn shares(&self, size: u64) -> Result<Vec<(Key, u64)>, String> {
+        let carriers: Vec<Carrier<'_>> =
+            self.agents.values().map(|agent| Carrier { name: &agent.name, capacity: &agent.hello.capacity }).collect();
+        if carriers.is_empty() {
+            return Err("no agent is left; start agents, or run again with more of them".to_owned());
+        }
+        let shares = split(size, &carriers, &self.spread).map_err(|short| short.explanation)?;
+        Ok(self.agents.keys().copied().zip(shares).collect())
+    }
+}

@@ -1,0 +1,209 @@
+//! What an agent tells: who it is, its records, its report.
+
+use super::basics::{
+    Checked, Invalid, at_most, attempt, bytes, invalid, ledger, metric, need, phase, plan_hash, text, wire_metric,
+    wire_phase,
+};
+use crate::histograms::{EncodedHistogram, Metric};
+use crate::limits as max;
+use crate::message::{Hello, Report};
+use crate::outcome::Outcome;
+use crate::record::SessionRecord;
+use crate::spec::Capacity;
+use crate::wire;
+
+impl From<Hello> for wire::Hello {
+    fn from(hello: Hello) -> Self {
+        let c = hello.capacity;
+        Self {
+            protocol: hello.protocol,
+            version: hello.version,
+            name: hello.name,
+            host: hello.host,
+            pid: hello.pid,
+            instance: hello.instance.to_vec(),
+            plan_hash: hello.plan_hash.map(|hash| hash.0.to_vec()).unwrap_or_default(),
+            capacity: Some(wire::Capacity {
+                threads: c.threads,
+                descriptors: c.descriptors,
+                ports: c.ports,
+                port_pool: c.port_pool,
+                memory_bytes: c.memory_bytes,
+                max_sessions: c.max_sessions,
+            }),
+        }
+    }
+}
+
+impl TryFrom<wire::Hello> for Hello {
+    type Error = Invalid;
+
+    fn try_from(value: wire::Hello) -> Checked<Self> {
+        let capacity = need("capacity", value.capacity)?;
+        if value.name.is_empty()
+            || value.name.chars().count() > max::NAME_CHARS_MAX
+            || !value.name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+        {
+            return invalid(
+                "name",
+                format!("{:?}: give 1 to {} letters, digits, '-', '_' or '.'", value.name, max::NAME_CHARS_MAX),
+            );
+        }
+        if capacity.threads == 0 || capacity.threads > 4_096 {
+            return invalid("capacity.threads", format!("{}, 1 to 4096", capacity.threads));
+        }
+        let hash = if value.plan_hash.is_empty() { None } else { Some(plan_hash(&value.plan_hash)?) };
+        Ok(Self {
+            protocol: value.protocol,
+            version: text("version", value.version, max::NAME_CHARS_MAX)?,
+            name: value.name,
+            host: text("host", value.host, max::TEXT_BYTES_MAX)?,
+            pid: value.pid,
+            instance: bytes("instance", &value.instance)?,
+            plan_hash: hash,
+            capacity: Capacity {
+                threads: capacity.threads,
+                descriptors: capacity.descriptors,
+                ports: capacity.ports,
+                port_pool: text("capacity.port_pool", capacity.port_pool, max::TEXT_BYTES_MAX)?,
+                memory_bytes: capacity.memory_bytes,
+                max_sessions: capacity.max_sessions,
+            },
+        })
+    }
+}
+
+impl From<SessionRecord> for wire::Record {
+    fn from(record: SessionRecord) -> Self {
+        let outcome = match &record.outcome {
+            Outcome::Succeeded => wire::Outcome::Succeeded,
+            Outcome::Failed(..) => wire::Outcome::Failed,
+            Outcome::TimedOut(_) => wire::Outcome::TimedOut,
+            Outcome::Lost => wire::Outcome::Lost,
+            Outcome::NeverStarted => wire::Outcome::NeverStarted,
+        };
+        Self {
+            session: record.session,
+            outcome: outcome.into(),
+            phase: record.outcome.phase().map(wire_phase),
+            error_type: match &record.outcome {
+                Outcome::Failed(kind, _) => kind.to_string(),
+                _ => String::new(),
+            },
+            error_message: record.error_message,
+            intended_us: record.intended_us,
+            started_us: record.started_us,
+            connect_us: record.connect_us,
+            reset_us: record.reset_us,
+            step_us: record.step_us,
+            close_us: record.close_us,
+            total_us: record.total_us,
+            waited_us: record.waited_us,
+            pid: record.pid,
+            session_hash: record.session_hash,
+            host_url: record.host_url,
+        }
+    }
+}
+
+impl TryFrom<wire::Record> for SessionRecord {
+    type Error = Invalid;
+
+    fn try_from(value: wire::Record) -> Checked<Self> {
+        let outcome = match wire::Outcome::try_from(value.outcome) {
+            Ok(wire::Outcome::Succeeded) => Outcome::Succeeded,
+            Ok(wire::Outcome::Failed) => Outcome::Failed(
+                text("error_type", value.error_type, max::TEXT_BYTES_MAX)?
+                    .parse()
+                    .or_else(|()| invalid("error_type", "unknown kind"))?,
+                phase(value.phase)?,
+            ),
+            Ok(wire::Outcome::TimedOut) => Outcome::TimedOut(phase(value.phase)?),
+            Ok(wire::Outcome::Lost) => Outcome::Lost,
+            Ok(wire::Outcome::NeverStarted) => Outcome::NeverStarted,
+            _ => return invalid("outcome", format!("unknown value {}", value.outcome)),
+        };
+        let lived = !matches!(outcome, Outcome::Lost | Outcome::NeverStarted);
+        if lived != value.started_us.is_some() || lived != value.total_us.is_some() {
+            return invalid(
+                "started_us",
+                format!("session {} is {} and has or lacks a life", value.session, outcome.as_str()),
+            );
+        }
+        if value.step_us.len() > max::STEPS_MAX as usize {
+            return invalid("step_us", "more steps than a session can have");
+        }
+        let short = |field, value: Option<String>| value.map(|v| text(field, v, max::TEXT_BYTES_MAX)).transpose();
+        Ok(Self {
+            session: at_most("session", value.session, max::SESSIONS_MAX)?,
+            outcome,
+            error_message: text("error_message", value.error_message, max::ERROR_BYTES_MAX)?,
+            intended_us: at_most("intended_us", value.intended_us, max::DURATION_US_MAX)?,
+            started_us: value.started_us,
+            connect_us: value.connect_us,
+            reset_us: value.reset_us,
+            step_us: value.step_us,
+            close_us: value.close_us,
+            total_us: value.total_us,
+            waited_us: value.waited_us,
+            pid: value.pid,
+            session_hash: short("session_hash", value.session_hash)?,
+            host_url: short("host_url", value.host_url)?,
+        })
+    }
+}
+
+impl From<Report> for wire::Report {
+    fn from(report: Report) -> Self {
+        let l = report.ledger;
+        Self {
+            attempt: Some(report.attempt.into()),
+            ledger: Some(wire::Ledger {
+                planned: l.planned,
+                succeeded: l.succeeded,
+                failed: l.failed,
+                timed_out: l.timed_out,
+                lost: l.lost,
+                never_started: l.never_started,
+            }),
+            start_offset_us: report.start_offset_us,
+            chunks: report.chunks,
+            histograms: report
+                .histograms
+                .into_iter()
+                .map(|h| wire::MetricHistogram {
+                    metric: wire_metric(h.metric),
+                    data: h.data,
+                    over_range: h.over_range,
+                })
+                .collect(),
+        }
+    }
+}
+
+impl TryFrom<wire::Report> for Report {
+    type Error = Invalid;
+
+    fn try_from(value: wire::Report) -> Checked<Self> {
+        if value.histograms.len() > Metric::ALL.len() {
+            return invalid("histograms", format!("{} of them", value.histograms.len()));
+        }
+        let histograms = value
+            .histograms
+            .into_iter()
+            .map(|h| {
+                if h.data.len() > max::HISTOGRAM_BYTES_MAX {
+                    return invalid("histograms.data", "too large");
+                }
+                Ok(EncodedHistogram { metric: metric(h.metric)?, data: h.data, over_range: h.over_range })
+            })
+            .collect::<Checked<_>>()?;
+        Ok(Self {
+            attempt: attempt(value.attempt)?,
+            ledger: ledger(value.ledger)?,
+            start_offset_us: at_most("start_offset_us", value.start_offset_us, max::DURATION_US_MAX)?,
+            chunks: at_most("chunks", value.chunks, max::CHUNKS_MAX)?,
+            histograms,
+        })
+    }
+}
