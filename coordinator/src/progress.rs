@@ -25,6 +25,16 @@ pub enum Verbosity {
     Verbose,
 }
 
+/// The batch that is running.
+#[derive(Debug, Clone, Copy)]
+struct UnderWay {
+    place: Place,
+    batch: Batch,
+    begun: Instant,
+    /// How long it takes if the server costs nothing.
+    expected: Duration,
+}
+
 /// Watches a run. Rows go to standard output (to standard error with `--json`), progress to standard error.
 #[derive(Debug)]
 pub struct Progress {
@@ -32,7 +42,7 @@ pub struct Progress {
     rows_to_stderr: bool,
     bar: Option<ProgressBar>,
     header_shown: bool,
-    under_way: Option<(Place, Batch)>,
+    under_way: Option<UnderWay>,
     last_plain: Instant,
     /// Told once each: the readiness check repeats itself.
     problems_told: BTreeSet<String>,
@@ -120,8 +130,9 @@ impl Progress {
                 }
             }
             RunEvent::WarmupStarted => self.status("warm-up", "one small batch that is not recorded"),
-            RunEvent::BatchStarted { place, batch, attempt, .. } => {
-                self.under_way = Some((*place, *batch));
+            RunEvent::BatchStarted { place, batch, attempt, expected } => {
+                self.under_way =
+                    Some(UnderWay { place: *place, batch: *batch, begun: Instant::now(), expected: *expected });
                 self.last_plain = Instant::now();
                 if self.verbosity == Verbosity::Verbose {
                     self.warn(&format!("batch under way: {} attempt {attempt}", cell(batch, self.repetitions).trim()));
@@ -155,7 +166,7 @@ impl Progress {
 
     fn header(&mut self) {
         if !std::mem::replace(&mut self.header_shown, true) {
-            self.say(" batch  mode    wait  rep  success      p50      p99     rps  open max  hosts  verdict");
+            self.say(" batch  mode    wait    rep  success      p50      p99     rps  open max  hosts  verdict");
         }
     }
 
@@ -171,9 +182,13 @@ impl Progress {
     }
 
     fn counts(&mut self, counts: &Counts) {
-        let Some((place, batch)) = self.under_way else { return };
-        let left =
-            if place.left.is_zero() { String::new() } else { format!(" · run {} left", duration(micros(place.left))) };
+        let Some(UnderWay { place, batch, begun, expected }) = self.under_way else { return };
+        let gone = begun.elapsed();
+        let left = |whole: Duration, of: &str| match whole.saturating_sub(gone) {
+            Duration::ZERO => String::new(),
+            left => format!(" · {of}{} left", duration(micros(left))),
+        };
+        let left = format!("{}{}", left(expected, ""), left(place.left, "run "));
         let prefix = format!(
             "[{}/{}] {} {} x {} s, rep {}",
             place.number,
@@ -220,7 +235,7 @@ fn cell(batch: &Batch, repetitions: u32) -> String {
     let mode = batch.mode.to_string();
     let (size, wait) = (count(batch.batch_size), format!("{} s", seconds_short(batch.wait_us)));
     let repetition = format!("{}/{repetitions}", batch.repetition);
-    format!("{size:>6}  {mode:>4}  {wait:>6}  {repetition:>3}")
+    format!("{size:>6}  {mode:>4}  {wait:>6}  {repetition:>5}")
 }
 
 /// One finished batch.
