@@ -19,8 +19,9 @@ pub(super) fn describe(plan: &Plan) -> String {
         Launch::Ramp { over_us } => format!("over {} s", seconds_short(over_us)),
     };
     text.push_str(&format!(
-        "session    connect, reset, {} step(s), close; think {} s; started {launch}\n",
+        "session    connect, reset, {} {}, close; think {} s; started {launch}\n",
         plan.session.steps,
+        if plan.session.steps == 1 { "step" } else { "steps" },
         seconds_short(plan.session.think_us)
     ));
     text.push_str(&needs(plan));
