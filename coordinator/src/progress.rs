@@ -47,6 +47,8 @@ pub struct Progress {
     /// Told once each: the readiness check repeats itself.
     problems_told: BTreeSet<String>,
     repetitions: u32,
+    /// Agents come from outside.
+    dial_in: bool,
 }
 
 impl Progress {
@@ -68,6 +70,7 @@ impl Progress {
             last_plain: Instant::now(),
             problems_told: BTreeSet::new(),
             repetitions: plan.grid.repetitions,
+            dial_in: plan.agents.count > plan.agents.local,
         }
     }
 
@@ -106,6 +109,11 @@ impl Progress {
         match event {
             RunEvent::AgentJoined { name, ready, wanted } => {
                 self.status(&format!("agents  {ready} of {wanted} ready"), &format!("{name} joined"));
+                // Those that dial in are told of where no bar shows them; of very many, now and then one.
+                let told = *ready <= 16 || ready.is_multiple_of(50);
+                if self.bar.is_none() && self.dial_in && told && self.verbosity == Verbosity::Normal {
+                    self.warn(&format!("agents  {ready} of {wanted} ready: {name} joined"));
+                }
             }
             RunEvent::AgentLeft { name, why } => self.warn(&format!("agent {name} {why}")),
             RunEvent::AgentRefused { name, why } => self.warn(&format!("agent {name} was refused: {why}")),

@@ -89,6 +89,30 @@ fn a_run_without_a_plan_over_agents_that_dial_in() {
 }
 
 #[test]
+fn several_urls_get_sessions_in_turn_whoever_carries_them() {
+    let servers = [Server::start(&[]), Server::start(&[])];
+    let dir = tempfile::tempdir().expect("dir");
+    let out = dir.path().join("out");
+    let mut command = coordinator();
+    command
+        .args(["run", "--target", &servers[0].url, "--target", &servers[1].url, "--batch-sizes", "21", "--wait", "0"])
+        .args(["--reps", "1", "--local", "3", "--output"])
+        .arg(&out);
+    let ended = run(command);
+    assert_eq!(ended.code(), Some(0), "{}", ended.text);
+    let results = Results::of(&out);
+    let agents: std::collections::BTreeSet<String> =
+        results.raw().iter().filter_map(|row| row["agent"].as_str().map(str::to_owned)).collect();
+    assert_eq!(agents.len(), 3);
+    for row in results.raw() {
+        let session = usize::try_from(row["request_id"].as_u64().expect("number")).expect("small");
+        let port = servers[session % 2].address().rsplit(':').next().expect("port");
+        assert!(row["host_url"].as_str().is_some_and(|host| host.ends_with(port)), "{row}");
+    }
+    results.check_with_python();
+}
+
+#[test]
 fn one_session_and_compressed_or_no_records() {
     let server = Server::start(&[]);
     let dir = tempfile::tempdir().expect("dir");

@@ -15,7 +15,8 @@ use crate::run::share::{Carrier, Spread, split};
 impl Machine {
     pub(super) fn probe(&mut self, now: Now) {
         let plan = &self.setup.plan;
-        let names = self.agents.values().map(|agent| agent.name.clone()).collect();
+        let mut names: Vec<String> = self.agents.values().map(|agent| agent.name.clone()).collect();
+        names.sort();
         let threads = self.agents.values().map(|agent| u64::from(agent.hello.capacity.threads)).sum();
         // Agents of one pool draw from the same ports: each pool counts once.
         let pools: BTreeMap<&str, u64> = self
