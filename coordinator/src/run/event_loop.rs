@@ -22,6 +22,8 @@ use crate::store::run_json::{Facts, RunJson};
 
 /// How long dismissed agents may take to hang up.
 const FAREWELL: Duration = Duration::from_secs(2);
+/// The same when the user has said twice that it is enough: until the word has left.
+const FAREWELL_AT_ONCE: Duration = Duration::from_millis(100);
 
 /// Signals and children, as the loop hears them.
 #[derive(Debug)]
@@ -228,7 +230,14 @@ impl Loop {
             self.store = Some(store);
         }
         let mut there: Vec<Key> = self.orders.keys().copied().collect();
-        let over = Instant::now() + FAREWELL;
+        let at_once = self.interrupts > 1;
+        if at_once {
+            for orders in self.orders.values() {
+                // Whoever has no room for it is found by the end of the connection.
+                let _ = orders.try_send(FromCoordinator::Dismiss("the run was interrupted".to_owned()));
+            }
+        }
+        let over = Instant::now() + if at_once { FAREWELL_AT_ONCE } else { FAREWELL };
         while !there.is_empty() {
             match tokio::time::timeout_at(over, heard.recv()).await {
                 Ok(Some(Heard::Left(key, _))) => there.retain(|other| *other != key),
