@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use crate::plan::Plan;
 use crate::report::cells::Done;
-use crate::run::verdict::Worth;
+use crate::report::facts::Worth;
 
 /// Everything asked for was done.
 pub const DONE: u8 = 0;

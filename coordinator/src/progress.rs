@@ -8,10 +8,10 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::plan::Plan;
 use crate::plan::expand::Batch;
+use crate::report::facts::{Limit, Worth};
 use crate::report::format::{count, duration, latency, percent, rate, seconds_short};
 use crate::report::summary::Summary;
 use crate::run::events::{Counts, Place, RunEvent};
-use crate::run::verdict::{Limit, Worth};
 
 /// Between two plain lines about the same batch.
 const PLAIN_EVERY: Duration = Duration::from_secs(5);

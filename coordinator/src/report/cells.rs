@@ -8,7 +8,7 @@ use proto::{HistogramSet, Metric, Mode};
 use super::summary::Summary;
 use crate::plan::Plan;
 use crate::plan::expand::Batch;
-use crate::run::verdict::Worth;
+use crate::report::facts::Worth;
 
 /// What was decided of one batch.
 #[derive(Debug, Clone)]

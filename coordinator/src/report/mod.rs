@@ -1,6 +1,7 @@
 //! PURE: records into summaries, summaries into text. Bytes out, no files.
 
 pub mod cells;
+pub mod facts;
 pub mod format;
 pub mod summary;
 pub mod tables;

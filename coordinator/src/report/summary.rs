@@ -8,8 +8,8 @@ use serde::Serialize;
 
 use super::format::{seconds_short, seconds6};
 use crate::plan::expand::Batch;
-use crate::run::collect::Row;
-use crate::run::verdict::Verdict;
+use crate::report::facts::Row;
+use crate::report::facts::Verdict;
 
 /// Percentiles of one metric in microseconds, from the merged histogram; all 0 when it is empty.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]

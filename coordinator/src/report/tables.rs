@@ -109,7 +109,7 @@ fn note(plan: &Plan, cell: &Cell<'_>, is_max: bool, is_largest: bool) -> String 
         _ => "Complete failure".to_owned(),
     };
     let worst = cell.runs.iter().max_by_key(|run| run.verdict.worth);
-    if let Some(worst) = worst.filter(|run| run.verdict.worth > crate::run::verdict::Worth::Valid) {
+    if let Some(worst) = worst.filter(|run| run.verdict.worth > crate::report::facts::Worth::Valid) {
         note.push_str(&format!(" ({})", worst.verdict.worth));
     }
     let late = cell.p99_us.is_some_and(|p99| p99 > plan.latency_limit_us(cell.wait_us));

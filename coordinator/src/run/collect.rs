@@ -13,14 +13,8 @@ use proto::{AttemptId, Bounds, HistogramSet, Ledger, Outcome, SessionRecord};
 use super::verdict;
 use crate::plan::Plan;
 use crate::plan::expand::Batch;
+use crate::report::facts::Row;
 use crate::report::summary::{Context, Summary};
-
-/// A record and whose it is.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Row {
-    pub agent: Arc<str>,
-    pub record: SessionRecord,
-}
 
 /// One agent's share of an attempt, and what has arrived of it.
 #[derive(Debug, Clone)]
@@ -232,7 +226,7 @@ mod tests {
 
     use super::*;
     use crate::plan::check::plan_of;
-    use crate::run::verdict::Worth;
+    use crate::report::facts::Worth;
 
     const SIZE: u64 = 20;
 

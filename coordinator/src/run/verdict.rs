@@ -3,73 +3,12 @@
 //! The question is always whether the *conclusion* would change without what the generator did: a burst of thousands
 //! takes time to launch, and that alone is no fault.
 
-use std::fmt;
-
 use proto::{FailureKind, Launch, Outcome};
-use serde::Serialize;
 
-use super::collect::Row;
 use crate::plan::Plan;
+use crate::report::facts::{Limit, Row, Verdict, Worth};
 use crate::report::format::{count, latency};
 use crate::report::summary::Summary;
-
-/// The first that holds, from the worst.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Worth {
-    #[default]
-    Valid,
-    GeneratorLimited,
-    /// Agents were lost.
-    Degraded,
-    /// The ledger, the hosts or the uploads are wrong.
-    Invalid,
-}
-
-impl fmt::Display for Worth {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Valid => "valid",
-            Self::GeneratorLimited => "generator-limited",
-            Self::Degraded => "degraded",
-            Self::Invalid => "invalid",
-        })
-    }
-}
-
-/// Who kept the batch from doing better.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Limit {
-    Server,
-    Generator,
-    None,
-    #[default]
-    Unknown,
-}
-
-impl fmt::Display for Limit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Server => "server",
-            Self::Generator => "generator",
-            Self::None => "none",
-            Self::Unknown => "unknown",
-        })
-    }
-}
-
-/// With every reason in words.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct Verdict {
-    pub worth: Worth,
-    pub limit: Limit,
-    pub reasons: Vec<String>,
-    /// `target.require_hosts` was not met.
-    pub hosts_missing: bool,
-    /// And nothing else is wrong that would make it degraded or invalid.
-    pub only_hosts_missing: bool,
-}
 
 /// Judges one attempt. `faults` are what the collector found wrong with the uploads, `lost` who was lost and why.
 #[must_use]

@@ -6,9 +6,10 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
+use crate::report::facts::Row;
 use crate::report::format::{seconds_short, seconds6};
 use crate::report::summary::rfc3339;
-use crate::run::collect::{Finished, Row};
+use crate::run::collect::Finished;
 
 /// A JSON number in exactly these digits.
 struct Number(String);

@@ -59,9 +59,9 @@ fn ctrl_c_twice_ends_at_once() {
     let ended = coordinator.end();
     assert_eq!(ended.code(), Some(130), "{}", ended.text);
     assert_eq!(Results::of(&out).summary().len(), 1);
-    // Its coordinator is gone: it ends its sessions, looks for another one, and gives up.
+    // It ends its sessions: dismissed, if that word still reached it, or for want of a coordinator.
     agent.signal(Signal::SIGCONT);
-    assert_eq!(agent.end().code(), Some(11));
+    assert!(matches!(agent.end().code(), Some(0 | 11)));
 }
 
 #[test]

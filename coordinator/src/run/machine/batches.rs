@@ -10,9 +10,9 @@ use crate::exit::{End, Failure};
 use crate::plan::expand::Batch;
 use crate::plan::{OnLoss, OnShortfall};
 use crate::report::cells::{Done, failing_sizes};
+use crate::report::facts::Worth;
 use crate::run::collect::{Part, finish};
 use crate::run::events::{Place, RunEvent};
-use crate::run::verdict::Worth;
 
 impl Machine {
     pub(super) fn next_batch(&mut self, now: Now) {

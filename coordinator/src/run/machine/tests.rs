@@ -8,7 +8,7 @@ use proto::{Bounds, Capacity, FailureKind, HistogramSet, Ledger, Outcome, Phase 
 
 use super::*;
 use crate::plan::check::plan_of;
-use crate::run::verdict::Worth;
+use crate::report::facts::Worth;
 
 const PLAN: &str = "[target]\nurls = [\"http://h:1\"]\n[grid]\nbatch_sizes = [8, 16]\nrepetitions = 2\n";
 
