@@ -53,23 +53,31 @@ impl Link {
     /// What was wrong last, when `reconnect_for` is over.
     pub async fn connect(&mut self) -> Result<Connected, String> {
         loop {
-            let problem = match dial(&self.address).await {
+            match dial(&self.address).await {
                 Ok(connected) => return Ok(connected),
-                Err(problem) => problem,
-            };
-            let over = self.lost_since + self.reconnect_for;
-            if Instant::now() + self.backoff >= over {
-                return Err(format!(
-                    "no coordinator at {} for {} s: {problem}; start the coordinator, correct --coordinator, or wait \
-                     longer with --reconnect-for",
-                    self.address,
-                    self.reconnect_for.as_secs_f64()
-                ));
+                Err(problem) => self.pause(&problem).await?,
             }
-            tracing::debug!("no coordinator at {} yet: {problem}", self.address);
-            tokio::time::sleep(self.backoff).await;
-            self.backoff = (self.backoff * 2).min(BACKOFF_MAX);
         }
+    }
+
+    /// Waits a little longer each time: for a dial that failed, and for a connection that led to nothing.
+    ///
+    /// # Errors
+    /// When `reconnect_for` is over.
+    pub async fn pause(&mut self, problem: &str) -> Result<(), String> {
+        let over = self.lost_since + self.reconnect_for;
+        if Instant::now() + self.backoff >= over {
+            return Err(format!(
+                "no coordinator at {} for {} s: {problem}; start the coordinator, correct --coordinator, or wait longer \
+                 with --reconnect-for",
+                self.address,
+                self.reconnect_for.as_secs_f64()
+            ));
+        }
+        tracing::debug!("no coordinator at {} yet: {problem}", self.address);
+        tokio::time::sleep(self.backoff).await;
+        self.backoff = (self.backoff * 2).min(BACKOFF_MAX);
+        Ok(())
     }
 }
 

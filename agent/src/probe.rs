@@ -1,15 +1,17 @@
 //! The readiness check: one whole session out of every url, tried again until it works or the time is up.
 
+use std::cell::RefCell;
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use proto::base_url::BaseUrl;
 use proto::message::{Probe, ProbeResult};
 use proto::{FailureKind, Mode, Outcome, Script, SessionRecord, Target};
 use tokio::sync::mpsc;
 use tokio::task::LocalSet;
-use tokio::time::Instant;
+use tokio::time::{Instant, interval};
 use tokio_util::sync::CancellationToken;
 
 use crate::allow::{self, AllowRule};
@@ -70,81 +72,126 @@ pub fn start(probe: Probe, means: Means, cancel: CancellationToken) -> mpsc::Rec
     told
 }
 
+/// Every (url, mode) by itself: one that hangs keeps no other waiting.
 async fn check(probe: &Probe, means: &Means, tell: &mpsc::Sender<Vec<ProbeResult>>) {
     let deadline = Instant::now() + probe.deadline;
-    let script = Arc::new(Script {
-        // One short session: it proves the way, it does not measure.
-        steps: probe.script.steps.min(1),
-        wait: Duration::ZERO,
-        think: Duration::ZERO,
-        total_timeout: Some(probe.deadline),
-        ..probe.script.clone()
-    });
-    let mut results: Vec<ProbeResult> = Vec::new();
-    for url in &probe.target.urls {
-        for mode in &probe.modes {
-            results.push(ProbeResult {
+    let results: Vec<RefCell<ProbeResult>> = probe
+        .target
+        .urls
+        .iter()
+        .flat_map(|url| probe.modes.iter().map(move |mode| (url, mode)))
+        .map(|(url, mode)| {
+            RefCell::new(ProbeResult {
                 url: url.clone(),
                 mode: *mode,
                 ready: false,
                 last_word: false,
-                problem: "not tried yet".to_owned(),
+                problem: "no answer yet".to_owned(),
                 addresses: Vec::new(),
-            });
-        }
-    }
-    let started = Instant::now();
-    let mut last_told = Instant::now();
+            })
+        })
+        .collect();
+    let all = || results.iter().map(|result| result.borrow().clone()).collect::<Vec<_>>();
+    let mut tries: FuturesUnordered<_> =
+        results.iter().map(|result| until_known(result, probe, means, deadline)).collect();
+    let mut told = interval(TELL);
+    told.tick().await;
     loop {
-        for result in results.iter_mut().filter(|result| !result.last_word) {
-            let now = Instant::now();
-            match try_once(result, probe, means, &script).await {
-                Ok(()) => {
-                    result.ready = true;
-                    result.last_word = true;
-                    result.problem.clear();
+        tokio::select! {
+            ended = tries.next() => {
+                if ended.is_none() {
+                    break;
                 }
-                Err((problem, hopeless)) => {
-                    result.problem = problem;
-                    let grace = if hopeless { WRONG_SERVER_GRACE.min(probe.deadline) } else { probe.deadline };
-                    result.last_word = now >= deadline || now.duration_since(started) >= grace;
+            }
+            _ = told.tick() => {
+                if tell.send(all()).await.is_err() {
+                    return;
                 }
             }
         }
-        let over = results.iter().all(|result| result.last_word);
-        if over || last_told.elapsed() >= TELL {
-            last_told = Instant::now();
-            if tell.send(results.clone()).await.is_err() || over {
+    }
+    // Whoever asked may be gone.
+    let _ = tell.send(all()).await;
+}
+
+/// Tries until there is a last word.
+async fn until_known(result: &RefCell<ProbeResult>, probe: &Probe, means: &Means, deadline: Instant) {
+    let started = Instant::now();
+    let (url, mode) = {
+        let known = result.borrow();
+        (known.url.clone(), known.mode)
+    };
+    loop {
+        let (addresses, outcome) = try_once(&url, mode, probe, means, deadline).await;
+        let now = Instant::now();
+        {
+            let mut known = result.borrow_mut();
+            if !addresses.is_empty() {
+                known.addresses = addresses;
+            }
+            match outcome {
+                Ok(()) => {
+                    known.ready = true;
+                    known.last_word = true;
+                    known.problem.clear();
+                }
+                Err((problem, hopeless)) => {
+                    known.problem = problem;
+                    let grace = if hopeless { WRONG_SERVER_GRACE.min(probe.deadline) } else { probe.deadline };
+                    known.last_word = now + RETRY >= deadline || now.duration_since(started) >= grace;
+                }
+            }
+            if known.last_word {
                 return;
             }
         }
-        tokio::time::sleep_until((Instant::now() + RETRY).min(deadline)).await;
+        tokio::time::sleep(RETRY).await;
     }
 }
 
-/// One session; the error says whether more tries are hopeless.
+/// One session to every address behind the url, within what is left of the time. Returns the addresses; an error says
+/// whether more tries are hopeless.
 async fn try_once(
-    result: &mut ProbeResult,
+    url: &str,
+    mode: Mode,
     probe: &Probe,
     means: &Means,
-    script: &Arc<Script>,
-) -> Result<(), (String, bool)> {
-    let target = Target { urls: vec![result.url.clone()], ca_pem: probe.target.ca_pem.clone() };
-    let endpoints = means.endpoints(&target, result.mode).await.map_err(|error| {
-        let hopeless = !matches!(error, TargetError::Resolve { .. });
-        (error.to_string(), hopeless)
-    })?;
-    result.addresses = endpoints.list[0].addresses.iter().map(ToString::to_string).collect();
-    let dialer = Dialer { endpoints, source_ips: means.source_ips.clone() };
-    let (cancel, counters, now) = (CancellationToken::new(), Counters::default(), Instant::now());
-    let record = match result.mode {
-        Mode::Ws => {
-            let driver = WsDriver::new(dialer, Duration::ZERO);
-            session::live(&driver, script, 0, now, 0, &cancel, &counters).await
+    deadline: Instant,
+) -> (Vec<String>, Result<(), (String, bool)>) {
+    let target = Target { urls: vec![url.to_owned()], ca_pem: probe.target.ca_pem.clone() };
+    let endpoints = match means.endpoints(&target, mode).await {
+        Ok(endpoints) => endpoints,
+        Err(error) => {
+            let hopeless = !matches!(error, TargetError::Resolve { .. });
+            return (Vec::new(), Err((error.to_string(), hopeless)));
         }
-        Mode::Http => session::live(&HttpDriver::new(dialer), script, 0, now, 0, &cancel, &counters).await,
     };
-    judge(&record)
+    let addresses: Vec<String> = endpoints.list[0].addresses.iter().map(ToString::to_string).collect();
+    for (number, address) in (0..).zip(&addresses) {
+        let left = deadline.saturating_duration_since(Instant::now());
+        // One short session: it proves the way, it does not measure.
+        let script = Script {
+            steps: probe.script.steps.min(1),
+            wait: Duration::ZERO,
+            think: Duration::ZERO,
+            total_timeout: Some(left),
+            ..probe.script.clone()
+        };
+        let dialer = Dialer { endpoints: endpoints.clone(), source_ips: means.source_ips.clone() };
+        let (cancel, counters, now) = (CancellationToken::new(), Counters::default(), Instant::now());
+        let record = match mode {
+            Mode::Ws => {
+                let driver = WsDriver::new(dialer, Duration::ZERO);
+                session::live(&driver, &script, number, now, 0, &cancel, &counters).await
+            }
+            Mode::Http => session::live(&HttpDriver::new(dialer), &script, number, now, 0, &cancel, &counters).await,
+        };
+        if let Err((problem, hopeless)) = judge(&record) {
+            let whose = if addresses.len() > 1 { format!("{address}: ") } else { String::new() };
+            return (addresses.clone(), Err((format!("{whose}{problem}"), hopeless)));
+        }
+    }
+    (addresses, Ok(()))
 }
 
 fn judge(record: &SessionRecord) -> Result<(), (String, bool)> {

@@ -42,7 +42,7 @@ pub struct Settings {
 
 /// Serves coordinators until dismissed, refused, interrupted, or alone for too long.
 pub async fn serve(settings: Settings, mut link: Link, interrupt: CancellationToken) -> Outcome {
-    let mut life = Life { machine: Machine::new(), settings, attempt: None };
+    let mut life = Life { machine: Machine::new(), settings, attempt: None, welcomed: false };
     loop {
         let connected = tokio::select! {
             connected = link.connect() => connected,
@@ -54,11 +54,16 @@ pub async fn serve(settings: Settings, mut link: Link, interrupt: CancellationTo
                 Ok(end) => return Outcome::End(end),
                 Err(problem) => {
                     tracing::warn!("the connection to the coordinator ended: {problem}; trying to reconnect");
-                    if life.machine.welcome().is_some() {
+                    if std::mem::take(&mut life.welcomed) {
                         link.was_connected();
                     }
-                    // A coordinator that accepts and hangs up at once must not be dialled in a tight loop.
-                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    let paused = tokio::select! {
+                        paused = link.pause(&problem) => paused,
+                        () = interrupt.cancelled() => return Outcome::End(End::Interrupted),
+                    };
+                    if let Err(problem) = paused {
+                        return Outcome::Lost(problem);
+                    }
                 }
             },
         }
@@ -69,6 +74,8 @@ struct Life {
     machine: Machine,
     settings: Settings,
     attempt: Option<Attempt>,
+    /// On the connection that is there, or was last.
+    welcomed: bool,
 }
 
 /// What exists of the attempt that the machine is in. Dropping it ends whatever is under way.
@@ -121,6 +128,7 @@ impl Life {
             return Err(message);
         }
         if let FromCoordinator::Welcome(welcome) = &first {
+            self.welcomed = true;
             tracing::info!("welcomed as {} to run {} (plan {})", welcome.name, welcome.run, welcome.plan_hash.short());
         }
         if let Some(end) = self.step(Event::Order(first), &out, &done_tx, &probing).await? {
@@ -381,8 +389,12 @@ mod tests {
         for order in [FromCoordinator::Welcome(welcome), FromCoordinator::Prepare(Box::new(assignment))] {
             tell.send(Ok(order)).await.expect("room");
         }
-        let mut life =
-            Life { machine: Machine::new(), settings: Settings { hello, means: Means::default() }, attempt: None };
+        let mut life = Life {
+            machine: Machine::new(),
+            settings: Settings { hello, means: Means::default() },
+            attempt: None,
+            welcomed: false,
+        };
         let interrupt = CancellationToken::new();
         let (end, _) = tokio::join!(life.attend(Connected { to_coordinator, from_coordinator }, &interrupt), async {
             assert!(matches!(heard.recv().await, Some(FromAgent::Hello(_))));

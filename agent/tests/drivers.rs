@@ -297,7 +297,7 @@ fn a_server_that_stops_during_a_step_closes_with_1012() {
         let driver = WsDriver::new(dialer(Mode::Ws, &url, "").await, Duration::ZERO);
         let mut session = driver.connect(0).await.expect("connected");
         driver.reset(&mut session).await.expect("reset");
-        let step = driver.step(&mut session, support::DEADLINE);
+        let step = driver.step(&mut session, support::DEADLINE, true);
         let (fault, ()) = tokio::join!(step, async move { drop(server) });
         assert_eq!(fault.expect_err("a fault").kind(), Some(&FailureKind::Closed(1012)));
     });

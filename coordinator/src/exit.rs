@@ -2,8 +2,7 @@
 
 use std::process::ExitCode;
 
-use crate::plan::Plan;
-use crate::report::cells::Done;
+use crate::report::cells::{Done, Grid};
 use crate::report::facts::Worth;
 
 /// Everything asked for was done.
@@ -49,6 +48,7 @@ pub struct End {
     pub unsound: bool,
     pub hosts_missing: bool,
     pub generator_limited: bool,
+    /// Known when the cells are put together, see [`End::judged`].
     pub criteria_missed: bool,
 }
 
@@ -67,19 +67,22 @@ impl End {
 
     /// Of a run whose batches are all decided (or that was stopped).
     #[must_use]
-    pub fn of_run(plan: &Plan, results: &[Done], interrupted: bool, aborted: bool) -> Self {
+    pub fn of_run(results: &[Done], interrupted: bool, aborted: bool) -> Self {
         let ran = || results.iter().filter_map(Done::summary);
-        let missed = |s: &crate::report::summary::Summary| {
-            s.success_rate() < plan.success.min_success_rate || s.total.p99_us > plan.latency_limit_us(s.batch.wait_us)
-        };
         Self {
             failure: None,
             interrupted,
             unsound: aborted || ran().any(|s| s.verdict.worth >= Worth::Degraded && !s.verdict.only_hosts_missing),
             hosts_missing: ran().any(|s| s.verdict.hosts_missing),
             generator_limited: ran().any(|s| s.verdict.worth == Worth::GeneratorLimited),
-            criteria_missed: ran().any(missed),
+            criteria_missed: false,
         }
+    }
+
+    /// With the success criteria of the whole grid.
+    #[must_use]
+    pub fn judged(self, grid: &Grid<'_>) -> Self {
+        Self { criteria_missed: grid.misses_criteria(), ..self }
     }
 
     /// First that holds: the failure's own, 130, 8, 6, 7, 0.

@@ -147,42 +147,35 @@ impl HistogramSet {
     }
 
     /// The rule: phases and total hold succeeded sessions only, response adds the timed out ones at the value at
-    /// which they were cut, failed ones have a histogram of their own, launch lag holds every started session.
-    pub fn record(&mut self, record: &SessionRecord) {
-        if let Some(lag) = record.launch_lag_us() {
-            self.add_value(Metric::LaunchLag, lag);
-        }
-        let response = record.response_us();
+    /// which they were cut, failed ones have a histogram of their own, launch lag holds every started session. Calls
+    /// `enter` for every value of a record, in microseconds.
+    pub fn values(record: &SessionRecord, mut enter: impl FnMut(Metric, u64)) {
+        let mut once = |metric, value: Option<u64>| {
+            if let Some(value) = value {
+                enter(metric, value);
+            }
+        };
+        once(Metric::LaunchLag, record.launch_lag_us());
         match &record.outcome {
             Outcome::Succeeded => {
-                let once = [
-                    (Metric::Connect, record.connect_us),
-                    (Metric::Reset, record.reset_us),
-                    (Metric::Close, record.close_us),
-                    (Metric::Total, record.total_us),
-                    (Metric::Response, response),
-                ];
-                for (metric, value) in once {
-                    if let Some(value) = value {
-                        self.add_value(metric, value);
-                    }
-                }
+                once(Metric::Connect, record.connect_us);
+                once(Metric::Reset, record.reset_us);
+                once(Metric::Close, record.close_us);
+                once(Metric::Total, record.total_us);
+                once(Metric::Response, record.response_us());
                 for step in &record.step_us {
-                    self.add_value(Metric::Step, *step);
+                    once(Metric::Step, Some(*step));
                 }
             }
-            Outcome::TimedOut(_) => {
-                if let Some(value) = response {
-                    self.add_value(Metric::Response, value);
-                }
-            }
-            Outcome::Failed(..) => {
-                if let Some(value) = response {
-                    self.add_value(Metric::Failed, value);
-                }
-            }
+            Outcome::TimedOut(_) => once(Metric::Response, record.response_us()),
+            Outcome::Failed(..) => once(Metric::Failed, record.response_us()),
             Outcome::Lost | Outcome::NeverStarted => {}
         }
+    }
+
+    /// Adds a session by [`HistogramSet::values`].
+    pub fn record(&mut self, record: &SessionRecord) {
+        Self::values(record, |metric, value_us| self.add_value(metric, value_us));
     }
 
     fn add_value(&mut self, metric: Metric, value_us: u64) {

@@ -51,7 +51,7 @@ impl<F: Fn(u64, Phase) -> Act + 'static> Driver for FakeDriver<F> {
         Ok(Reply { pid: Some(1), ..Reply::default() })
     }
 
-    async fn step(&self, session: &mut u64, wait: Duration) -> Result<Reply, Fault> {
+    async fn step(&self, session: &mut u64, wait: Duration, _last: bool) -> Result<Reply, Fault> {
         tokio::time::sleep(wait).await;
         self.act(*session, Phase::Step).await?;
         let waited_us = u64::try_from(wait.as_micros()).ok();

@@ -5,16 +5,21 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::client::conn::http1::{self, SendRequest};
-use hyper::header::{ACCEPT, CONTENT_TYPE, HOST};
+use hyper::header::{ACCEPT, CONNECTION, CONTENT_TYPE, HOST};
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use proto::FailureKind;
-use tokio::task::AbortHandle;
+use tokio::io::AsyncReadExt as _;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 use super::{Dialer, Driver, Fault, Reply, reply};
 
 /// What a reply's body may at most have before the session fails as a bad reply.
 const BODY_BYTES_MAX: usize = 1 << 20;
+
+/// How long the server may take to hang up after the last answer.
+const SERVER_CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// See [`Driver`]. Runs inside a `LocalSet`: each connection has a task of its own there.
 #[derive(Debug)]
@@ -32,7 +37,7 @@ pub struct HttpSession {
 #[derive(Debug)]
 struct Connection {
     sender: SendRequest<Full<Bytes>>,
-    task: AbortHandle,
+    task: JoinHandle<()>,
 }
 
 impl Drop for Connection {
@@ -53,26 +58,32 @@ impl HttpDriver {
         let (sender, connection) =
             http1::Builder::new().max_buf_size(16 << 10).handshake(TokioIo::new(transport)).await.map_err(fault)?;
         let task = tokio::task::spawn_local(async move {
-            // Its errors reach the request that waits for the answer.
-            let _ = connection.await;
+            // Its errors reach the request that waits for the answer. After the last one hyper would hang up; instead
+            // the server's end of stream is awaited.
+            if let Ok(parts) = connection.without_shutdown().await {
+                let mut transport = parts.io.into_inner();
+                let mut rest = [0; 64];
+                while matches!(transport.read(&mut rest).await, Ok(n) if n > 0) {}
+            }
         });
-        Ok(Connection { sender, task: task.abort_handle() })
+        Ok(Connection { sender, task })
     }
 
-    fn request(&self, number: u64, call: &str, body: String) -> Result<Request<Full<Bytes>>, Fault> {
+    fn request(&self, number: u64, call: &str, body: String, last: bool) -> Result<Request<Full<Bytes>>, Fault> {
         let (endpoint, _) = self.dialer.endpoints.of_session(number);
         Request::post(endpoint.url.http_path(call))
             .header(HOST, endpoint.url.authority())
             .header(CONTENT_TYPE, "application/json")
             .header(ACCEPT, "application/json")
+            .header(CONNECTION, if last { "close" } else { "keep-alive" })
             .body(Full::from(body))
             .map_err(|error| Fault::new(FailureKind::Io, error.to_string()))
     }
 
-    async fn post(&self, session: &mut HttpSession, call: &str, body: String) -> Result<Reply, Fault> {
+    async fn post(&self, session: &mut HttpSession, call: &str, body: String, last: bool) -> Result<Reply, Fault> {
         // Servers drop idle connections after some seconds: a client opens a new one then, and so do we. That is part
         // of the call, and counts as such. A request that never left comes back from the connection, and goes again.
-        let mut request = self.request(session.number, call, body)?;
+        let mut request = self.request(session.number, call, body, last)?;
         if session.connection.sender.ready().await.is_err() {
             session.connection = self.open(session.number).await?;
         }
@@ -127,15 +138,20 @@ impl Driver for HttpDriver {
     }
 
     async fn reset(&self, session: &mut HttpSession) -> Result<Reply, Fault> {
-        self.post(session, "reset", "{}".to_owned()).await
+        self.post(session, "reset", "{}".to_owned(), false).await
     }
 
-    async fn step(&self, session: &mut HttpSession, wait: Duration) -> Result<Reply, Fault> {
-        self.post(session, "step", format!(r#"{{"action":{{"wait_seconds":{:?}}}}}"#, wait.as_secs_f64())).await
+    async fn step(&self, session: &mut HttpSession, wait: Duration, last: bool) -> Result<Reply, Fault> {
+        let body = format!(r#"{{"action":{{"wait_seconds":{:?}}}}}"#, wait.as_secs_f64());
+        self.post(session, "step", body, last).await
     }
 
-    /// Closing is ours alone: the connection goes away with the session.
-    async fn close(&self, _session: HttpSession) -> Result<(), Fault> {
+    /// The last step has asked the server to hang up. It should do so first: the local port is then free at once, and
+    /// does not wait a minute in TIME_WAIT on our side (RFC 9293 section 3.6.1). One that takes its time is not waited
+    /// for.
+    async fn close(&self, mut session: HttpSession) -> Result<(), Fault> {
+        // Whether it hung up, failed to, or took too long: the session has had all of its answers.
+        let _ = timeout(SERVER_CLOSE_TIMEOUT, &mut session.connection.task).await;
         Ok(())
     }
 }

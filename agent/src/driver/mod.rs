@@ -30,8 +30,13 @@ pub trait Driver: 'static {
     /// Starts an episode.
     fn reset(&self, session: &mut Self::Session) -> impl Future<Output = Result<Reply, Fault>>;
 
-    /// One step that asks the server to wait.
-    fn step(&self, session: &mut Self::Session, wait: Duration) -> impl Future<Output = Result<Reply, Fault>>;
+    /// One step that asks the server to wait. `last`: no other follows.
+    fn step(
+        &self,
+        session: &mut Self::Session,
+        wait: Duration,
+        last: bool,
+    ) -> impl Future<Output = Result<Reply, Fault>>;
 
     /// Ends the session and sees the other side end it.
     fn close(&self, session: Self::Session) -> impl Future<Output = Result<(), Fault>>;
@@ -126,7 +131,11 @@ impl Dialer {
     async fn dial(&self, session: u64) -> Result<(&Endpoint, Transport), Fault> {
         let (endpoint, address) = self.endpoints.of_session(session);
         let sources: u64 = self.source_ips.len() as u64;
-        let source = (sources > 0).then(|| self.source_ips[usize::try_from(session % sources).unwrap_or(0)]);
+        let source = (sources > 0).then(|| {
+            // One source after the other for each destination in turn: every source meets every destination.
+            let destinations = (self.endpoints.list.len() * endpoint.addresses.len()) as u64;
+            self.source_ips[usize::try_from(session / destinations % sources).unwrap_or(0)]
+        });
         let wire = Wire::connect(address, source).await?;
         let transport = match (&self.endpoints.tls, endpoint.url.tls) {
             (Some(config), true) => {

@@ -121,7 +121,7 @@ impl Driver for WsDriver {
         Ok(reply)
     }
 
-    async fn step(&self, session: &mut Box<WsSession>, wait: Duration) -> Result<Reply, Fault> {
+    async fn step(&self, session: &mut Box<WsSession>, wait: Duration, _last: bool) -> Result<Reply, Fault> {
         let text = if wait == self.step.0 { self.step.1.clone() } else { step_text(wait) };
         let reply = self.ask(session, text).await?;
         if reply.session_hash != session.hash {

@@ -102,13 +102,14 @@ async fn phases<D: Driver>(
 
     trace.phase = Phase::Step;
     trace.step_us.reserve_exact(script.steps as usize);
-    for _ in 0..script.steps {
+    for step in 1..=script.steps {
         if !script.think.is_zero() {
             think(script.think, total).await?;
         }
         // The wait is what was asked for; only what comes on top of it is limited.
         let limit = script.wait.saturating_add(script.step_timeout);
-        let (reply, us) = timed(Instant::now(), limit, total, driver.step(&mut session, script.wait)).await?;
+        let (reply, us) =
+            timed(Instant::now(), limit, total, driver.step(&mut session, script.wait, step == script.steps)).await?;
         trace.step_us.push(us);
         if let Some(waited) = reply.waited_us {
             trace.waited_us = Some(trace.waited_us.unwrap_or(0).saturating_add(waited));

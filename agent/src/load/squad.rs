@@ -72,7 +72,8 @@ impl Squad {
                 bounds: assignment.bounds,
             };
             let (mode, dialer) = (assignment.mode, dialer());
-            let (cancel, counters) = (squad.cancel.clone(), squad.counters.clone());
+            // A token of its own: its lock is then this thread's alone.
+            let (cancel, counters) = (squad.cancel.child_token(), squad.counters.clone());
             let (ready, done) = (ready_tx.clone(), done_tx.clone());
             let spawned = std::thread::Builder::new().name(format!("load-{thread}")).spawn(move || {
                 // Dropped last, also on a panic: the waiting side always hears of this thread's end.

@@ -193,7 +193,14 @@ impl Plan {
         u64::from(self.session.steps).saturating_mul(wait_us.saturating_add(self.session.think_us))
     }
 
-    /// The latency criterion: p99 <= multiplier x (steps x wait + think + overhead).
+    /// The success criterion.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "a fraction")]
+    pub fn enough_succeeded(&self, succeeded: u64, planned: u64) -> bool {
+        planned > 0 && succeeded as f64 / planned as f64 >= self.success.min_success_rate
+    }
+
+    /// The latency criterion: p99 <= multiplier x (steps x (wait + think) + overhead).
     #[must_use]
     #[expect(
         clippy::cast_possible_truncation,

@@ -91,11 +91,6 @@ impl Cell<'_> {
         if self.planned() == 0 { 0.0 } else { self.succeeded() as f64 / self.planned() as f64 }
     }
 
-    #[must_use]
-    pub fn meets(&self, min_success_rate: f64) -> bool {
-        !self.runs.is_empty() && self.success_rate() >= min_success_rate
-    }
-
     /// Median over the repetitions; the lower one of two.
     #[must_use]
     pub fn rps(&self) -> f64 {
@@ -106,9 +101,9 @@ impl Cell<'_> {
 
     /// Every repetition met it on its own, with a verdict that counts.
     #[must_use]
-    pub fn reliable(&self, min_success_rate: f64) -> bool {
+    pub fn reliable(&self, plan: &Plan) -> bool {
         let counts = |run: &&Summary| {
-            run.success_rate() >= min_success_rate
+            plan.enough_succeeded(run.ledger.succeeded, run.ledger.planned)
                 && matches!(run.verdict.worth, Worth::Valid | Worth::GeneratorLimited)
         };
         !self.runs.is_empty() && self.runs.iter().all(counts)
@@ -119,12 +114,12 @@ impl Cell<'_> {
 #[derive(Debug)]
 pub struct Grid<'a> {
     pub lines: BTreeMap<(Mode, u64), Vec<Cell<'a>>>,
-    min_success_rate: f64,
+    plan: &'a Plan,
 }
 
 impl<'a> Grid<'a> {
     #[must_use]
-    pub fn of(plan: &Plan, results: &'a [Done], histograms: &CellHistograms) -> Self {
+    pub fn of(plan: &'a Plan, results: &'a [Done], histograms: &CellHistograms) -> Self {
         let mut cells: BTreeMap<(Mode, u64, u64), Cell<'a>> = BTreeMap::new();
         for done in results {
             let batch = done.batch();
@@ -145,20 +140,39 @@ impl<'a> Grid<'a> {
         for ((mode, wait_us, _), cell) in cells {
             lines.entry((mode, wait_us)).or_default().push(cell);
         }
-        Self { lines, min_success_rate: plan.success.min_success_rate }
+        for cell in lines.values_mut().flatten() {
+            // The bucket's upper edge may lie beyond the largest value there was.
+            let max_us = cell.runs.iter().map(|run| run.total_max_us).max().unwrap_or(0);
+            cell.p99_us = cell.p99_us.map(|p99| if max_us > 0 { p99.min(max_us) } else { p99 });
+        }
+        Self { lines, plan }
+    }
+
+    /// Whether any cell missed a success criterion, over its repetitions as the tables show it. What was skipped was not
+    /// shown to hold.
+    #[must_use]
+    pub fn misses_criteria(&self) -> bool {
+        self.lines.values().flatten().any(|cell| {
+            let late = cell.p99_us.is_some_and(|p99| p99 > self.plan.latency_limit_us(cell.wait_us));
+            cell.skipped.is_some() || !self.meets(cell) || late
+        })
+    }
+
+    fn meets(&self, cell: &Cell<'_>) -> bool {
+        self.plan.enough_succeeded(cell.succeeded(), cell.planned())
     }
 
     /// The largest batch size whose mean success over its repetitions met the criterion: the rule of the historical
     /// tables, which looks at each size on its own.
     #[must_use]
     pub fn max_batch(&self, line: &[Cell<'a>]) -> Option<usize> {
-        line.iter().rposition(|cell| cell.meets(self.min_success_rate))
+        line.iter().rposition(|cell| self.meets(cell))
     }
 
     /// The largest whose every repetition met it, and every repetition of every smaller one.
     #[must_use]
     pub fn reliable(&self, line: &[Cell<'a>]) -> Option<u64> {
-        line.iter().take_while(|cell| cell.reliable(self.min_success_rate)).last().map(|cell| cell.batch_size)
+        line.iter().take_while(|cell| cell.reliable(self.plan)).last().map(|cell| cell.batch_size)
     }
 }
 
@@ -171,7 +185,7 @@ pub fn failing_sizes(plan: &Plan, results: &[Done], batch: &Batch) -> u64 {
     let failing = |cell: &&Cell<'_>| {
         cell.batch_size < batch.batch_size
             && cell.runs.len() == plan.grid.repetitions as usize
-            && !cell.meets(plan.success.min_success_rate)
+            && !grid.meets(cell)
             && cell.runs.iter().all(|run| run.verdict.worth == Worth::Valid)
     };
     line.iter().filter(failing).count() as u64

@@ -80,10 +80,12 @@ impl Summary {
         let (mut total_sum, mut total_count, mut total_min, mut total_max) = (0_u128, 0_u64, u64::MAX, 0);
         let mut wall_us = 0;
         let (mut first_start, mut last_start) = (u64::MAX, 0);
+        let mut largest = Largest::default();
         for row in rows {
             let record = &row.record;
             ledger.count(&record.outcome);
             wall_us = wall_us.max(record.ended_us().unwrap_or(0));
+            largest.see(record);
             if let Some(started) = record.started_us {
                 first_start = first_start.min(started);
                 last_start = last_start.max(started);
@@ -118,11 +120,11 @@ impl Summary {
             hardware: context.hardware.to_owned(),
             timestamp: context.timestamp,
             total_wall_us: wall_us,
-            connect: percentiles(histograms, Metric::Connect),
-            reset: percentiles(histograms, Metric::Reset),
-            step: percentiles(histograms, Metric::Step),
-            total: percentiles(histograms, Metric::Total),
-            response: percentiles(histograms, Metric::Response),
+            connect: percentiles(histograms, Metric::Connect, &largest),
+            reset: percentiles(histograms, Metric::Reset, &largest),
+            step: percentiles(histograms, Metric::Step, &largest),
+            total: percentiles(histograms, Metric::Total, &largest),
+            response: percentiles(histograms, Metric::Response, &largest),
             total_min_us: if total_count == 0 { 0 } else { total_min },
             total_max_us: total_max,
             total_avg_us: if total_count == 0 { 0.0 } else { total_sum as f64 / total_count as f64 },
@@ -136,7 +138,7 @@ impl Summary {
             accepted: true,
             open_max: open_max(rows),
             launch_window_us: last_start.saturating_sub(first_start),
-            launch_lag_p99_us: percentiles(histograms, Metric::LaunchLag).p99_us,
+            launch_lag_p99_us: percentiles(histograms, Metric::LaunchLag, &largest).p99_us,
             over_range: histograms.over_range(),
             errors,
             verdict: Verdict::default(),
@@ -157,17 +159,29 @@ impl Summary {
     }
 }
 
-fn percentiles(histograms: &HistogramSet, metric: Metric) -> Percentiles {
+/// The largest value of each metric, exactly.
+#[derive(Default)]
+struct Largest(BTreeMap<Metric, u64>);
+
+impl Largest {
+    fn see(&mut self, record: &proto::SessionRecord) {
+        HistogramSet::values(record, |metric, value_us| {
+            let largest = self.0.entry(metric).or_default();
+            *largest = value_us.max(*largest);
+        });
+    }
+}
+
+/// A percentile is the upper edge of its bucket, which may lie beyond the largest value there was: no percentile is
+/// above the maximum.
+fn percentiles(histograms: &HistogramSet, metric: Metric, largest: &Largest) -> Percentiles {
     let histogram = histograms.get(metric);
     if histogram.is_empty() {
         return Percentiles::default();
     }
-    Percentiles {
-        p50_us: histogram.value_at_quantile(0.50),
-        p90_us: histogram.value_at_quantile(0.90),
-        p95_us: histogram.value_at_quantile(0.95),
-        p99_us: histogram.value_at_quantile(0.99),
-    }
+    let largest = largest.0.get(&metric).copied().unwrap_or(u64::MAX);
+    let at = |quantile: f64| histogram.value_at_quantile(quantile).min(largest);
+    Percentiles { p50_us: at(0.50), p90_us: at(0.90), p95_us: at(0.95), p99_us: at(0.99) }
 }
 
 /// Most sessions that were open at one instant, over all agents, on the common time line of their start instants. A

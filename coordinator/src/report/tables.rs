@@ -208,7 +208,7 @@ mod tests {
         results[6] = done(512, 1, 512, 1_680_000, &mut cells);
         results.push(Done::Skipped {
             batch: Batch { index: 0, mode: Mode::Ws, batch_size: 32_768, wait_us: 1_000_000, repetition: 1 },
-            why: "3 smaller batch size(s) failed (grid.stop_after_failing)".to_owned(),
+            why: "3 smaller batch sizes failed (grid.stop_after_failing = 3)".to_owned(),
         });
         insta::assert_snapshot!(final_tables(&plan, &results, &cells));
     }

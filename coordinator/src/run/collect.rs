@@ -46,18 +46,32 @@ impl Part {
 
     /// A second report changes nothing.
     pub fn take_report(&mut self, report: Report) {
-        self.report.get_or_insert(report);
+        if self.chunks.last_key_value().is_some_and(|(last, _)| *last >= report.chunks) {
+            self.disbelieve("sent more chunks than its report tells of");
+        }
+        if self.lost.is_none() {
+            self.report.get_or_insert(report);
+        }
+    }
+
+    fn disbelieve(&mut self, why: &str) {
+        self.chunks.clear();
+        self.report = None;
+        self.lost = Some(why.to_owned());
     }
 
     /// A chunk that is there already changes nothing; the order does not matter. An agent that sends more records than
     /// it has sessions is not believed, and its records are not kept.
     pub fn take_chunk(&mut self, chunk: RecordChunk) {
         let held: usize = self.chunks.values().map(Vec::len).sum();
-        let known = self.chunks.contains_key(&chunk.sequence);
-        if !known && (held + chunk.records.len()) as u64 > self.sessions {
-            self.chunks.clear();
-            self.lost = Some(format!("sent more records than its {} sessions", self.sessions));
-        } else if !known && self.lost.is_none() {
+        if self.lost.is_some() || self.chunks.contains_key(&chunk.sequence) {
+            return;
+        }
+        if (held + chunk.records.len()) as u64 > self.sessions {
+            self.disbelieve(&format!("sent more records than its {} sessions", self.sessions));
+        } else if chunk.records.is_empty() || self.report.as_ref().is_some_and(|r| chunk.sequence >= r.chunks) {
+            self.disbelieve("sent an empty chunk, or more than its report tells of");
+        } else {
             self.chunks.insert(chunk.sequence, chunk.records);
         }
     }
@@ -317,6 +331,13 @@ mod tests {
             part.take_chunk(chunk(sequence, &records));
         }
         assert!(part.is_lost() && part.chunks.is_empty());
+        let mut empty = Part::new("a0", 0, 10);
+        empty.take_chunk(chunk(0, &[]));
+        assert!(empty.is_lost());
+        let mut beyond = Part::new("a0", 0, 10);
+        beyond.take_report(report(&records, 1));
+        beyond.take_chunk(chunk(1, &records));
+        assert!(beyond.is_lost() && !beyond.complete());
     }
 
     type Spoil = fn(&mut Vec<Part>);

@@ -15,7 +15,7 @@ use super::collect::Finished;
 use super::events::RunEvent;
 use super::machine::{Effect, Event, Key, Machine, Now, Setup};
 use crate::exit::{End, Failure};
-use crate::report::cells::{CellHistograms, Done};
+use crate::report::cells::{CellHistograms, Done, Grid};
 use crate::service::Heard;
 use crate::store::Store;
 use crate::store::run_json::{Facts, RunJson};
@@ -83,7 +83,7 @@ pub async fn run(setup: Setup, frame: Frame, mut watch: impl FnMut(&RunEvent)) -
                     loop_.interrupts += 1;
                     if loop_.interrupts > 1 {
                         // What is complete is on disk; nobody wants to wait for the rest.
-                        let interrupted = End::of_run(&loop_.setup.plan, loop_.machine.results(), true, false);
+                        let interrupted = End::of_run(loop_.machine.results(), true, false);
                         end = Some(interrupted);
                         continue;
                     }
@@ -131,6 +131,7 @@ pub async fn run(setup: Setup, frame: Frame, mut watch: impl FnMut(&RunEvent)) -
         }
     }
     let end = end.unwrap_or_else(|| End::failed(Failure::Internal("the run ended without an end".to_owned())));
+    let end = end.judged(&Grid::of(&loop_.setup.plan, loop_.machine.results(), &loop_.cells));
     loop_.farewell(&mut heard).await;
     if let Err(problem) = loop_.save(Some((&end, end.code(enforce)))) {
         watch(&RunEvent::Note(format!("run.json could not be written: {problem}")));

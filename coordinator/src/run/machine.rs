@@ -33,6 +33,9 @@ const START_AFTER: Duration = Duration::from_millis(100);
 const ARM_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a cut batch may take to report.
 const CUT_TIMEOUT: Duration = Duration::from_secs(10);
+/// On top of what all the time limits of a batch add up to: for uploads, and for each of its sessions.
+const UPLOAD_TIMEOUT: Duration = Duration::from_secs(60);
+const UPLOAD_TIMEOUT_PER_SESSION: Duration = Duration::from_micros(200);
 /// On top of the readiness check's own deadline.
 const PROBE_SLACK: Duration = Duration::from_secs(15);
 
@@ -82,6 +85,8 @@ struct Agent {
     name: String,
     hello: Hello,
     last_seen: Duration,
+    /// It got whole sessions out of the target: only then it gets a share.
+    ready: bool,
 }
 
 /// What is given from outside, once.
@@ -114,7 +119,7 @@ enum Phase {
     Probing { deadline: Duration, results: BTreeMap<Key, Vec<ProbeResult>> },
     Preparing(Current),
     Running(Current),
-    Storing { refused: Option<String> },
+    Storing { refused: bool, again: bool },
     Cooling { until: Duration },
     Over,
 }
@@ -266,18 +271,15 @@ impl Machine {
                 }
             }
             FromAgent::Trouble { attempt, problem } => {
-                let name = agent.name.clone();
-                match &mut self.phase {
-                    Phase::Preparing(current) if current.id == attempt => {
-                        self.over(End::failed(Failure::TargetNotReady(format!("agent {name}: {problem}"))));
-                    }
-                    Phase::Running(current) if current.id == attempt => {
-                        if let Some((_, part)) = current.parts.iter_mut().find(|(owner, _)| *owner == key) {
-                            part.lose(&format!("could not carry its share: {problem}"));
-                            self.lost_one(now);
-                        }
-                    }
-                    _ => {}
+                let of_this = match &self.phase {
+                    Phase::Preparing(current) | Phase::Running(current) => current.id == attempt,
+                    _ => false,
+                };
+                if of_this {
+                    // It would be of no more use in the next attempt.
+                    self.send(key, FromCoordinator::Dismiss(format!("could not carry its share: {problem}")));
+                    self.effects.push(Effect::Hangup(key));
+                    self.left(now, key, &format!("could not carry its share: {problem}"));
                 }
             }
         }
@@ -325,6 +327,10 @@ impl Machine {
                 }
             }
             Phase::Running(current) if current.deadline.is_some_and(|deadline| now.mono >= deadline) => {
+                if current.cut.is_none() {
+                    self.cut(now, "it took longer than all of its time limits together");
+                    return;
+                }
                 for (_, part) in &mut current.parts {
                     part.lose(&format!("did not report within {} s of being stopped", CUT_TIMEOUT.as_secs()));
                 }
@@ -353,7 +359,7 @@ impl Machine {
 
     /// All batches are decided, or no more will be.
     fn conclude(&mut self) {
-        let end = End::of_run(&self.setup.plan, &self.results, self.interrupted, self.aborted);
+        let end = End::of_run(&self.results, self.interrupted, self.aborted);
         self.over(end);
     }
 

@@ -3,6 +3,8 @@
 //! The question is always whether the *conclusion* would change without what the generator did: a burst of thousands
 //! takes time to launch, and that alone is no fault.
 
+use std::collections::BTreeMap;
+
 use proto::{FailureKind, Launch, Outcome};
 
 use crate::plan::Plan;
@@ -38,7 +40,7 @@ pub fn judge(plan: &Plan, summary: &Summary, rows: &[Row], faults: &[String], lo
             }
         }
     }
-    let success = summary.success_rate() >= plan.success.min_success_rate;
+    let success = plan.enough_succeeded(summary.ledger.succeeded, summary.ledger.planned);
     let generator = generator_limited(plan, summary, rows, success);
     for reason in generator {
         judge.say(Worth::GeneratorLimited, reason);
@@ -48,12 +50,8 @@ pub fn judge(plan: &Plan, summary: &Summary, rows: &[Row], faults: &[String], lo
         Worth::GeneratorLimited => Limit::Generator,
         Worth::Valid if success && in_time => Limit::None,
         Worth::Valid if !success && mostly_refused(rows) => {
-            if let Some((kind, n)) = summary.errors.first() {
-                judge.reasons.push(format!(
-                    "the server refused: {} of {} {kind}",
-                    count(*n),
-                    count(summary.ledger.planned)
-                ));
+            if let Some((kind, n)) = most_frequent_no(rows) {
+                judge.reasons.push(format!("by the server: {} of {} {kind}", count(n), count(summary.ledger.planned)));
             }
             Limit::Server
         }
@@ -85,14 +83,17 @@ impl Judge {
 fn generator_limited(plan: &Plan, summary: &Summary, rows: &[Row], success: bool) -> Vec<String> {
     let mut reasons = Vec::new();
     let records = || rows.iter().map(|row| &row.record);
+    // What the server refused it would have refused a faster generator too: that failure stands.
+    let refused = records().filter(|r| matches!(&r.outcome, Outcome::Failed(kind, _) if kind.blames_server())).count();
+    if !plan.enough_succeeded(summary.ledger.planned - refused as u64, summary.ledger.planned) {
+        return reasons;
+    }
 
     // Sessions that this side could not even begin.
     let own = records()
         .filter(|r| matches!(&r.outcome, Outcome::Failed(kind, _) if matches!(kind, FailureKind::PortExhausted | FailureKind::FdExhausted)))
         .count() as u64;
-    #[expect(clippy::cast_precision_loss, reason = "a fraction")]
-    let without = (summary.ledger.succeeded + own) as f64 / summary.ledger.planned.max(1) as f64;
-    if own > 0 && !success && without >= plan.success.min_success_rate {
+    if own > 0 && !success && plan.enough_succeeded(summary.ledger.succeeded + own, summary.ledger.planned) {
         reasons.push(format!(
             "{} sessions failed for want of ports or descriptors on the agents; add agents or --source-ip",
             count(own)
@@ -130,6 +131,19 @@ fn generator_limited(plan: &Plan, summary: &Summary, rows: &[Row], success: bool
         }
     }
     reasons
+}
+
+/// The commonest of the server's refusals, by kind and phase.
+fn most_frequent_no(rows: &[Row]) -> Option<(String, u64)> {
+    let mut kinds: BTreeMap<String, u64> = BTreeMap::new();
+    for row in rows {
+        if let Outcome::Failed(kind, phase) = &row.record.outcome
+            && kind.blames_server()
+        {
+            *kinds.entry(format!("{kind} at {phase}")).or_default() += 1;
+        }
+    }
+    kinds.into_iter().max_by_key(|(_, n)| *n)
 }
 
 /// Whether most of what failed was refused by the server in so many words, as opposed to slow or silent.
@@ -262,7 +276,13 @@ mod tests {
         };
         let server = judged(&plan(""), &mixed(FailureKind::CapacityReached), &[], &[]);
         assert_eq!((server.worth, server.limit), (Worth::Valid, Limit::Server));
-        assert_eq!(server.reasons, ["the server refused: 10 of 20 capacity_reached at reset"]);
+        assert_eq!(server.reasons, ["by the server: 10 of 20 capacity_reached at reset"]);
+        // However slowly it was launched: a faster generator would have been refused as well.
+        let mut slow = mixed(FailureKind::CapacityReached);
+        for (n, row) in (0..).zip(&mut slow) {
+            row.record.started_us = Some(n * SECOND);
+        }
+        assert_eq!(judged(&plan(""), &slow, &[], &[]).worth, Worth::Valid, "it proves something");
         let own = judged(&plan(""), &mixed(FailureKind::PortExhausted), &[], &[]);
         assert_eq!((own.worth, own.limit), (Worth::GeneratorLimited, Limit::Generator));
         let silent: Vec<Row> = (0..20).map(|n| session(n, Outcome::TimedOut(Phase::Step), 0, 9 * SECOND)).collect();

@@ -175,6 +175,40 @@ fn a_server_that_fails_is_told_by_kind_and_scripts_can_still_read_the_files() {
     );
 }
 
+/// The server hangs up first in both modes: the ports of this side are free at once.
+#[test]
+fn no_port_of_the_agents_is_left_in_time_wait() {
+    let server = Server::start(&["--max-concurrent-envs", "0"]);
+    let dir = tempfile::tempdir().expect("dir");
+    let mut command = coordinator();
+    command
+        .args([
+            "run",
+            "--target",
+            &server.url,
+            "--mode",
+            "compare",
+            "--batch-sizes",
+            "300",
+            "--wait",
+            "0",
+            "--reps",
+            "1",
+        ])
+        .args(["--local", "1", "--output"])
+        .arg(dir.path().join("out"));
+    let ended = run(command);
+    assert_eq!(ended.code(), Some(0), "{}", ended.text);
+    let port: u16 = server.address().rsplit(':').next().and_then(|port| port.parse().ok()).expect("port");
+    // Columns: slot, local address, remote address, state; 06 is TIME_WAIT.
+    let table = std::fs::read_to_string("/proc/net/tcp").expect("table of sockets");
+    let ours = |line: &&str| {
+        let columns: Vec<&str> = line.split_whitespace().collect();
+        columns.get(2).is_some_and(|remote| remote.ends_with(&format!(":{port:04X}"))) && columns.get(3) == Some(&"06")
+    };
+    assert_eq!(table.lines().filter(ours).count(), 0);
+}
+
 #[test]
 fn timeouts_stay_in_the_response_times() {
     let server = Server::start(&[]);

@@ -18,6 +18,12 @@ impl Machine {
             self.effects.push(Effect::Hangup(key));
             return;
         }
+        // The same process on a new connection: the old one is dead, whether we have heard of it or not.
+        let old = self.agents.iter().find(|(_, agent)| agent.hello.instance == hello.instance).map(|(key, _)| *key);
+        if let Some(old) = old {
+            self.effects.push(Effect::Hangup(old));
+            self.left(now, old, "came back on a new connection");
+        }
         let name = self.free_name(&hello);
         self.send(
             key,
@@ -29,11 +35,14 @@ impl Machine {
             }),
         );
         self.known.insert(name.clone(), hello.clone());
-        self.agents.insert(key, Agent { name: name.clone(), hello, last_seen: now.mono });
+        self.agents.insert(key, Agent { name: name.clone(), hello, last_seen: now.mono, ready: false });
         let wanted = self.wanted();
         self.tell(RunEvent::AgentJoined { name, ready: self.agents.len(), wanted });
-        if matches!(self.phase, Phase::Gathering { .. }) && self.agents.len() >= wanted {
-            self.probe(now);
+        match self.phase {
+            Phase::Gathering { .. } if self.agents.len() >= wanted => self.probe(now),
+            Phase::Gathering { .. } | Phase::Over => {}
+            // Whoever comes later gets a share when it has shown that the target answers it too.
+            _ => self.send(key, FromCoordinator::Probe(self.readiness_check())),
         }
     }
 

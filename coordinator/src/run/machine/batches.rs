@@ -3,9 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use proto::{Assignment, AttemptId, Bounds, FromCoordinator};
+use proto::{Assignment, AttemptId, Bounds, FromCoordinator, Launch};
 
-use super::{ARM_TIMEOUT, CUT_TIMEOUT, Current, Effect, Key, Machine, Now, Phase, START_AFTER};
+use super::{
+    ARM_TIMEOUT, CUT_TIMEOUT, Current, Effect, Key, Machine, Now, Phase, START_AFTER, UPLOAD_TIMEOUT,
+    UPLOAD_TIMEOUT_PER_SESSION,
+};
 use crate::exit::{End, Failure};
 use crate::plan::expand::Batch;
 use crate::plan::{OnLoss, OnShortfall};
@@ -30,7 +33,7 @@ impl Machine {
         while let Some(batch) = self.batches.get(self.next).copied() {
             let after = self.setup.plan.grid.stop_after_failing;
             let why = if after > 0 && failing_sizes(&self.setup.plan, &self.results, &batch) >= after {
-                Some(format!("{after} smaller batch size(s) failed (grid.stop_after_failing)"))
+                Some(format!("{after} smaller batch sizes failed (grid.stop_after_failing = {after})"))
             } else {
                 match self.shares(batch.batch_size) {
                     Ok(_) => None,
@@ -114,7 +117,7 @@ impl Machine {
         }
         let Phase::Preparing(mut current) = std::mem::replace(&mut self.phase, Phase::Over) else { return };
         current.started = now.wall.checked_add(START_AFTER).unwrap_or(now.wall);
-        current.deadline = None;
+        current.deadline = Some(now.mono + self.longest(&current.batch));
         let go = FromCoordinator::Go { attempt: current.id, start_after: START_AFTER };
         for (key, _) in &current.parts {
             self.send(*key, go.clone());
@@ -126,6 +129,26 @@ impl Machine {
             self.tell(RunEvent::BatchStarted { place, batch, attempt: self.attempt, expected });
         }
         self.phase = Phase::Running(current);
+    }
+
+    /// After this, whoever has not reported will not: launch, every time limit of a session, and the upload.
+    fn longest(&self, batch: &Batch) -> Duration {
+        let script = self.setup.plan.script(batch.wait_us);
+        let step = script.think.saturating_add(script.wait).saturating_add(script.step_timeout);
+        let session = script
+            .connect_timeout
+            .saturating_add(script.reset_timeout)
+            .saturating_add(step.saturating_mul(script.steps))
+            .saturating_add(script.close_timeout);
+        let session = script.total_timeout.map_or(session, |total| total.min(session));
+        let launch = match self.setup.plan.session.launch {
+            Launch::Burst => Duration::ZERO,
+            Launch::Ramp { over_us } => Duration::from_micros(over_us),
+        };
+        let upload = UPLOAD_TIMEOUT_PER_SESSION.saturating_mul(u32::try_from(batch.batch_size).unwrap_or(u32::MAX));
+        [START_AFTER, launch, session, UPLOAD_TIMEOUT, upload]
+            .into_iter()
+            .fold(Duration::ZERO, Duration::saturating_add)
     }
 
     /// Gives the attempt up: whoever has begun reports what there is, whoever has not is let go.
@@ -188,7 +211,7 @@ impl Machine {
                 finished.summary.verdict.reasons.push(why.clone());
             }
         }
-        let again = self.may_repeat();
+        let again = self.may_repeat() && self.shares(current.batch.batch_size).is_ok();
         if let Some(why) = &refused {
             self.tell(RunEvent::AttemptRefused {
                 batch: current.batch,
@@ -202,7 +225,7 @@ impl Machine {
         if finished.stands {
             self.results.push(Done::Ran(Box::new(finished.summary.clone())));
         }
-        self.phase = Phase::Storing { refused };
+        self.phase = Phase::Storing { refused: refused.is_some(), again };
         self.effects.push(Effect::Store(Box::new(finished)));
     }
 
@@ -211,17 +234,16 @@ impl Machine {
     }
 
     pub(super) fn stored(&mut self, now: Now, result: Result<(), String>) {
-        let Phase::Storing { refused } = &self.phase else { return };
+        let Phase::Storing { refused, again } = self.phase else { return };
         if let Err(problem) = result {
             self.over(End::failed(Failure::Store(problem)));
             return;
         }
-        let refused = refused.is_some();
         if refused && self.interrupted {
             self.conclude();
             return;
         }
-        if refused && self.may_repeat() {
+        if refused && again && self.may_repeat() {
             self.attempt += 1;
         } else {
             if let Some(Done::Ran(summary)) = self.results.last() {

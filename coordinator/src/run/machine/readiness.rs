@@ -6,7 +6,7 @@ use std::time::Duration;
 use proto::message::{Probe, ProbeResult};
 use proto::{FromCoordinator, Target};
 
-use super::{Key, Machine, Now, PROBE_SLACK, Phase};
+use super::{Effect, Key, Machine, Now, PROBE_SLACK, Phase};
 use crate::exit::{End, Failure};
 use crate::plan::OnShortfall;
 use crate::run::events::RunEvent;
@@ -26,13 +26,7 @@ impl Machine {
             .collect();
         let ports = pools.values().copied().fold(0, u64::saturating_add);
         let deadline = Duration::from_micros(plan.target.ready_timeout_us);
-        let probe = Probe {
-            plan_hash: self.plan_hash,
-            target: self.target(),
-            modes: plan.target.mode.list().to_vec(),
-            deadline,
-            script: plan.script(0),
-        };
+        let probe = self.readiness_check();
         let keys: Vec<Key> = self.agents.keys().copied().collect();
         self.tell(RunEvent::AgentsReady { names, threads, ports });
         for key in keys {
@@ -41,13 +35,24 @@ impl Machine {
         self.phase = Phase::Probing { deadline: now.mono + deadline + PROBE_SLACK, results: BTreeMap::new() };
     }
 
+    pub(super) fn readiness_check(&self) -> Probe {
+        let plan = &self.setup.plan;
+        Probe {
+            plan_hash: self.plan_hash,
+            target: self.target(),
+            modes: plan.target.mode.list().to_vec(),
+            deadline: Duration::from_micros(plan.target.ready_timeout_us),
+            script: plan.script(0),
+        }
+    }
+
     pub(super) fn target(&self) -> Target {
         Target { urls: self.setup.urls.clone(), ca_pem: self.setup.ca_pem.clone() }
     }
 
     pub(super) fn probed(&mut self, now: Now, key: Key, found: Vec<ProbeResult>) {
         let Some(agent) = self.agents.get(&key) else { return };
-        let Phase::Probing { results, .. } = &mut self.phase else { return };
+        let Phase::Probing { results, .. } = &mut self.phase else { return self.joined_late(key, &found) };
         let waiting = found.iter().find(|result| !result.ready && !result.last_word);
         let problem = waiting.map(|result| format!("{} from {}: {}", result.url, agent.name, result.problem));
         results.insert(key, found);
@@ -66,17 +71,11 @@ impl Machine {
     pub(super) fn target_judged(&mut self, now: Now) {
         let Phase::Probing { results, .. } = &self.phase else { return };
         let (mut faults, mut warnings) = (Vec::new(), Vec::new());
-        for (key, found) in results {
-            let Some(agent) = self.agents.get(key) else { continue };
-            for url in &self.setup.urls {
-                let of_url: Vec<&ProbeResult> = found.iter().filter(|result| result.url == *url).collect();
-                let problems = of_url
-                    .iter()
-                    .filter(|result| !result.ready)
-                    .map(|result| format!("{url} ({}) from agent {}: {}", result.mode, agent.name, result.problem));
-                // With both modes asked for, one that works is enough: that the other does not is a finding.
-                if of_url.iter().any(|result| result.ready) { &mut warnings } else { &mut faults }.extend(problems);
-            }
+        for (key, agent) in &self.agents {
+            let found = results.get(key).map_or(&[][..], Vec::as_slice);
+            let (not_ready, half) = judge(&self.setup.urls, &agent.name, found);
+            faults.extend(not_ready);
+            warnings.extend(half);
         }
         if !faults.is_empty() {
             let text = format!("the target is not ready:\n  {}", faults.join("\n  "));
@@ -100,10 +99,32 @@ impl Machine {
             })
             .collect();
         self.spread = Spread::over(&addresses);
+        for agent in self.agents.values_mut() {
+            agent.ready = true;
+        }
         self.tell(RunEvent::TargetReady { warnings });
         if self.room_for_all() {
             self.next_batch(now);
         }
+    }
+
+    /// The readiness check of an agent that came while the run was on its way.
+    fn joined_late(&mut self, key: Key, found: &[ProbeResult]) {
+        if found.is_empty() || found.iter().any(|result| !result.last_word) {
+            return;
+        }
+        let Some(agent) = self.agents.get_mut(&key).filter(|agent| !agent.ready) else { return };
+        let (faults, _) = judge(&self.setup.urls, &agent.name, found);
+        if faults.is_empty() {
+            agent.ready = true;
+            return;
+        }
+        let why = format!("is not used, the target is not ready for it: {}", faults.join("; "));
+        let name = agent.name.clone();
+        self.agents.remove(&key);
+        self.send(key, FromCoordinator::Dismiss(why.clone()));
+        self.effects.push(Effect::Hangup(key));
+        self.tell(RunEvent::AgentLeft { name, why });
     }
 
     /// Before the first batch: can every batch size be carried?
@@ -125,12 +146,31 @@ impl Machine {
     }
 
     pub(super) fn shares(&self, size: u64) -> Result<Vec<(Key, u64)>, String> {
+        let ready = || self.agents.iter().filter(|(_, agent)| agent.ready);
         let carriers: Vec<Carrier<'_>> =
-            self.agents.values().map(|agent| Carrier { name: &agent.name, capacity: &agent.hello.capacity }).collect();
+            ready().map(|(_, agent)| Carrier { name: &agent.name, capacity: &agent.hello.capacity }).collect();
         if carriers.is_empty() {
             return Err("no agent is left; start agents, or run again with more of them".to_owned());
         }
         let shares = split(size, &carriers, &self.spread).map_err(|short| short.explanation)?;
-        Ok(self.agents.keys().copied().zip(shares).collect())
+        Ok(ready().map(|(key, _)| *key).zip(shares).collect())
     }
+}
+
+/// What keeps an agent from the target, and what only half works. Silence is not readiness.
+fn judge(urls: &[String], agent: &str, found: &[ProbeResult]) -> (Vec<String>, Vec<String>) {
+    let (mut faults, mut warnings) = (Vec::new(), Vec::new());
+    for url in urls {
+        let of_url: Vec<&ProbeResult> = found.iter().filter(|result| result.url == *url).collect();
+        if of_url.is_empty() {
+            faults.push(format!("{url} from agent {agent}: no answer of the readiness check in time"));
+        }
+        let problems = of_url
+            .iter()
+            .filter(|result| !result.ready)
+            .map(|result| format!("{url} ({}) from agent {agent}: {}", result.mode, result.problem));
+        // With both modes asked for, one that works is enough: that the other does not is a finding.
+        if of_url.iter().any(|result| result.ready) { &mut warnings } else { &mut faults }.extend(problems);
+    }
+    (faults, warnings)
 }

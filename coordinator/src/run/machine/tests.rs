@@ -210,6 +210,21 @@ impl Play {
         panic!("batch {batch} never ran");
     }
 
+    /// Until the orders to prepare this batch are out.
+    fn settle_until_preparing(&mut self, batch: u32) {
+        for _ in 0..10_000 {
+            if matches!(&self.machine.phase, Phase::Preparing(current) if current.id.batch == batch) {
+                return;
+            }
+            let keys: Vec<Key> = self.orders.keys().copied().collect();
+            let busy = keys.into_iter().any(|key| self.obey(key)) || self.store();
+            if !busy {
+                self.wait(Duration::from_millis(250));
+            }
+        }
+        panic!("batch {batch} was never prepared");
+    }
+
     fn accepted(&self) -> Vec<(u32, u32)> {
         let counts = |f: &&Finished| f.summary.accepted;
         self.stored.iter().filter(counts).map(|f| (f.id.batch, f.id.attempt)).collect()
@@ -263,6 +278,92 @@ fn a_target_that_is_not_ready_is_named_with_who_says_so() {
     assert_eq!(play.code(), crate::exit::TARGET_NOT_READY);
     let text = play.end.and_then(|end| end.failure).expect("failure").to_string();
     assert!(text.contains("http://h:1 (ws) from agent a: refused"), "{text}");
+}
+
+/// Silence is not readiness.
+#[test]
+fn an_agent_that_never_answers_the_readiness_check_keeps_the_run_from_starting() {
+    let text = PLAN.replace("[grid]", "ready_timeout_seconds = 5\n[grid]");
+    let mut play = Play::new(&format!("{text}[agents]\ncount = 2\n"));
+    play.join(1, "a");
+    play.join(2, "b");
+    while play.obey(1) {}
+    for _ in 0..40 {
+        play.wait(Duration::from_secs(1));
+    }
+    assert_eq!(play.code(), crate::exit::TARGET_NOT_READY);
+    let text = play.end.and_then(|end| end.failure).expect("failure").to_string();
+    assert!(text.contains("from agent b: no answer") && !text.contains("agent a"), "{text}");
+}
+
+/// It is asked too, and what it can't reach is its own affair.
+#[test]
+fn an_agent_that_comes_late_gets_a_share_when_the_target_answers_it_and_else_costs_nothing() {
+    let mut play = Play::new(&format!("{PLAN}[agents]\ncount = 1\n"));
+    play.join(1, "a");
+    play.until_running(0);
+    play.join(2, "b");
+    play.join(3, "c");
+    let refused = ProbeResult {
+        url: "http://h:1".to_owned(),
+        mode: proto::Mode::Ws,
+        ready: false,
+        last_word: true,
+        problem: "not allowed".to_owned(),
+        addresses: Vec::new(),
+    };
+    play.say(3, FromAgent::Probed(vec![refused]));
+    assert_eq!(play.hung_up, [3]);
+    play.orders.remove(&3);
+    play.settle();
+    assert_eq!(play.code(), 0);
+    let agents = |n: usize| play.stored[n].agents.iter().map(|agent| agent.name.as_str()).collect::<Vec<_>>();
+    assert_eq!((agents(0), agents(3)), (vec!["a"], vec!["a", "b"]));
+}
+
+#[test]
+fn an_agent_that_can_not_prepare_costs_an_attempt_and_is_let_go() {
+    let mut play = Play::new(&format!("{PLAN}[agents]\ncount = 2\n"));
+    play.join(1, "a");
+    play.join(2, "b");
+    play.until_running(0);
+    play.settle_until_preparing(1);
+    let id = AttemptId { run: play.machine.setup.run, batch: 1, attempt: 1 };
+    play.say(2, FromAgent::Trouble { attempt: id, problem: "h does not resolve".to_owned() });
+    play.orders.remove(&2);
+    play.settle();
+    assert_eq!((play.code(), play.accepted()), (0, vec![(0, 1), (1, 2), (2, 1), (3, 1)]));
+}
+
+/// A peer that heartbeats and never finishes its upload.
+#[test]
+fn an_upload_that_never_ends_costs_an_attempt_and_not_the_run() {
+    let mut play = Play::new(&format!("{PLAN}[agents]\ncount = 2\n[session]\ntimeout_seconds = 1\n"));
+    play.join(1, "a");
+    play.join(2, "b");
+    play.until_running(0);
+    while play.obey(1) {}
+    for _ in 0..200 {
+        play.wait(Duration::from_secs(1));
+        if play.to_store.is_some() {
+            break;
+        }
+    }
+    let lost = play.to_store.as_ref().expect("given up").summary.ledger.lost;
+    assert_eq!(lost, 4);
+    play.leave(2);
+    play.settle();
+    assert_eq!(play.code(), 0);
+}
+
+#[test]
+fn a_process_that_comes_back_replaces_its_dead_connection() {
+    let mut play = Play::new(&format!("{PLAN}[agents]\ncount = 2\n"));
+    play.join(1, "a");
+    play.join(2, "a");
+    assert_eq!(play.hung_up, [1]);
+    let names: Vec<&str> = play.machine.agents.values().map(|agent| agent.name.as_str()).collect();
+    assert_eq!(names, ["a"], "one process counts once");
 }
 
 #[test]
