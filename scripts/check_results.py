@@ -3,8 +3,8 @@
 
     check_results.py DIR [--hlog]
 
-Reads summary.csv with csv and raw.jsonl with json, as existing scripts do, and reproduces every column of every row;
-with --hlog it also reads histograms.hlog with the PyPI package hdrhistogram (another implementation of HdrHistogram)
+Reads summary.csv with csv and raw.jsonl with json, as existing scripts do, and reproduces the columns of every accepted
+row from its records (all but url, hardware and the verdict, which are not in them); with --hlog it also reads histograms.hlog with the PyPI package hdrhistogram (another implementation of HdrHistogram)
 and compares percentiles and counts. Exit code 0 if everything agrees; otherwise every disagreement is printed.
 """
 
@@ -105,6 +105,10 @@ class Checker:
         steps = document["plan"]["session"]["steps"]
         batches = defaultdict(list)
         raw_path = self.folder / "raw.jsonl"
+        if not raw_path.exists():
+            packed = raw_path.with_suffix(".jsonl.zst")
+            sys.exit(f"unpack it first: zstd -d {packed}" if packed.exists() else f"no raw.jsonl in {self.folder}: "
+                     "nothing to recompute from (output.raw was \"none\")")
         with open(raw_path) as file:
             for line in file:
                 row = json.loads(line)

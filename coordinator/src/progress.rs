@@ -55,8 +55,9 @@ impl Progress {
     #[must_use]
     pub fn new(plan: &Plan, verbosity: Verbosity, rows_to_stderr: bool) -> Self {
         let bar = (verbosity != Verbosity::Quiet && std::io::stderr().is_terminal()).then(|| {
-            let bar = ProgressBar::new(0);
-            let style = ProgressStyle::with_template("{prefix} ▕{bar:24}▏ {msg}");
+            // Of length 0 it would show as full while nothing has begun.
+            let bar = ProgressBar::new(1);
+            let style = ProgressStyle::with_template("{prefix} ▕{bar:16}▏ {wide_msg}");
             bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("█▉▊▋▌▍▎▏ "));
             bar.enable_steady_tick(Duration::from_millis(250));
             bar

@@ -1,8 +1,7 @@
 //! The upgrade from HTTP to WebSocket (RFC 6455 section 4.1), by hand.
 //!
 //! tungstenite has one, but it keeps several KiB for each handshake and builds header maps of the request and the
-//! reply. In a burst thousands of handshakes are under way at once: that was more than half of a session's memory and a
-//! fifth of its CPU time (`scripts/bench`). Frames are tungstenite's.
+//! reply: in a burst thousands of them are under way at once (docs/performance.md). Frames are tungstenite's.
 
 use proto::FailureKind;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};

@@ -67,9 +67,10 @@ pub(super) fn headline(plan: &Plan, batches: &[Batch]) -> String {
         [first, rest @ ..] => format!("{first} and {} more", rest.len()),
     };
     format!(
-        "muster · {name} · {} · {urls} · {} batches, about {}",
+        "muster · {name} · {} · {urls} · {} {}, about {}",
         modes.join("+"),
         batches.len(),
+        if batches.len() == 1 { "batch" } else { "batches" },
         duration(plan.expected_us(batches))
     )
 }

@@ -210,7 +210,8 @@ fn dialled(address: SocketAddr) -> String {
 }
 
 fn catch_signals(outside: &mpsc::Sender<Outside>) -> Result<(), Problem> {
-    for kind in [SignalKind::interrupt(), SignalKind::terminate()] {
+    // A terminal that hangs up is no reason to lose the bookkeeping.
+    for kind in [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()] {
         let mut stream = signal(kind).map_err(|error| Problem::internal(format!("signals: {error}")))?;
         let outside = outside.clone();
         tokio::spawn(async move {

@@ -31,13 +31,15 @@ pub(super) fn plan(args: &PlanArgs, output: Option<&Path>) -> Result<Loaded, Pro
         if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
             folder = parent.to_path_buf();
         }
-        let text = fs::read_to_string(path).map_err(|error| Problem {
-            code: exit::PLAN_INVALID,
-            text: format!(
-                "{}: {error}; `coordinator plan init > {}` writes one to begin with",
-                path.display(),
-                path.display()
-            ),
+        let text = fs::read_to_string(path).map_err(|error| {
+            let hint = match error.kind() {
+                // Only where nothing is there: advice must not cost anyone a file.
+                std::io::ErrorKind::NotFound => {
+                    format!("; `coordinator plan init > {}` writes one to begin with", path.display())
+                }
+                _ => "; a plan is a TOML file".to_owned(),
+            };
+            Problem { code: exit::PLAN_INVALID, text: format!("{}: {error}{hint}", path.display()) }
         })?;
         let (layer, found) = Layer::file(&path.display().to_string(), &text, Shape::Plan);
         faults.extend(found);

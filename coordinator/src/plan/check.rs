@@ -31,6 +31,10 @@ pub fn check(layers: &[Layer], earlier: Vec<Fault>) -> Result<Plan, Vec<Fault>> 
         agents,
     };
     let mut faults = reader.faults.into_inner();
+    // What stands behind a syntax error may not have been read: it is not called missing.
+    if faults.iter().any(Fault::is_syntax) {
+        faults.retain(|fault| !fault.is_missing());
+    }
     faults.sort();
     faults.dedup();
     if faults.is_empty() { Ok(plan) } else { Err(faults) }
@@ -114,6 +118,12 @@ lease_seconds = 3
         assert_eq!(plan.target.urls, ["http://c:1"]);
         assert_eq!((plan.server.workers, plan.server.nodes), (Some(4), Some(2)));
         assert_eq!(plan.grid.batch_sizes, [2, 3]);
+    }
+
+    #[test]
+    fn a_syntax_error_is_not_drowned_by_what_could_not_be_read() {
+        let faults = plan_of("[target\nurls = \"http://h\"\n[grid]\nbatch_sizes = [1]\n").expect_err("faults");
+        assert!(faults.starts_with("plan.toml:1:") && !faults.contains("missing"), "{faults}");
     }
 
     #[test]

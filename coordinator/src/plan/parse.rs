@@ -248,6 +248,18 @@ impl Fault {
         self.key == "server.connection"
     }
 
+    /// The text is no TOML.
+    #[must_use]
+    pub fn is_syntax(&self) -> bool {
+        self.key.is_empty() && self.line_column.is_some()
+    }
+
+    /// Something that must be there is not.
+    #[must_use]
+    pub fn is_missing(&self) -> bool {
+        self.line_column.is_none() && self.message.starts_with("missing;")
+    }
+
     /// No urls were given anywhere.
     #[must_use]
     pub fn is_missing_urls(&self) -> bool {

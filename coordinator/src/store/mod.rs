@@ -38,6 +38,13 @@ pub struct Store {
     started: Timestamp,
 }
 
+/// Writes and waits for the disk; an error names the file and how much was to be written.
+fn write_synced(mut file: &File, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    file.write_all(bytes).and_then(|()| file.sync_data()).map_err(|error| {
+        io::Error::new(error.kind(), format!("{} ({} bytes to write): {error}", path.display(), bytes.len()))
+    })
+}
+
 fn named(path: &Path) -> impl Fn(io::Error) -> io::Error {
     move |error| io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
@@ -57,7 +64,7 @@ impl Store {
             Raw::Jsonl => Some(open("raw.jsonl")?),
             Raw::JsonlZst => Some(open("raw.jsonl.zst")?),
         };
-        let mut store = Self {
+        let store = Self {
             raw,
             raw_file,
             summary: open("summary.csv")?,
@@ -67,7 +74,7 @@ impl Store {
             dir,
         };
         let mut header = csv_line(COLUMNS)?;
-        store.append("summary.csv", |s| &mut s.summary, &header)?;
+        write_synced(&store.summary, &store.dir.join("summary.csv"), &header)?;
         header.clear();
         IntervalLogWriterBuilder::new()
             .add_comment("[Histogram log format version 1.3]")
@@ -77,7 +84,7 @@ impl Store {
         header.extend_from_slice(
             b"\"StartTimestamp\",\"Interval_Length\",\"Interval_Max\",\"Interval_Compressed_Histogram\"\n",
         );
-        store.append("histograms.hlog", |s| &mut s.histograms, &header)?;
+        write_synced(&store.histograms, &store.dir.join("histograms.hlog"), &header)?;
         // The folder's own entries must survive too.
         File::open(&store.dir).and_then(|dir| dir.sync_all()).map_err(named(&store.dir))?;
         Ok(store)
@@ -88,14 +95,6 @@ impl Store {
         &self.dir
     }
 
-    fn append(&mut self, name: &str, file: impl Fn(&mut Self) -> &mut File, bytes: &[u8]) -> io::Result<()> {
-        let path = self.dir.join(name);
-        let file = file(self);
-        file.write_all(bytes).and_then(|()| file.sync_data()).map_err(|error| {
-            io::Error::new(error.kind(), format!("{} ({} bytes to write): {error}", path.display(), bytes.len()))
-        })
-    }
-
     /// Puts one attempt on disk. When this returns, it survives a crash.
     ///
     /// # Errors
@@ -103,53 +102,38 @@ impl Store {
     pub fn put(&mut self, finished: &Finished) -> io::Result<()> {
         let summary = &finished.summary;
         if summary.accepted {
-            if self.raw != Raw::None {
+            if let Some(file) = &self.raw_file {
                 let lines = raw::lines(finished)?;
-                let bytes = if self.raw == Raw::JsonlZst { zstd::encode_all(lines.as_slice(), 3)? } else { lines };
-                let name = if self.raw == Raw::JsonlZst { "raw.jsonl.zst" } else { "raw.jsonl" };
-                let path = self.dir.join(name);
-                if let Some(file) = &mut self.raw_file {
-                    file.write_all(&bytes).and_then(|()| file.sync_data()).map_err(|error| {
-                        io::Error::new(
-                            error.kind(),
-                            format!("{} ({} bytes to write): {error}", path.display(), bytes.len()),
-                        )
-                    })?;
+                match self.raw {
+                    Raw::JsonlZst => {
+                        let packed = zstd::encode_all(lines.as_slice(), 3)?;
+                        write_synced(file, &self.dir.join("raw.jsonl.zst"), &packed)?;
+                    }
+                    Raw::Jsonl | Raw::None => write_synced(file, &self.dir.join("raw.jsonl"), &lines)?,
                 }
             }
             let intervals = self.intervals(finished)?;
-            self.append("histograms.hlog", |s| &mut s.histograms, &intervals)?;
+            write_synced(&self.histograms, &self.dir.join("histograms.hlog"), &intervals)?;
         } else {
             self.put_refused(finished)?;
         }
         if finished.stands {
             let line = csv_line(summary.cells())?;
-            self.append("summary.csv", |s| &mut s.summary, &line)?;
+            write_synced(&self.summary, &self.dir.join("summary.csv"), &line)?;
         }
         let mut line = serde_json::to_vec(&JournalLine::of(finished, self.lengths()?))?;
         line.push(b'\n');
-        self.append("journal.jsonl", |s| &mut s.journal, &line)
+        write_synced(&self.journal, &self.dir.join("journal.jsonl"), &line)
     }
 
     /// The records of an attempt that does not count, for whoever wants to know why.
     fn put_refused(&self, finished: &Finished) -> io::Result<()> {
         let dir = self.dir.join("attempts");
         fs::create_dir_all(&dir).map_err(named(&dir))?;
-        let b = &finished.summary.batch;
-        let path = dir.join(format!(
-            "{}-{}-{}-{}-attempt-{}.jsonl",
-            b.mode,
-            b.batch_size,
-            seconds_short(b.wait_us),
-            b.repetition,
-            finished.id.attempt
-        ));
-        let lines = raw::lines(finished)?;
-        File::create(&path).and_then(|mut file| file.write_all(&lines).and_then(|()| file.sync_data())).map_err(
-            |error| {
-                io::Error::new(error.kind(), format!("{} ({} bytes to write): {error}", path.display(), lines.len()))
-            },
-        )
+        let path = dir.join(format!("{}-attempt-{}.jsonl", cell_name(&finished.summary), finished.id.attempt));
+        let file = File::create(&path).map_err(named(&path))?;
+        write_synced(&file, &path, &raw::lines(finished)?)?;
+        File::open(&dir).and_then(|dir| dir.sync_all()).map_err(named(&dir))
     }
 
     /// One interval a metric, in HdrHistogram's interval log form.
@@ -157,12 +141,11 @@ impl Store {
         let summary = &finished.summary;
         let start = since_epoch(summary.timestamp).saturating_sub(since_epoch(self.started));
         let length = Duration::from_micros(summary.total_wall_us);
-        let b = &summary.batch;
         let mut bytes = Vec::new();
         let mut serializer = V2DeflateSerializer::new();
         let mut log = IntervalLogWriterBuilder::new().begin_log_with(&mut bytes, &mut serializer)?;
         for metric in Metric::ALL {
-            let tag = format!("{}-{}-{}-{}-{metric}", b.mode, b.batch_size, seconds_short(b.wait_us), b.repetition);
+            let tag = format!("{}-{metric}", cell_name(summary));
             log.write_histogram(finished.histograms.get(metric), start, length, Tag::new(&tag))
                 .map_err(|error| io::Error::other(format!("{tag}: {error:?}")))?;
         }
@@ -185,13 +168,17 @@ impl Store {
         let mut text = serde_json::to_vec_pretty(run)?;
         text.push(b'\n');
         let (path, temporary) = (self.dir.join("run.json"), self.dir.join("run.json.tmp"));
-        File::create(&temporary)
-            .and_then(|mut file| file.write_all(&text).and_then(|()| file.sync_data()))
-            .and_then(|()| fs::rename(&temporary, &path))
-            .map_err(|error| {
-                io::Error::new(error.kind(), format!("{} ({} bytes to write): {error}", path.display(), text.len()))
-            })
+        let file = File::create(&temporary).map_err(named(&temporary))?;
+        write_synced(&file, &temporary, &text)?;
+        fs::rename(&temporary, &path).map_err(named(&path))?;
+        File::open(&self.dir).and_then(|dir| dir.sync_all()).map_err(named(&self.dir))
     }
+}
+
+/// `mode-batch-wait-repetition`.
+fn cell_name(summary: &Summary) -> String {
+    let b = &summary.batch;
+    format!("{}-{}-{}-{}", b.mode, b.batch_size, seconds_short(b.wait_us), b.repetition)
 }
 
 fn since_epoch(timestamp: Timestamp) -> Duration {
