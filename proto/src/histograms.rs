@@ -275,6 +275,11 @@ mod tests {
     use super::*;
     use crate::outcome::{FailureKind, Phase};
 
+    /// Fewer than the library's default, each is large; more when asked for.
+    fn cases(few: u32) -> u32 {
+        std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(few)
+    }
+
     fn duration_us() -> impl Strategy<Value = u64> {
         prop_oneof![0_u64..5_000, 0_u64..100_000_000, 3_599_000_000_u64..3_700_000_000, Just(Bounds::STANDARD.high_us)]
     }
@@ -301,7 +306,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+        #![proptest_config(ProptestConfig { cases: cases(48), ..ProptestConfig::default() })]
 
         /// The merge of what N agents send is the histogram of all their records, byte for byte, after one decoding.
         #[test]

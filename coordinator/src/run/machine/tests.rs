@@ -546,6 +546,11 @@ enum Step {
     Stale(Key),
 }
 
+/// Of this test; more when asked for.
+fn cases(usual: u32) -> u32 {
+    std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(usual)
+}
+
 fn step() -> impl Strategy<Value = Step> {
     let key = || 0_u64..4;
     prop_oneof![
@@ -562,7 +567,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(400), ..ProptestConfig::default() })]
 
     /// Whatever happens in whatever order: every stored attempt balances (checked in `apply`), a batch is accepted at
     /// most once and in order, a lost part is never accepted, and with agents that behave the run comes to its end.
