@@ -210,7 +210,7 @@ impl Machine {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::time::Duration;
 
     use proptest::prelude::*;
@@ -233,12 +233,13 @@ mod tests {
         }))
     }
 
-    fn prepare(attempt: u32, plan_hash: PlanHash) -> Event {
+    /// One session, one step, all limits a second.
+    pub(crate) fn assignment(attempt: AttemptId, plan_hash: PlanHash) -> Assignment {
         let second = Duration::from_secs(1);
-        Event::Order(FromCoordinator::Prepare(Box::new(Assignment {
-            attempt: id(attempt),
+        Assignment {
+            attempt,
             plan_hash,
-            target: Target { urls: vec!["http://h".to_owned()], ca_pem: Vec::new() },
+            target: Target { urls: vec!["http://127.0.0.1:1".to_owned()], ca_pem: Vec::new() },
             mode: Mode::Ws,
             script: Script {
                 steps: 1,
@@ -258,7 +259,11 @@ mod tests {
             agent_index: 0,
             agent_count: 1,
             bounds: Bounds::STANDARD,
-        })))
+        }
+    }
+
+    fn prepare(attempt: u32, plan_hash: PlanHash) -> Event {
+        Event::Order(FromCoordinator::Prepare(Box::new(assignment(id(attempt), plan_hash))))
     }
 
     fn go(attempt: u32) -> Event {

@@ -338,7 +338,7 @@ mod tests {
     #[tokio::test]
     async fn a_connection_lost_in_a_send_is_let_go_of_like_any_other() {
         use proto::message::Welcome;
-        use proto::{Bounds, Capacity, Launch, Mode, PlanHash, RunId, Script, Target};
+        use proto::{Capacity, PlanHash, RunId};
 
         let (run, plan_hash, second) = (RunId::random(), PlanHash([1; 32]), Duration::from_secs(1));
         let capacity = Capacity {
@@ -359,30 +359,8 @@ mod tests {
             plan_hash: None,
             capacity,
         };
-        let assignment = Assignment {
-            attempt: AttemptId { run, batch: 0, attempt: 1 },
-            plan_hash,
-            target: Target { urls: vec!["http://127.0.0.1:1".to_owned()], ca_pem: Vec::new() },
-            mode: Mode::Ws,
-            script: Script {
-                steps: 0,
-                wait: second,
-                think: second,
-                connect_timeout: second,
-                reset_timeout: second,
-                step_timeout: second,
-                close_timeout: second,
-                total_timeout: None,
-            },
-            launch: Launch::Burst,
-            first_session: 0,
-            sessions: 1,
-            batch_size: 1,
-            seed: 1,
-            agent_index: 0,
-            agent_count: 1,
-            bounds: Bounds::STANDARD,
-        };
+        let attempt = AttemptId { run, batch: 0, attempt: 1 };
+        let assignment = crate::machine::tests::assignment(attempt, plan_hash);
         let (to_coordinator, mut heard) = mpsc::channel(1);
         let (tell, from_coordinator) = mpsc::channel(4);
         let welcome = Welcome { run, plan_hash, name: "a".to_owned(), lease: second };

@@ -133,7 +133,8 @@ url=http://$reach:$PORT
 
 write_connection_file() {
     local temporary
-    temporary=$(mktemp "$CONNECTION_FILE.XXXXXX")
+    # In the same folder, so that the move below is atomic.
+    temporary=$(mktemp -p "$(dirname "$CONNECTION_FILE")")
     cat >"$temporary" <<TOML
 $marker
 urls = ["$url"]
