@@ -29,9 +29,11 @@ OURS = (
 RAW_KEYS = (
     "request_id mode timestamp wait_requested batch_size hardware connect_latency reset_latency step_latency "
     "total_latency waited_seconds pid session_hash host_url success error_type error_message repetition attempt agent "
-    "outcome phase launch_lag response_time wire_latency receive_lag close_latency step_latencies"
+    "outcome phase launch_lag response_time wire_latency receive_lag close_latency step_latencies start_offset "
+    "step_wire_latencies step_receive_lags reset_wire_latency reset_receive_lag generator_delay handshake_rtt "
+    "syn_retransmissions"
 ).split()
-NOT_MEASURED = {"wire_p50", "wire_p99", "receive_lag_p99", "start_skew"}
+OF_STAMPS = {"wire_p50", "wire_p99", "receive_lag_p99"}
 HOUR_US = 3_600_000_000
 
 
@@ -61,6 +63,10 @@ def metrics(rows):
             for name in ("connect", "reset", "close", "total"):
                 values[name].append(micros(row[f"{name}_latency"]))
             values["step"].extend(micros(step) for step in row["step_latencies"])
+            values["wire"].extend(micros(step) for step in row["step_wire_latencies"])
+            values["receive_lag"].extend(micros(step) for step in row["step_receive_lags"])
+            if row["reset_receive_lag"] is not None:
+                values["receive_lag"].append(micros(row["reset_receive_lag"]))
             values["response"].append(response)
         elif row["outcome"] == "timed_out":
             values["response"].append(response)
@@ -162,9 +168,11 @@ class Checker:
 
         values, over = metrics(rows)
         equal("over_range", over)
+        replies = sum(len(r["step_latencies"]) for r in good)
+        stamped = sum(len(r["step_wire_latencies"]) for r in good)
         for column in HISTORICAL + OURS:
             metric, _, percent = column.rpartition("_p")
-            if column in NOT_MEASURED:
+            if column in OF_STAMPS and (replies == 0 or stamped * 1000 < replies * 999):
                 equal(column, "")
             elif metric and percent.isdigit():
                 exact = quantile(values.get(metric, []), int(percent) / 100)
@@ -177,6 +185,8 @@ class Checker:
         equal("unique_sessions", len({r["session_hash"] for r in good if r["session_hash"] is not None}))
         equal("unique_hosts", len({r["host_url"] for r in good if r["host_url"] is not None}))
         equal("agents", len({r["agent"] for r in rows}))
+        for r in rows:
+            self.split(name, r)
         for r in good:
             if r["mode"] == "ws":
                 parts = [r["connect_latency"], r["reset_latency"], r["close_latency"], *r["step_latencies"]]
@@ -184,6 +194,21 @@ class Checker:
                     self.expect(f"{name} session {r['request_id']}", False, "phases are longer than the whole")
             if not math.isclose(sum(r["step_latencies"]), r["step_latency"], abs_tol=1e-5):
                 self.expect(f"{name} session {r['request_id']}", False, "step_latency is not the sum of its steps")
+
+    def split(self, name, r):
+        """Wire latency and receive lag of each reply are its latency, and no delay of ours is longer than a session."""
+        pairs = list(zip(r["step_latencies"], r["step_wire_latencies"], r["step_receive_lags"]))
+        self.expect(f"{name} session {r['request_id']}", len(pairs) in (0, len(r["step_latencies"])), "steps without stamps")
+        if r["reset_wire_latency"] is not None:
+            pairs.append((r["reset_latency"], r["reset_wire_latency"], r["reset_receive_lag"]))
+        for whole, wire, lag in pairs:
+            # The program's clock starts before the request is written and stops before the split is taken.
+            if not -0.05 <= whole - wire - lag <= 0.25:
+                self.expect(f"{name} session {r['request_id']}", False, f"{wire} and {lag} are not {whole}")
+        if pairs and not math.isclose(r["wire_latency"] or 0.0, sum(r["step_wire_latencies"]), abs_tol=1e-5):
+            self.expect(f"{name} session {r['request_id']}", False, "wire_latency is not the sum of its steps")
+        if r["generator_delay"] is not None and r["total_latency"] is not None:
+            self.expect(f"{name} session {r['request_id']}", r["generator_delay"] <= r["total_latency"] + 0.05, "delay")
 
     def histograms(self, batches):
         from hdrh.histogram import HdrHistogram

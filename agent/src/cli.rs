@@ -14,6 +14,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::allow::AllowRule;
 use crate::capacity::{self, Wishes, host_name};
+use crate::clock::Clock;
 use crate::link::Link;
 use crate::machine::End;
 use crate::probe::Means;
@@ -81,6 +82,10 @@ pub struct Args {
     /// End when standard input ends: for agents that are children of another process
     #[arg(long, hide = true)]
     exit_with_stdin: bool,
+
+    /// Show another time to the coordinator than this machine's: for tests of how clocks are compared
+    #[arg(long, hide = true, default_value_t = 0, allow_negative_numbers = true, value_parser = clap::value_parser!(i64).range(-3_600_000..=3_600_000))]
+    clock_offset_ms: i64,
 }
 
 fn seconds(text: &str) -> Result<f64, String> {
@@ -148,14 +153,16 @@ fn run(args: Args) -> Result<u8, String> {
         plan_hash: None,
         capacity,
     };
-    let settings = Settings { hello, means: Means { allow: args.allow_target, source_ips: args.source_ip } };
+    let clock = Clock::shifted(args.clock_offset_ms.saturating_mul(1_000));
+    let means = Means { allow: args.allow_target, source_ips: args.source_ip };
+    let settings = Settings { hello, means, wishes, clock };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
         .build()
         .map_err(|error| format!("can't start: {error}"))?;
     let outcome = runtime.block_on(async {
-        let link = Link::new(args.coordinator, Duration::from_secs_f64(args.reconnect_for));
+        let link = Link::new(args.coordinator, Duration::from_secs_f64(args.reconnect_for), clock);
         Ok::<_, String>(service::serve(settings, link, interrupt()?).await)
     })?;
     runtime.shutdown_timeout(Duration::from_millis(200));

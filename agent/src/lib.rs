@@ -7,11 +7,14 @@
 pub mod allow;
 pub mod capacity;
 pub mod cli;
+pub mod clock;
 pub mod driver;
 pub mod link;
 pub mod load;
 pub mod machine;
 pub mod probe;
 pub mod service;
+pub mod stamps;
 pub mod target;
+pub mod vitals;
 pub mod wire;

@@ -4,6 +4,7 @@ use std::error::Error;
 use std::time::Duration;
 
 use proto::limits::{MESSAGE_BYTES_MAX, QUEUE_MESSAGES};
+use proto::message::Pong;
 use proto::{FromAgent, FromCoordinator, wire};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
@@ -11,6 +12,8 @@ use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 use tonic::transport::Endpoint;
+
+use crate::clock::Clock;
 
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
@@ -32,13 +35,14 @@ pub struct Link {
     reconnect_for: Duration,
     lost_since: Instant,
     backoff: Duration,
+    clock: Clock,
 }
 
 impl Link {
-    /// `address` is `HOST:PORT`.
+    /// `address` is `HOST:PORT`; pings are answered with readings of `clock`.
     #[must_use]
-    pub fn new(address: String, reconnect_for: Duration) -> Self {
-        Self { address, reconnect_for, lost_since: Instant::now(), backoff: BACKOFF_FIRST }
+    pub fn new(address: String, reconnect_for: Duration, clock: Clock) -> Self {
+        Self { address, reconnect_for, lost_since: Instant::now(), backoff: BACKOFF_FIRST, clock }
     }
 
     /// The coordinator was there until just now: the next search starts from here.
@@ -53,7 +57,7 @@ impl Link {
     /// What was wrong last, when `reconnect_for` is over.
     pub async fn connect(&mut self) -> Result<Connected, String> {
         loop {
-            match dial(&self.address).await {
+            match dial(&self.address, self.clock).await {
                 Ok(connected) => return Ok(connected),
                 Err(problem) => self.pause(&problem).await?,
             }
@@ -81,7 +85,7 @@ impl Link {
     }
 }
 
-async fn dial(address: &str) -> Result<Connected, String> {
+async fn dial(address: &str, clock: Clock) -> Result<Connected, String> {
     let endpoint = Endpoint::from_shared(format!("http://{address}"))
         .map_err(|error| format!("{address} is no HOST:PORT ({})", causes(&error)))?
         .connect_timeout(CONNECT_TIMEOUT)
@@ -94,6 +98,7 @@ async fn dial(address: &str) -> Result<Connected, String> {
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     let (to_coordinator, outgoing) = mpsc::channel::<FromAgent>(QUEUE_MESSAGES);
+    let pongs = to_coordinator.downgrade();
     let outgoing = ReceiverStream::new(outgoing).map(wire::AgentMessage::from);
     let mut incoming = timeout(ANSWER_TIMEOUT, client.attend(outgoing))
         .await
@@ -108,6 +113,14 @@ async fn dial(address: &str) -> Result<Connected, String> {
                 Ok(None) => Err("the coordinator closed the connection".to_owned()),
                 Err(status) => Err(status_causes(&status)),
             };
+            if let Ok(FromCoordinator::Ping { sequence }) = order {
+                let pong = Pong { sequence, agent_us: clock.now_us() };
+                // One that finds no room would come too late to say anything.
+                if let Some(out) = pongs.upgrade() {
+                    let _ = out.try_send(FromAgent::Pong(pong));
+                }
+                continue;
+            }
             let over = order.is_err();
             if orders.send(order).await.is_err() || over {
                 return;

@@ -10,8 +10,6 @@
 //! Orders that do not fit the state are stale (the coordinator has moved on, or a message crossed another): they are
 //! ignored. A coordinator that disappears ends the load at once; nothing keeps loading a target unwatched.
 
-use std::time::Duration;
-
 use proto::message::{Hello, Probe, Refused, RefusedWhy, Welcome};
 use proto::{Assignment, AttemptId, FromAgent, FromCoordinator};
 
@@ -55,7 +53,13 @@ pub enum Effect {
     Prepare(Box<Assignment>),
     Launch {
         attempt: AttemptId,
-        start_after: Duration,
+        /// On this agent's clock.
+        start_at_us: u64,
+    },
+    /// Measure what can be carried towards these addresses, and tell.
+    Survey {
+        number: u64,
+        addresses: Vec<String>,
     },
     /// Cut the sessions in flight; the load then ends.
     CutLoad,
@@ -158,10 +162,13 @@ impl Machine {
                 effects.push(Effect::Prepare(assignment));
                 effects
             }
-            FromCoordinator::Go { attempt, start_after } => match self.state {
+            // Answered where the stream is read: nothing of ours may stand between a ping and its answer.
+            FromCoordinator::Ping { .. } => Vec::new(),
+            FromCoordinator::Survey { number, addresses } => vec![Effect::Survey { number, addresses }],
+            FromCoordinator::Go { attempt, start_at_us } => match self.state {
                 State::Armed(current) if current == attempt => {
                     self.state = State::Running(attempt);
-                    vec![Effect::Launch { attempt, start_after }]
+                    vec![Effect::Launch { attempt, start_at_us }]
                 }
                 _ => Vec::new(),
             },
@@ -259,6 +266,9 @@ pub(crate) mod tests {
             agent_index: 0,
             agent_count: 1,
             bounds: Bounds::STANDARD,
+            wire: true,
+            clock_step_us_max: 2_000,
+            in_flight_max: 1,
         }
     }
 
@@ -267,7 +277,7 @@ pub(crate) mod tests {
     }
 
     fn go(attempt: u32) -> Event {
-        Event::Order(FromCoordinator::Go { attempt: id(attempt), start_after: Duration::ZERO })
+        Event::Order(FromCoordinator::Go { attempt: id(attempt), start_at_us: 0 })
     }
 
     fn abort(attempt: u32) -> Event {
@@ -355,7 +365,7 @@ pub(crate) mod tests {
                         Effect::Launch { attempt, .. } => prop_assert_eq!(before, State::Armed(attempt)),
                         Effect::CutLoad => prop_assert!(matches!(before, State::Running(_))),
                         Effect::Upload(attempt) => prop_assert_eq!(before, State::Running(attempt)),
-                        Effect::Send(_) | Effect::Probe(_) | Effect::Exit(_) => {}
+                        Effect::Send(_) | Effect::Probe(_) | Effect::Survey { .. } | Effect::Exit(_) => {}
                     }
                 }
                 prop_assert_eq!(held.is_none(), machine.state() == State::Idle);

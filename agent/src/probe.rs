@@ -19,7 +19,7 @@ use crate::driver::Dialer;
 use crate::driver::http::HttpDriver;
 use crate::driver::ws::WsDriver;
 use crate::load::recorder::Counters;
-use crate::load::session;
+use crate::load::session::{self, Course};
 use crate::target::{Endpoint, Endpoints, TargetError, resolve, tls_config};
 
 /// Pause between two tries.
@@ -178,15 +178,16 @@ async fn try_once(
             ..probe.script.clone()
         };
         let dialer = Dialer { endpoints: endpoints.clone(), source_ips: means.source_ips.clone() };
-        let (cancel, counters, now) = (CancellationToken::new(), Counters::default(), Instant::now());
-        let record = match mode {
+        let (cancel, counters, origin) = (CancellationToken::new(), Counters::default(), Instant::now());
+        let course = Course { script: &script, origin, cancel: &cancel, counters: &counters, wire: false };
+        let ended = match mode {
             Mode::Ws => {
                 let driver = WsDriver::new(dialer, Duration::ZERO);
-                session::live(&driver, &script, number, now, 0, &cancel, &counters).await
+                session::live(&driver, &course, number, 0).await
             }
-            Mode::Http => session::live(&HttpDriver::new(dialer), &script, number, now, 0, &cancel, &counters).await,
+            Mode::Http => session::live(&HttpDriver::new(dialer), &course, number, 0).await,
         };
-        if let Err((problem, hopeless)) = judge(&record) {
+        if let Err((problem, hopeless)) = judge(&ended.record) {
             let whose = if addresses.len() > 1 { format!("{address}: ") } else { String::new() };
             return (addresses.clone(), Err((format!("{whose}{problem}"), hopeless)));
         }

@@ -5,12 +5,14 @@ use std::time::Duration;
 
 use proto::limits::CHUNK_BYTES_TARGET;
 use proto::message::{Hello, ProbeResult, Progress, RecordChunk, Refused, RefusedWhy, Report};
-use proto::{Assignment, AttemptId, FromAgent, FromCoordinator, SessionRecord};
+use proto::{Assignment, AttemptId, Capacity, FromAgent, FromCoordinator, SessionRecord};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::capacity::{self, Wishes};
+use crate::clock::Clock;
 use crate::driver::Dialer;
 use crate::link::{Connected, Link};
 use crate::load::recorder::Counters;
@@ -38,6 +40,8 @@ pub enum Outcome {
 pub struct Settings {
     pub hello: Hello,
     pub means: Means,
+    pub wishes: Wishes,
+    pub clock: Clock,
 }
 
 /// Serves coordinators until dismissed, refused, interrupted, or alone for too long.
@@ -92,6 +96,7 @@ enum Done {
     Prepared(AttemptId, Result<Box<Squad>, String>),
     Load(AttemptId, Result<Box<Measured>, String>),
     Probed(Vec<ProbeResult>),
+    Surveyed(u64, Capacity),
 }
 
 impl Life {
@@ -158,6 +163,10 @@ impl Life {
                             other => other.map(drop),
                         };
                         Event::LoadEnded(attempt, result)
+                    }
+                    Done::Surveyed(number, capacity) => {
+                        send(&out, FromAgent::Surveyed { number, capacity }).await?;
+                        continue;
                     }
                     Done::Probed(results) => {
                         send(&out, FromAgent::Probed(results)).await?;
@@ -231,7 +240,15 @@ impl Life {
                     });
                     self.attempt = Some(Attempt::Preparing { _task: AbortOnDropHandle::new(task) });
                 }
-                Effect::Launch { attempt, start_after } => self.launch(attempt, start_after, done),
+                Effect::Survey { number, addresses } => {
+                    let (wishes, done) = (self.settings.wishes.clone(), done.clone());
+                    tokio::task::spawn_blocking(move || {
+                        let capacity = capacity::towards(&wishes, &addresses);
+                        // Whoever asked may be gone.
+                        let _ = done.blocking_send(Done::Surveyed(number, capacity));
+                    });
+                }
+                Effect::Launch { attempt, start_at_us } => self.launch(attempt, start_at_us, done),
                 Effect::CutLoad => {
                     if let Some(Attempt::Running { cut, counters }) = self.attempt.take() {
                         let token = cut.disarm();
@@ -252,9 +269,10 @@ impl Life {
         Ok(end)
     }
 
-    fn launch(&mut self, attempt: AttemptId, start_after: Duration, done: &mpsc::Sender<Done>) {
+    fn launch(&mut self, attempt: AttemptId, start_at_us: u64, done: &mpsc::Sender<Done>) {
         let Some(Attempt::Armed(squad)) = self.attempt.take() else { return };
-        let start = Instant::now() + start_after;
+        // It may be over already: then sessions start at once, and their offsets tell how late.
+        let start = self.settings.clock.instant(start_at_us);
         self.attempt = Some(Attempt::Running { cut: squad.canceller().drop_guard(), counters: squad.counters() });
         let done = done.clone();
         tokio::spawn(async move {
@@ -283,6 +301,7 @@ async fn upload(attempt: AttemptId, measured: Measured, out: mpsc::Sender<FromAg
         start_offset_us: measured.start_offset_us,
         chunks: chunks.len() as u64,
         histograms: measured.histograms.encode(),
+        vitals: Box::new(measured.vitals),
     };
     if out.send(FromAgent::Report(report)).await.is_err() {
         return;
@@ -301,8 +320,9 @@ fn chunks(records: Vec<SessionRecord>, bytes_target: usize) -> Vec<Vec<SessionRe
     let mut bytes = 0;
     for record in records {
         // An upper bound: ten bytes a number, two a tag, and the texts.
-        bytes += 150
+        bytes += 200
             + record.step_us.len() * 10
+            + record.wire.steps.len() * 20
             + record.error_message.len()
             + record.session_hash.as_ref().map_or(0, String::len)
             + record.host_url.as_ref().map_or(0, String::len);
@@ -338,17 +358,10 @@ mod tests {
     #[tokio::test]
     async fn a_connection_lost_in_a_send_is_let_go_of_like_any_other() {
         use proto::message::Welcome;
-        use proto::{Capacity, PlanHash, RunId};
+        use proto::{PlanHash, RunId};
 
         let (run, plan_hash, second) = (RunId::random(), PlanHash([1; 32]), Duration::from_secs(1));
-        let capacity = Capacity {
-            threads: 1,
-            descriptors: 1,
-            ports: 1,
-            port_pool: String::new(),
-            memory_bytes: 1,
-            max_sessions: None,
-        };
+        let capacity = Capacity { threads: 1, descriptors: 1, ports: 1, ..Capacity::default() };
         let hello = Hello {
             protocol: 1,
             version: String::new(),
@@ -369,7 +382,7 @@ mod tests {
         }
         let mut life = Life {
             machine: Machine::new(),
-            settings: Settings { hello, means: Means::default() },
+            settings: Settings { hello, means: Means::default(), wishes: Wishes::default(), clock: Clock::default() },
             attempt: None,
             welcomed: false,
         };

@@ -62,6 +62,12 @@ impl Endpoints {
     }
 }
 
+/// Whether an address is this machine's own.
+#[must_use]
+pub fn is_here(address: SocketAddr) -> bool {
+    address.ip().is_loopback() || std::net::UdpSocket::bind((address.ip(), 0)).is_ok()
+}
+
 fn index(value: u64) -> usize {
     usize::try_from(value).unwrap_or(0)
 }

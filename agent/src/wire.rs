@@ -7,13 +7,18 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Instant;
 
 use rustls::pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpSocket, TcpStream};
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
+
+use crate::stamps::{self, Times};
 
 /// A connected TCP stream.
 ///
@@ -24,23 +29,61 @@ use tokio_rustls::client::TlsStream;
 pub struct Wire {
     stream: TcpStream,
     cut: Option<io::Error>,
+    times: Option<Rc<Times>>,
+}
+
+/// Asks the kernel about a handshake when it is over, also when nobody waits for it any more.
+struct Handshake<'a> {
+    wire: &'a Wire,
+    begun: Instant,
+    connected: bool,
+}
+
+impl Drop for Handshake<'_> {
+    fn drop(&mut self) {
+        if let Some(times) = &self.wire.times {
+            times.handshake(&self.wire.stream, self.begun.elapsed(), self.connected);
+        }
+    }
 }
 
 impl Wire {
-    /// Connects, from `source` if given.
+    /// Connects, from `source` if given. With `times`, the kernel is asked what it knows.
     ///
     /// # Errors
     /// What the operating system says.
-    pub async fn connect(address: SocketAddr, source: Option<IpAddr>) -> io::Result<Self> {
-        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-        socket.set_nodelay(true)?;
+    pub async fn connect(address: SocketAddr, source: Option<IpAddr>, times: Option<Rc<Times>>) -> io::Result<Self> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+        socket.set_tcp_nodelay(true)?;
+        if times.is_some() {
+            stamps::request(&socket)?;
+        }
         if let Some(source) = source {
             // Without this a bind with port 0 takes the port from every destination at once, not only from this one.
             #[cfg(target_os = "linux")]
             nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::IpBindAddressNoPort, &true)?;
-            socket.bind(SocketAddr::new(source, 0))?;
+            socket.bind(&SocketAddr::new(source, 0).into())?;
         }
-        Ok(Self { stream: socket.connect(address).await?, cut: None })
+        let begun = Instant::now();
+        match socket.connect(&address.into()) {
+            Err(error) if error.raw_os_error() != Some(nix::libc::EINPROGRESS) => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+        let wire = Self { stream: TcpStream::from_std(socket.into())?, cut: None, times };
+        let mut handshake = Handshake { wire: &wire, begun, connected: false };
+        wire.stream.writable().await?;
+        if let Some(error) = wire.stream.take_error()? {
+            return Err(error);
+        }
+        handshake.connected = true;
+        drop(handshake);
+        Ok(wire)
+    }
+
+    fn writing(&self) {
+        if let Some(times) = &self.times {
+            times.writing();
+        }
     }
 
     /// What the rest of the program hears of a write of `bytes` bytes.
@@ -57,10 +100,45 @@ impl Wire {
     }
 }
 
+/// A read that brings the kernel's stamp along.
+fn poll_stamped(
+    stream: &TcpStream,
+    times: &Times,
+    cx: &mut Context<'_>,
+    buf: &mut ReadBuf<'_>,
+) -> Poll<io::Result<()>> {
+    loop {
+        ready!(stream.poll_read_ready(cx))?;
+        let room = buf.initialize_unfilled();
+        let mut got = None;
+        let tried = stream.try_io(Interest::READABLE, || {
+            let (bytes, stamp_ns) = stamps::receive(stream, room)?;
+            got = Some((bytes, stamp_ns));
+            // A read that did not fill its buffer has emptied the socket: saying so spares the next one a vain attempt.
+            if 0 < bytes && bytes < room.len() { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+        });
+        match (got, tried) {
+            (Some((bytes, stamp_ns)), _) => {
+                if bytes > 0 {
+                    times.received(stamp_ns);
+                }
+                buf.advance(bytes);
+                return Poll::Ready(Ok(()));
+            }
+            (None, Err(error)) if error.kind() == io::ErrorKind::WouldBlock => {}
+            (None, Err(error)) => return Poll::Ready(Err(error)),
+            (None, Ok(())) => {}
+        }
+    }
+}
+
 impl AsyncRead for Wire {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+        match &self.times {
+            None => ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?,
+            Some(times) => ready!(poll_stamped(&self.stream, times, cx, buf))?,
+        }
         // The failed write has taken the error from the socket, which now reads like one that was closed in peace.
         match self.cut.take_if(|_| buf.filled().len() == before && buf.remaining() > 0) {
             Some(error) => Poll::Ready(Err(error)),
@@ -71,6 +149,7 @@ impl AsyncRead for Wire {
 
 impl AsyncWrite for Wire {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.writing();
         let result = Pin::new(&mut self.stream).poll_write(cx, buf);
         self.written(result, buf.len())
     }
@@ -80,6 +159,7 @@ impl AsyncWrite for Wire {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.writing();
         let result = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
         self.written(result, bufs.iter().map(|buf| buf.len()).sum())
     }

@@ -159,7 +159,7 @@ fn a_full_server_is_told_from_a_broken_one() {
     bounded(async {
         let (url, _server) = reference(Options { max_concurrent_envs: 1, ..Options::default() });
         let driver = WsDriver::new(dialer(Mode::Ws, &url, "").await, Duration::ZERO);
-        let mut first = driver.connect(0).await.expect("connected");
+        let mut first = driver.connect(0, None).await.expect("connected");
         driver.reset(&mut first).await.expect("reset");
         let record = run(Mode::Ws, &url, &script()).await;
         assert_eq!(outcome(&record), &failed(FailureKind::CapacityReached, Phase::Reset));
@@ -201,7 +201,7 @@ async fn told_before_the_first_send(words: Vec<u8>, how: HangUp) -> Option<Failu
     })
     .await;
     let driver = WsDriver::new(dialer(Mode::Ws, &url, "").await, Duration::ZERO);
-    let mut session = driver.connect(0).await.expect("connected");
+    let mut session = driver.connect(0, None).await.expect("connected");
     connected.send(()).expect("the server waits");
     has_said.await.expect("the server speaks");
     let fault = driver.reset(&mut session).await.expect_err("a fault");
@@ -295,7 +295,7 @@ fn a_server_that_stops_during_a_step_closes_with_1012() {
     bounded(async {
         let (url, server) = reference(Options::default());
         let driver = WsDriver::new(dialer(Mode::Ws, &url, "").await, Duration::ZERO);
-        let mut session = driver.connect(0).await.expect("connected");
+        let mut session = driver.connect(0, None).await.expect("connected");
         driver.reset(&mut session).await.expect("reset");
         let step = driver.step(&mut session, support::DEADLINE, true);
         let (fault, ()) = tokio::join!(step, async move { drop(server) });

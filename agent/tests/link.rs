@@ -4,14 +4,16 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use agent::allow::AllowRule;
+use agent::capacity::Wishes;
+use agent::clock::Clock;
 use agent::link::Link;
 use agent::machine::End;
 use agent::probe::Means;
 use agent::service::{self, Outcome, Settings};
 use proto::message::{Hello, Probe, Refused, RefusedWhy, Report};
 use proto::{
-    Assignment, AttemptId, Bounds, Capacity, FailureKind, FromAgent, FromCoordinator, HistogramSet, Launch, Mode,
-    PlanHash, RunId, SessionRecord, Target,
+    Assignment, AttemptId, Bounds, Capacity, FailureKind, FromAgent, FromCoordinator, HistogramSet, Launch, Metric,
+    Mode, PlanHash, RunId, SessionRecord, Target, WireState,
 };
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -46,16 +48,18 @@ impl Agent {
                     ports: 1_000,
                     port_pool: "p".to_owned(),
                     memory_bytes: 1 << 30,
-                    max_sessions: None,
+                    ..Capacity::default()
                 },
             },
             means: Means {
                 allow: allow.iter().map(|rule| rule.parse::<AllowRule>().expect("a rule")).collect(),
                 source_ips: Vec::new(),
             },
+            wishes: Wishes { max_sessions: Some(77), ..Wishes::default() },
+            clock: Clock::shifted(-500_000),
         };
         let interrupt = CancellationToken::new();
-        let link = Link::new(address.to_string(), reconnect_for);
+        let link = Link::new(address.to_string(), reconnect_for, settings.clock);
         let life = tokio::spawn(service::serve(settings, link, interrupt.clone()));
         Self { interrupt, life: AbortOnDropHandle::new(life) }
     }
@@ -84,6 +88,9 @@ fn assignment(id: AttemptId, url: &str) -> Assignment {
         agent_index: 1,
         agent_count: 4,
         bounds: Bounds::STANDARD,
+        wire: true,
+        clock_step_us_max: 50_000,
+        in_flight_max: 25,
     }
 }
 
@@ -92,7 +99,7 @@ async fn begin(visit: &mut Visit, assignment: Assignment) {
     let attempt = assignment.attempt;
     visit.say(FromCoordinator::Prepare(Box::new(assignment))).await;
     assert_eq!(visit.hear().await, Some(FromAgent::Armed(attempt)));
-    visit.say(FromCoordinator::Go { attempt, start_after: Duration::ZERO }).await;
+    visit.say(FromCoordinator::Go { attempt, start_at_us: 0 }).await;
 }
 
 /// The report and every record that follows it.
@@ -302,10 +309,80 @@ fn a_target_outside_of_the_allow_list_is_refused_and_not_touched() {
         assert_eq!(about, attempt(run, 1));
         assert!(problem.contains(&target) && problem.contains("--allow-target"), "{problem}");
         // The start of what was never armed does nothing either; the next refusal proves that it was read.
-        visit.say(FromCoordinator::Go { attempt: attempt(run, 1), start_after: Duration::ZERO }).await;
+        visit.say(FromCoordinator::Go { attempt: attempt(run, 1), start_at_us: 0 }).await;
         visit.say(FromCoordinator::Prepare(Box::new(assignment(attempt(run, 2), &target)))).await;
         assert!(matches!(visit.hear().await, Some(FromAgent::Trouble { .. })));
         assert!(touches.try_recv().is_err(), "the target was touched");
+    });
+}
+
+#[test]
+fn pings_are_answered_in_order_with_a_clock_that_only_goes_forward() {
+    bounded(async {
+        let mut coordinator = Coordinator::start();
+        let _agent = Agent::start(coordinator.address, DEADLINE, &[]);
+        let (mut visit, _) = coordinator.welcome(RunId::random()).await;
+        let mut last = 0;
+        for sequence in [5, 6, 9] {
+            visit.say(FromCoordinator::Ping { sequence }).await;
+            let Some(FromAgent::Pong(pong)) = visit.hear().await else { panic!("no pong") };
+            assert_eq!(pong.sequence, sequence);
+            assert!(pong.agent_us > last, "{} after {last}", pong.agent_us);
+            last = pong.agent_us;
+        }
+        // An agent's clock begins an hour after nothing; this one is half a second behind.
+        assert!((3_599_500_000..3_660_000_000).contains(&last), "{last}");
+    });
+}
+
+#[test]
+fn a_survey_tells_what_can_be_carried_now() {
+    bounded(async {
+        let (target, _server) = reference(refserver::Options::default());
+        let address = target.trim_start_matches("http://").to_owned();
+        let open: Vec<_> = (0..7).map(|_| std::net::TcpStream::connect(&address).expect("connected")).collect();
+        let mut coordinator = Coordinator::start();
+        let _agent = Agent::start(coordinator.address, DEADLINE, &[]);
+        let (mut visit, _) = coordinator.welcome(RunId::random()).await;
+        let mut taken = Vec::new();
+        for (number, addresses) in [(1, vec![address]), (2, vec!["192.0.2.1:9".to_owned()])] {
+            visit.say(FromCoordinator::Survey { number, addresses }).await;
+            let Some(FromAgent::Surveyed { number: about, capacity }) = visit.hear().await else { panic!("no answer") };
+            assert_eq!((about, capacity.max_sessions), (number, Some(77)));
+            taken.push(capacity.ports_taken);
+        }
+        // What listens in the port range counts towards every place; tests beside this one may come and go.
+        assert!(taken[0] >= 7 && taken[1] < taken[0], "{taken:?} with {} open", open.len());
+    });
+}
+
+#[test]
+fn a_report_tells_how_the_agent_was_doing() {
+    bounded(async {
+        let (target, _server) = reference(refserver::Options::default());
+        let mut coordinator = Coordinator::start();
+        let _agent = Agent::start(coordinator.address, DEADLINE, &[]);
+        let run = RunId::random();
+        let (mut visit, _) = coordinator.welcome(run).await;
+        for (number, wire) in [(1, true), (2, false)] {
+            begin(&mut visit, Assignment { wire, ..assignment(attempt(run, number), &target) }).await;
+            let (report, records) = results(&mut visit, attempt(run, number)).await;
+            let vitals = &report.vitals;
+            assert!(vitals.threads >= 1 && vitals.process_cpu_us > 0 && vitals.memory_bytes_max > 0, "{vitals:?}");
+            assert!(vitals.in_flight_max >= 1 && vitals.descriptors_max > vitals.in_flight_max, "{vitals:?}");
+            assert!(vitals.retransmits.is_some() && vitals.host_cpu_permille.is_some(), "{vitals:?}");
+            let set = HistogramSet::decode(Bounds::STANDARD, &report.histograms).expect("histograms");
+            let splits: usize = records.iter().map(|record| record.wire.steps.len()).sum();
+            if wire {
+                assert_eq!((vitals.wire, splits), (WireState::Measured, 50));
+                assert_eq!(set.get(Metric::Wire).len(), 50);
+                assert_eq!(set.get(Metric::ReceiveLag).len(), 75, "resets too");
+            } else {
+                assert_eq!((vitals.wire, splits), (WireState::Off, 0));
+                assert!(records.iter().all(|record| record.wire == proto::WireRecord::default()));
+            }
+            visit.say(FromCoordinator::Stored(attempt(run, number))).await;
+        }
     });
 }
 

@@ -237,7 +237,7 @@ fn last_words_decide_over_tls_too() {
         .await;
         let dialer = dialer(Mode::Ws, &format!("wss://{address}"), &authority.pem()).await;
         let driver = WsDriver::new(dialer, Duration::ZERO);
-        let mut session = driver.connect(0).await.expect("connected");
+        let mut session = driver.connect(0, None).await.expect("connected");
         connected.send(()).expect("the server waits");
         has_said.await.expect("the server speaks");
         let fault = driver.reset(&mut session).await.expect_err("a fault");

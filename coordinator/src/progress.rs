@@ -118,9 +118,13 @@ impl Progress {
             }
             RunEvent::AgentLeft { name, why } => self.warn(&format!("agent {name} {why}")),
             RunEvent::AgentRefused { name, why } => self.warn(&format!("agent {name} was refused: {why}")),
-            RunEvent::AgentsReady { names, threads, ports } => {
+            RunEvent::AgentsReady { names, threads, ports, clock_error_us } => {
+                let clocks = match clock_error_us {
+                    Some(us) if names.len() > 1 => format!(" · clocks within {}.{} ms", us / 1_000, us % 1_000 / 100),
+                    _ => String::new(),
+                };
                 self.say(&format!(
-                    "agents  {} ready: {} · {} threads · {} ports",
+                    "agents  {} ready: {} · {} threads · {} ports{clocks}",
                     names.len(),
                     shortened(names),
                     count(*threads),
@@ -137,6 +141,19 @@ impl Progress {
                 for warning in warnings {
                     self.warn(&format!("warning: {warning}"));
                 }
+            }
+            RunEvent::WaitingForPorts { batch, pause, why } => {
+                let seconds = pause.as_millis().div_ceil(1_000);
+                self.warn(&format!(
+                    "waiting {seconds} s for ports before the batch of {}: {}",
+                    count(batch.batch_size),
+                    why.lines()
+                        .skip(1)
+                        .map(str::trim)
+                        .filter(|l| l.starts_with("agent "))
+                        .collect::<Vec<_>>()
+                        .join("; ")
+                ));
             }
             RunEvent::WarmupStarted => self.status("warm-up", "one small batch that is not recorded"),
             RunEvent::BatchStarted { place, batch, attempt, expected } => {
@@ -175,7 +192,9 @@ impl Progress {
 
     fn header(&mut self) {
         if !std::mem::replace(&mut self.header_shown, true) {
-            self.say(" batch  mode    wait    rep  success      p50      p99     rps  open max  hosts  verdict");
+            self.say(
+                " batch  mode    wait    rep  success      p50      p99  wire p99     rps  open max  hosts  verdict",
+            );
         }
     }
 
@@ -254,10 +273,11 @@ pub fn row(summary: &Summary, repetitions: u32) -> String {
     let time = |us: u64| if nothing { "-".to_owned() } else { latency(us) };
     let success = percent(summary.ledger.succeeded, summary.ledger.planned);
     let (p50, p99) = (time(summary.total.p50_us), time(summary.total.p99_us));
+    let wire = summary.wire.map_or_else(|| "-".to_owned(), |wire| latency(wire.p99_us));
     let (rps, open) = (rate(summary.requests_per_second), count(summary.open_max));
     let hosts = summary.unique_hosts();
     format!(
-        "{}  {success:>7}  {p50:>7}  {p99:>7}  {rps:>6}  {open:>8}  {hosts:>5}  {}",
+        "{}  {success:>7}  {p50:>7}  {p99:>7}  {wire:>8}  {rps:>6}  {open:>8}  {hosts:>5}  {}",
         cell(&summary.batch, repetitions),
         verdict(summary)
     )

@@ -3,6 +3,7 @@
 mod basics;
 mod orders;
 mod reports;
+mod vitals;
 
 use uuid::Uuid;
 
@@ -12,7 +13,7 @@ use self::orders::{script, target};
 use crate::ids::RunId;
 use crate::limits as max;
 use crate::message::{
-    FromAgent, FromCoordinator, Probe, ProbeResult, Progress, RecordChunk, Refused, RefusedWhy, Welcome,
+    FromAgent, FromCoordinator, Pong, Probe, ProbeResult, Progress, RecordChunk, Refused, RefusedWhy, Welcome,
 };
 use crate::wire;
 
@@ -53,6 +54,10 @@ impl From<FromAgent> for wire::AgentMessage {
                 Body::Trouble(wire::Trouble { attempt: Some(attempt.into()), problem })
             }
             FromAgent::Goodbye(reason) => Body::Goodbye(wire::Goodbye { reason }),
+            FromAgent::Pong(Pong { sequence, agent_us }) => Body::Pong(wire::Pong { sequence, agent_us }),
+            FromAgent::Surveyed { number, capacity } => {
+                Body::Surveyed(wire::Surveyed { number, capacity: Some(capacity.into()) })
+            }
         };
         Self { body: Some(body) }
     }
@@ -113,6 +118,13 @@ impl TryFrom<wire::AgentMessage> for FromAgent {
                 problem: text("problem", trouble.problem, max::TEXT_BYTES_MAX)?,
             },
             Body::Goodbye(goodbye) => Self::Goodbye(text("reason", goodbye.reason, max::TEXT_BYTES_MAX)?),
+            Body::Pong(pong) => Self::Pong(Pong {
+                sequence: pong.sequence,
+                agent_us: at_most("agent_us", pong.agent_us, max::CLOCK_US_MAX)?,
+            }),
+            Body::Surveyed(surveyed) => {
+                Self::Surveyed { number: surveyed.number, capacity: need("capacity", surveyed.capacity)?.try_into()? }
+            }
         })
     }
 }
@@ -145,14 +157,16 @@ impl From<FromCoordinator> for wire::CoordinatorMessage {
                 script: Some((&probe.script).into()),
             }),
             FromCoordinator::Prepare(assignment) => Body::Prepare(assignment.as_ref().into()),
-            FromCoordinator::Go { attempt, start_after } => {
-                Body::Go(wire::Go { attempt: Some(attempt.into()), start_after_us: micros(start_after) })
+            FromCoordinator::Go { attempt, start_at_us } => {
+                Body::Go(wire::Go { attempt: Some(attempt.into()), start_at_us })
             }
             FromCoordinator::Abort { attempt, reason } => {
                 Body::Abort(wire::Abort { attempt: Some(attempt.into()), reason })
             }
             FromCoordinator::Stored(attempt) => Body::Stored(wire::Stored { attempt: Some(attempt.into()) }),
             FromCoordinator::Dismiss(reason) => Body::Dismiss(wire::Dismiss { reason }),
+            FromCoordinator::Ping { sequence } => Body::Ping(wire::Ping { sequence }),
+            FromCoordinator::Survey { number, addresses } => Body::Survey(wire::Survey { number, addresses }),
         };
         Self { body: Some(body) }
     }
@@ -190,15 +204,30 @@ impl TryFrom<wire::CoordinatorMessage> for FromCoordinator {
                 script: script(probe.script)?,
             }),
             Body::Prepare(prepare) => Self::Prepare(Box::new(prepare.try_into()?)),
-            Body::Go(go) => {
-                Self::Go { attempt: attempt(go.attempt)?, start_after: duration("start_after_us", go.start_after_us)? }
-            }
+            Body::Go(go) => Self::Go {
+                attempt: attempt(go.attempt)?,
+                start_at_us: at_most("start_at_us", go.start_at_us, max::CLOCK_US_MAX)?,
+            },
             Body::Abort(abort) => Self::Abort {
                 attempt: attempt(abort.attempt)?,
                 reason: text("reason", abort.reason, max::TEXT_BYTES_MAX)?,
             },
             Body::Stored(stored) => Self::Stored(attempt(stored.attempt)?),
             Body::Dismiss(dismiss) => Self::Dismiss(text("reason", dismiss.reason, max::TEXT_BYTES_MAX)?),
+            Body::Ping(ping) => Self::Ping { sequence: ping.sequence },
+            Body::Survey(survey) => {
+                if survey.addresses.len() > max::URLS_MAX {
+                    return invalid("addresses", format!("{} of them", survey.addresses.len()));
+                }
+                Self::Survey {
+                    number: survey.number,
+                    addresses: survey
+                        .addresses
+                        .into_iter()
+                        .map(|address| text("addresses", address, max::TEXT_BYTES_MAX))
+                        .collect::<Checked<_>>()?,
+                }
+            }
         })
     }
 }
@@ -214,8 +243,9 @@ mod tests {
     use crate::message::Report;
     use crate::outcome::FailureKind;
     use crate::outcome::{Ledger, Outcome, Phase};
-    use crate::record::SessionRecord;
-    use crate::spec::{Assignment, Launch, Mode, Script, Target};
+    use crate::record::{SessionRecord, Split, WireRecord};
+    use crate::spec::{Assignment, Launch, Mode, Process, Script, Target};
+    use crate::vitals::{Vitals, WireState};
 
     fn assignment() -> Assignment {
         Assignment {
@@ -233,7 +263,7 @@ mod tests {
                 close_timeout: Duration::from_secs(4),
                 total_timeout: Some(Duration::from_secs(5)),
             },
-            launch: Launch::Ramp { over_us: 12 },
+            launch: Launch::Arrivals { over_us: 12, process: Process::Poisson },
             first_session: 10,
             sessions: 20,
             batch_size: 30,
@@ -241,6 +271,9 @@ mod tests {
             agent_index: 1,
             agent_count: 2,
             bounds: Bounds::STANDARD,
+            wire: true,
+            clock_step_us_max: 2_000,
+            in_flight_max: 5,
         }
     }
 
@@ -262,6 +295,7 @@ mod tests {
                 ..good.clone()
             },
             wire::Prepare { plan_hash: vec![1], ..good.clone() },
+            wire::Prepare { in_flight_max: 0, ..good.clone() },
             wire::Prepare { target: None, ..good },
         ];
         for prepare in bad {
@@ -277,6 +311,7 @@ mod tests {
             start_offset_us: 0,
             chunks: 0,
             histograms: Vec::new(),
+            vitals: Box::new(Vitals { wire: WireState::Off, ..Vitals::default() }),
         };
         let refused = Report::try_from(wire::Report::from(report));
         assert_eq!(refused.map_err(|e| e.field), Err("ledger"));
@@ -290,7 +325,7 @@ mod tests {
         #[test]
         fn records_survive_the_wire(
             outcome in 0_u8..5, us in proptest::collection::vec(optional_us(), 6), steps in proptest::collection::vec(any::<u64>(), 0..5),
-            message in ".{0,40}", hash in proptest::option::of("[0-9a-f]{12}"), started in any::<u64>(),
+            message in ".{0,40}", hash in proptest::option::of("[0-9a-f]{12}"), started in any::<u64>(), stamped in any::<bool>(),
         ) {
             let outcome = match outcome {
                 0 => Outcome::Succeeded,
@@ -299,11 +334,14 @@ mod tests {
                 3 => Outcome::Lost,
                 _ => Outcome::NeverStarted,
             };
+            let splits = if stamped { steps.iter().map(|us| Split { wire_us: *us, lag_us: us / 2 }).collect() } else { Vec::new() };
+            let reset_split = stamped.then_some(Split { wire_us: 1, lag_us: 2 });
             let lived = !matches!(outcome, Outcome::Lost | Outcome::NeverStarted);
             let record = SessionRecord {
                 session: 5, outcome, error_message: message, intended_us: 9,
                 started_us: lived.then_some(started), connect_us: us[0], reset_us: us[1], step_us: steps, close_us: us[2],
                 total_us: lived.then_some(started), waited_us: us[3], pid: us[4], session_hash: hash.clone(), host_url: hash,
+                wire: WireRecord { reset: reset_split, steps: splits, own_delay_us: us[5], handshake_rtt_us: us[0], syn_retransmits: None },
             };
             prop_assert_eq!(SessionRecord::try_from(wire::Record::from(record.clone())), Ok(record));
         }

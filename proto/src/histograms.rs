@@ -44,7 +44,7 @@ impl Bounds {
     }
 }
 
-/// What is measured. `Step` holds one value a step, all others one a session.
+/// What is measured. `Step` and `Wire` hold one value a step, `ReceiveLag` one a reply, all others one a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Metric {
     Connect,
@@ -57,10 +57,14 @@ pub enum Metric {
     /// From the intended start; failed sessions.
     Failed,
     LaunchLag,
+    /// Of step replies, one a step.
+    Wire,
+    /// Of replies to resets and steps.
+    ReceiveLag,
 }
 
 impl Metric {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::Connect,
         Self::Reset,
         Self::Step,
@@ -69,6 +73,8 @@ impl Metric {
         Self::Response,
         Self::Failed,
         Self::LaunchLag,
+        Self::Wire,
+        Self::ReceiveLag,
     ];
 
     #[must_use]
@@ -82,6 +88,8 @@ impl Metric {
             Self::Response => "response",
             Self::Failed => "failed",
             Self::LaunchLag => "launch_lag",
+            Self::Wire => "wire",
+            Self::ReceiveLag => "receive_lag",
         }
     }
 
@@ -147,8 +155,9 @@ impl HistogramSet {
     }
 
     /// The rule: phases and total hold succeeded sessions only, response adds the timed out ones at the value at
-    /// which they were cut, failed ones have a histogram of their own, launch lag holds every started session. Calls
-    /// `enter` for every value of a record, in microseconds.
+    /// which they were cut, failed ones have a histogram of their own, launch lag holds every started session, wire and
+    /// receive lag every reply of a succeeded one that the kernel stamped. Calls `enter` for every value of a record, in
+    /// microseconds.
     pub fn values(record: &SessionRecord, mut enter: impl FnMut(Metric, u64)) {
         let mut once = |metric, value: Option<u64>| {
             if let Some(value) = value {
@@ -165,6 +174,11 @@ impl HistogramSet {
                 once(Metric::Response, record.response_us());
                 for step in &record.step_us {
                     once(Metric::Step, Some(*step));
+                }
+                once(Metric::ReceiveLag, record.wire.reset.map(|split| split.lag_us));
+                for split in &record.wire.steps {
+                    once(Metric::Wire, Some(split.wire_us));
+                    once(Metric::ReceiveLag, Some(split.lag_us));
                 }
             }
             Outcome::TimedOut(_) => once(Metric::Response, record.response_us()),
@@ -274,6 +288,7 @@ mod tests {
 
     use super::*;
     use crate::outcome::{FailureKind, Phase};
+    use crate::record::{Split, WireRecord};
 
     /// Fewer than the library's default, each is large; more when asked for.
     fn cases(few: u32) -> u32 {
@@ -300,6 +315,11 @@ mod tests {
                 step_us: us[3..].iter().copied().take(steps).collect(),
                 close_us: Some(us[4]),
                 total_us: Some(us[5]),
+                wire: WireRecord {
+                    reset: Some(Split { wire_us: us[0], lag_us: us[1] }),
+                    steps: us[3..].iter().take(steps).map(|us| Split { wire_us: *us, lag_us: us / 3 }).collect(),
+                    ..WireRecord::default()
+                },
                 ..SessionRecord::without_life(0, outcome, String::new())
             }
         })

@@ -22,10 +22,14 @@ pub const TEXT_BYTES_MAX: usize = 2_048;
 pub const ERROR_BYTES_MAX: usize = 512;
 /// Bytes of an encoded histogram.
 pub const HISTOGRAM_BYTES_MAX: usize = 1 << 20;
+/// Different errnos in one report.
+pub const ERRNOS_MAX: usize = 256;
 /// Bytes of an extra trust root.
 pub const CA_BYTES_MAX: usize = 1 << 20;
 /// Any duration on the wire: a year.
 pub const DURATION_US_MAX: u64 = 366 * 86_400 * 1_000_000;
+/// Any reading of a monotonic clock: a century.
+pub const CLOCK_US_MAX: u64 = 100 * DURATION_US_MAX;
 /// Agents of one run.
 pub const AGENTS_MAX: usize = 4_096;
 /// Messages that wait in one direction of one stream.

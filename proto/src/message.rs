@@ -7,6 +7,7 @@ use crate::ids::{AttemptId, PlanHash, RunId};
 use crate::outcome::Ledger;
 use crate::record::SessionRecord;
 use crate::spec::{Assignment, Capacity, Mode, Script, Target};
+use crate::vitals::Vitals;
 
 /// From an agent to the coordinator.
 #[derive(Debug, Clone, PartialEq)]
@@ -24,6 +25,19 @@ pub enum FromAgent {
         problem: String,
     },
     Goodbye(String),
+    Pong(Pong),
+    /// In answer to the survey of that number.
+    Surveyed {
+        number: u64,
+        capacity: Capacity,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pong {
+    pub sequence: u64,
+    /// The agent's monotonic clock when it read the ping.
+    pub agent_us: u64,
 }
 
 /// From the coordinator to an agent.
@@ -33,10 +47,25 @@ pub enum FromCoordinator {
     Refused(Refused),
     Probe(Probe),
     Prepare(Box<Assignment>),
-    Go { attempt: AttemptId, start_after: Duration },
-    Abort { attempt: AttemptId, reason: String },
+    /// On the agent's own monotonic clock.
+    Go {
+        attempt: AttemptId,
+        start_at_us: u64,
+    },
+    Abort {
+        attempt: AttemptId,
+        reason: String,
+    },
     Stored(AttemptId),
     Dismiss(String),
+    Ping {
+        sequence: u64,
+    },
+    /// What can be carried towards these destinations (`ip:port`) now?
+    Survey {
+        number: u64,
+        addresses: Vec<String>,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -117,6 +146,8 @@ pub struct Report {
     pub start_offset_us: u64,
     pub chunks: u64,
     pub histograms: Vec<EncodedHistogram>,
+    /// Boxed: every message would have room for it.
+    pub vitals: Box<Vitals>,
 }
 
 #[derive(Debug, Clone, PartialEq)]

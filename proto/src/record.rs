@@ -26,6 +26,50 @@ pub struct SessionRecord {
     pub pid: Option<u64>,
     pub session_hash: Option<String>,
     pub host_url: Option<String>,
+    /// What the kernel knows of it; nothing where it was not asked.
+    pub wire: WireRecord,
+}
+
+/// A reply's latency in two: until the kernel had it, and from there until the program had read it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Split {
+    /// The kernel's receive stamp of the reply less CLOCK_REALTIME just before its request was written.
+    pub wire_us: u64,
+    /// CLOCK_REALTIME when the program had read the reply less that stamp: the generator's own delay.
+    pub lag_us: u64,
+}
+
+/// What the kernel measured of one session.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct WireRecord {
+    pub reset: Option<Split>,
+    /// One a completed step, or none at all.
+    pub steps: Vec<Split>,
+    /// All that this side added to the session after its start: receive lags of every phase, handshakes noticed late,
+    /// pauses that took longer than asked for.
+    pub own_delay_us: Option<u64>,
+    /// The kernel's round trip of the TCP handshake.
+    pub handshake_rtt_us: Option<u64>,
+    /// SYN segments that had to be sent again: the peer's queue of connections was full, or the network lost them.
+    pub syn_retransmits: Option<u32>,
+}
+
+impl WireRecord {
+    /// Sum over the steps.
+    #[must_use]
+    pub fn steps_wire_us(&self) -> Option<u64> {
+        self.sum(|split| split.wire_us)
+    }
+
+    /// Sum over the steps.
+    #[must_use]
+    pub fn steps_lag_us(&self) -> Option<u64> {
+        self.sum(|split| split.lag_us)
+    }
+
+    fn sum(&self, part: impl Fn(&Split) -> u64) -> Option<u64> {
+        (!self.steps.is_empty()).then(|| self.steps.iter().map(part).fold(0, u64::saturating_add))
+    }
 }
 
 impl SessionRecord {
@@ -47,6 +91,7 @@ impl SessionRecord {
             pid: None,
             session_hash: None,
             host_url: None,
+            wire: WireRecord::default(),
         }
     }
 
@@ -60,6 +105,12 @@ impl SessionRecord {
     #[must_use]
     pub fn response_us(&self) -> Option<u64> {
         Some(self.ended_us()?.saturating_sub(self.intended_us))
+    }
+
+    /// What its total would have been with a generator that adds nothing: `None` where its own delay is not known.
+    #[must_use]
+    pub fn total_without_own_delay_us(&self) -> Option<u64> {
+        Some(self.total_us?.saturating_sub(self.wire.own_delay_us?))
     }
 
     /// Offset at which it ended.

@@ -66,6 +66,27 @@ pub enum Launch {
     Burst,
     /// Evenly over this time.
     Ramp { over_us: u64 },
+    /// An open model: as many arrivals as the batch has sessions, over this time, whether or not earlier ones have ended.
+    Arrivals { over_us: u64, process: Process },
+}
+
+impl Launch {
+    /// From the first intended start to the last possible one.
+    #[must_use]
+    pub fn over_us(self) -> u64 {
+        match self {
+            Self::Burst => 0,
+            Self::Ramp { over_us } | Self::Arrivals { over_us, .. } => over_us,
+        }
+    }
+}
+
+/// How arrivals are spread over their time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Process {
+    Uniform,
+    Poisson,
 }
 
 /// One agent's share of one attempt.
@@ -87,10 +108,16 @@ pub struct Assignment {
     pub agent_index: u32,
     pub agent_count: u32,
     pub bounds: Bounds,
+    /// Read kernel receive timestamps and `TCP_INFO`.
+    pub wire: bool,
+    /// `CLOCK_REALTIME` moving further than this against `CLOCK_MONOTONIC` voids what was read of them.
+    pub clock_step_us_max: u64,
+    /// Sessions that this agent may have open at once; what is due beyond it waits, and its launch lag tells of it.
+    pub in_flight_max: u64,
 }
 
 /// What an agent's machine can carry.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Capacity {
     /// Load threads; the weight of its share.
     pub threads: u32,
@@ -103,4 +130,12 @@ pub struct Capacity {
     pub memory_bytes: u64,
     /// The user's own limit.
     pub max_sessions: Option<u64>,
+    /// Of `ports`, those that can't be had now, towards the destination where most are taken.
+    pub ports_taken: u64,
+    /// Of those taken, the ones in TIME_WAIT that this kernel does not give out again before their time.
+    pub ports_waiting: u64,
+    /// Until the last of those comes back.
+    pub ports_back_us: u64,
+    /// Connections that the host's connection tracking has room for; `None` where it tracks none.
+    pub conntrack_room: Option<u64>,
 }

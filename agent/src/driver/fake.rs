@@ -1,10 +1,12 @@
 //! A driver without a network, for tests on paused time: every phase takes what a function of (session, phase) says.
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use proto::{FailureKind, Phase};
 
 use super::{Driver, Fault, Reply};
+use crate::stamps::Times;
 
 /// What a phase of a session does.
 #[derive(Debug, Clone)]
@@ -41,7 +43,7 @@ impl<F: Fn(u64, Phase) -> Act> FakeDriver<F> {
 impl<F: Fn(u64, Phase) -> Act + 'static> Driver for FakeDriver<F> {
     type Session = u64;
 
-    async fn connect(&self, session: u64) -> Result<u64, Fault> {
+    async fn connect(&self, session: u64, _times: Option<Rc<Times>>) -> Result<u64, Fault> {
         self.act(session, Phase::Connect).await?;
         Ok(session)
     }

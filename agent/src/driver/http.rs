@@ -1,5 +1,6 @@
 //! The HTTP driver: reset and step by POST over one kept-alive connection. The server keeps no session between calls.
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,6 +15,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::{Dialer, Driver, Fault, Reply, reply};
+use crate::stamps::Times;
 
 /// What a reply's body may at most have before the session fails as a bad reply.
 const BODY_BYTES_MAX: usize = 1 << 20;
@@ -32,12 +34,21 @@ pub struct HttpDriver {
 pub struct HttpSession {
     number: u64,
     connection: Connection,
+    times: Option<Rc<Times>>,
 }
 
 #[derive(Debug)]
 struct Connection {
     sender: SendRequest<Full<Bytes>>,
     task: JoinHandle<()>,
+}
+
+impl HttpSession {
+    fn request(&self) {
+        if let Some(times) = &self.times {
+            times.request();
+        }
+    }
 }
 
 impl Drop for Connection {
@@ -53,8 +64,8 @@ impl HttpDriver {
         Self { dialer }
     }
 
-    async fn open(&self, number: u64) -> Result<Connection, Fault> {
-        let (_, transport) = self.dialer.dial(number).await?;
+    async fn open(&self, number: u64, times: Option<Rc<Times>>) -> Result<Connection, Fault> {
+        let (_, transport) = self.dialer.dial(number, times).await?;
         let (sender, connection) =
             http1::Builder::new().max_buf_size(16 << 10).handshake(TokioIo::new(transport)).await.map_err(fault)?;
         let task = tokio::task::spawn_local(async move {
@@ -85,15 +96,17 @@ impl HttpDriver {
         // of the call, and counts as such. A request that never left comes back from the connection, and goes again.
         let mut request = self.request(session.number, call, body, last)?;
         if session.connection.sender.ready().await.is_err() {
-            session.connection = self.open(session.number).await?;
+            session.connection = self.open(session.number, session.times.clone()).await?;
         }
+        session.request();
         let response = match session.connection.sender.try_send_request(request).await {
             Ok(response) => response,
             Err(mut refused) => match refused.take_message() {
                 None => return Err(fault(refused.into_error())),
                 Some(unsent) => {
                     request = unsent;
-                    session.connection = self.open(session.number).await?;
+                    session.connection = self.open(session.number, session.times.clone()).await?;
+                    session.request();
                     session.connection.sender.send_request(request).await.map_err(fault)?
                 }
             },
@@ -133,8 +146,8 @@ fn fault(error: hyper::Error) -> Fault {
 impl Driver for HttpDriver {
     type Session = HttpSession;
 
-    async fn connect(&self, session: u64) -> Result<HttpSession, Fault> {
-        Ok(HttpSession { number: session, connection: self.open(session).await? })
+    async fn connect(&self, session: u64, times: Option<Rc<Times>>) -> Result<HttpSession, Fault> {
+        Ok(HttpSession { number: session, connection: self.open(session, times.clone()).await?, times })
     }
 
     async fn reset(&self, session: &mut HttpSession) -> Result<Reply, Fault> {

@@ -2,11 +2,13 @@
 
 use std::io;
 use std::net::IpAddr;
+use std::rc::Rc;
 use std::time::Duration;
 
 use proto::FailureKind;
 use proto::limits::ERROR_BYTES_MAX;
 
+use crate::stamps::Times;
 use crate::target::{Endpoint, Endpoints};
 use crate::wire::{Transport, Wire};
 
@@ -24,8 +26,9 @@ pub trait Driver: 'static {
     /// An open session.
     type Session;
 
-    /// Connects session number `session` until a request could be sent: TCP, TLS, upgrade.
-    fn connect(&self, session: u64) -> impl Future<Output = Result<Self::Session, Fault>>;
+    /// Connects session number `session` until a request could be sent: TCP, TLS, upgrade. With `times`, what the kernel
+    /// knows of this and every later phase goes there.
+    fn connect(&self, session: u64, times: Option<Rc<Times>>) -> impl Future<Output = Result<Self::Session, Fault>>;
 
     /// Starts an episode.
     fn reset(&self, session: &mut Self::Session) -> impl Future<Output = Result<Reply, Fault>>;
@@ -55,11 +58,13 @@ pub enum Ending {
 pub struct Fault {
     pub ending: Ending,
     pub message: String,
+    /// What the operating system said, if it was that.
+    pub errno: Option<i32>,
 }
 
 impl Fault {
     pub fn new(kind: FailureKind, message: impl Into<String>) -> Self {
-        Self { ending: Ending::Failed(kind), message: clipped(message.into()) }
+        Self { ending: Ending::Failed(kind), message: clipped(message.into()), errno: None }
     }
 
     /// The kind of a failure; `None` for a time-out.
@@ -84,7 +89,8 @@ impl From<&io::Error> for Fault {
         use nix::errno::Errno;
         let kind = match error.raw_os_error().map(Errno::from_raw) {
             Some(Errno::ETIMEDOUT) => {
-                return Self { ending: Ending::TimedOut, message: clipped(error.to_string()) };
+                let message = clipped(error.to_string());
+                return Self { ending: Ending::TimedOut, message, errno: error.raw_os_error() };
             }
             Some(Errno::ECONNREFUSED) => FailureKind::Refused,
             Some(Errno::ECONNRESET | Errno::EPIPE | Errno::ECONNABORTED) => FailureKind::Reset,
@@ -104,7 +110,7 @@ impl From<&io::Error> for Fault {
                 _ => FailureKind::Io,
             },
         };
-        Self::new(kind, error.to_string())
+        Self { errno: error.raw_os_error(), ..Self::new(kind, error.to_string()) }
     }
 }
 
@@ -128,7 +134,7 @@ pub struct Dialer {
 
 impl Dialer {
     /// TCP and, for https and wss, TLS.
-    async fn dial(&self, session: u64) -> Result<(&Endpoint, Transport), Fault> {
+    async fn dial(&self, session: u64, times: Option<Rc<Times>>) -> Result<(&Endpoint, Transport), Fault> {
         let (endpoint, address) = self.endpoints.of_session(session);
         let sources: u64 = self.source_ips.len() as u64;
         let source = (sources > 0).then(|| {
@@ -136,7 +142,7 @@ impl Dialer {
             let destinations = (self.endpoints.list.len() * endpoint.addresses.len()) as u64;
             self.source_ips[usize::try_from(session / destinations % sources).unwrap_or(0)]
         });
-        let wire = Wire::connect(address, source).await?;
+        let wire = Wire::connect(address, source, times).await?;
         let transport = match (&self.endpoints.tls, endpoint.url.tls) {
             (Some(config), true) => {
                 Transport::tls(wire, &endpoint.url.host, config.clone()).await.map_err(tls_fault)?
@@ -151,7 +157,7 @@ impl Dialer {
 fn tls_fault(error: io::Error) -> Fault {
     // A cut connection is a network matter; everything that TLS itself says is not.
     match Fault::from(error) {
-        Fault { ending: Ending::Failed(FailureKind::Io | FailureKind::Closed(_)), message } => {
+        Fault { ending: Ending::Failed(FailureKind::Io | FailureKind::Closed(_)), message, .. } => {
             Fault::new(FailureKind::Tls, message)
         }
         other => other,

@@ -1,5 +1,6 @@
 //! The WebSocket driver: one connection is one session.
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use futures_util::{SinkExt as _, StreamExt as _};
@@ -11,6 +12,7 @@ use tokio_tungstenite::tungstenite::{Error as WsError, Message, Utf8Bytes};
 
 use super::upgrade::UpgradeRequest;
 use super::{Dialer, Driver, Fault, Reply, reply};
+use crate::stamps::Times;
 use crate::wire::Transport;
 
 /// Replies are a few hundred bytes; the library's default of 128 KiB is allocated at once for every session.
@@ -35,8 +37,17 @@ pub struct WsDriver {
 #[derive(Debug)]
 pub struct WsSession {
     stream: WebSocketStream<Transport>,
+    times: Option<Rc<Times>>,
     /// From the reset; a later reply of another environment would be another session's.
     hash: Option<String>,
+}
+
+impl WsSession {
+    fn request(&self) {
+        if let Some(times) = &self.times {
+            times.request();
+        }
+    }
 }
 
 impl WsDriver {
@@ -53,6 +64,7 @@ impl WsDriver {
     }
 
     async fn ask(&self, session: &mut WsSession, text: Utf8Bytes) -> Result<Reply, Fault> {
+        session.request();
         session.stream.send(Message::Text(text)).await.map_err(fault)?;
         loop {
             match session.stream.next().await {
@@ -100,8 +112,11 @@ impl Driver for WsDriver {
     // Boxed: the session's future would hold room for several copies of it.
     type Session = Box<WsSession>;
 
-    async fn connect(&self, session: u64) -> Result<Box<WsSession>, Fault> {
-        let (_, mut transport) = self.dialer.dial(session).await?;
+    async fn connect(&self, session: u64, times: Option<Rc<Times>>) -> Result<Box<WsSession>, Fault> {
+        let (_, mut transport) = self.dialer.dial(session, times.clone()).await?;
+        if let Some(times) = &times {
+            times.request();
+        }
         let urls = self.requests.len() as u64;
         let request = &self.requests[usize::try_from(session % urls).unwrap_or(0)];
         let beyond = request.send(&mut transport).await?;
@@ -112,7 +127,7 @@ impl Driver for WsDriver {
             .max_message_size(Some(MESSAGE_BYTES_MAX))
             .max_frame_size(Some(MESSAGE_BYTES_MAX));
         let stream = WebSocketStream::from_partially_read(transport, beyond, Role::Client, Some(config)).await;
-        Ok(Box::new(WsSession { stream, hash: None }))
+        Ok(Box::new(WsSession { stream, times, hash: None }))
     }
 
     async fn reset(&self, session: &mut Box<WsSession>) -> Result<Reply, Fault> {
@@ -134,6 +149,7 @@ impl Driver for WsDriver {
     }
 
     async fn close(&self, mut session: Box<WsSession>) -> Result<(), Fault> {
+        session.request();
         session.stream.send(Message::Text(self.close.clone())).await.map_err(fault)?;
         let mut code = None;
         loop {

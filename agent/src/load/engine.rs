@@ -12,9 +12,10 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::pace::Pace;
+use super::overshoot::{Overshoot, TICK};
+use super::pace::Schedule;
 use super::recorder::{Counters, Recorder};
-use super::session;
+use super::session::{self, Course, Ended};
 use crate::driver::Driver;
 
 /// Sessions launched before the loop looks at what else there is: enough to keep the burst tight, few enough for
@@ -30,9 +31,13 @@ pub struct ThreadShare {
     pub first_session: u64,
     /// Of the agent's share.
     pub sessions: u64,
-    pub pace: Pace,
+    pub schedule: Schedule,
     pub script: Script,
     pub bounds: Bounds,
+    /// Ask the kernel when replies came.
+    pub wire: bool,
+    /// Sessions of this thread at once; what is due beyond it waits for a place.
+    pub in_flight_max: u64,
 }
 
 impl ThreadShare {
@@ -40,10 +45,6 @@ impl ThreadShare {
     #[must_use]
     pub fn count(&self) -> u64 {
         self.sessions.saturating_sub(self.thread).div_ceil(self.threads)
-    }
-
-    fn local(&self, nth: u64) -> u64 {
-        self.thread + nth * self.threads
     }
 }
 
@@ -59,29 +60,36 @@ pub async fn run<D: Driver>(
     let count = share.count();
     let script = Rc::new(share.script.clone());
     let mut recorder = Recorder::new(share.bounds, count);
-    let mut sessions: JoinSet<SessionRecord> = JoinSet::new();
+    let mut overshoot = Overshoot::new();
+    let mut sessions: JoinSet<Ended> = JoinSet::new();
     let mut next = 0;
-    let timer = sleep_until(origin);
-    tokio::pin!(timer);
+    let (timer, tick) = (sleep_until(origin), sleep_until(origin + TICK));
+    tokio::pin!(timer, tick);
 
     while next < count || !sessions.is_empty() {
         tokio::select! {
             biased;
             () = cancel.cancelled(), if next < count => {
                 for nth in next..count {
+                    let (local, intended_us) = share.schedule.get(nth);
                     let mut record = SessionRecord::without_life(
-                        share.first_session + share.local(nth), Outcome::NeverStarted, "cancelled before its start".to_owned());
-                    record.intended_us = share.pace.intended_us(share.local(nth));
+                        share.first_session + local, Outcome::NeverStarted, "cancelled before its start".to_owned());
+                    record.intended_us = intended_us;
                     recorder.record(record);
                 }
                 next = count;
             }
-            () = &mut timer, if next < count => {
-                let slice_end = count.min(next + LAUNCH_SLICE);
+            () = &mut tick => {
+                let now = Instant::now();
+                overshoot.fired(now - tick.deadline());
+                tick.as_mut().reset(now + TICK);
+            }
+            () = &mut timer, if next < count && (sessions.len() as u64) < share.in_flight_max => {
+                let places = share.in_flight_max - sessions.len() as u64;
+                let slice_end = count.min(next + LAUNCH_SLICE.min(places));
                 let now = Instant::now();
                 while next < slice_end {
-                    let local = share.local(next);
-                    let intended_us = share.pace.intended_us(local);
+                    let (local, intended_us) = share.schedule.get(next);
                     let due = origin + Duration::from_micros(intended_us);
                     if due > now {
                         break;
@@ -89,13 +97,16 @@ pub async fn run<D: Driver>(
                     let (driver, script) = (driver.clone(), script.clone());
                     let (cancel, counters) = (cancel.clone(), counters.clone());
                     let number = share.first_session + local;
+                    let wire = share.wire;
                     sessions.spawn_local(async move {
-                        session::live(&*driver, &script, number, origin, intended_us, &cancel, &counters).await
+                        let course = Course { script: &script, origin, cancel: &cancel, counters: &counters, wire };
+                        session::live(&*driver, &course, number, intended_us).await
                     });
                     next += 1;
                 }
+                recorder.in_flight_max = recorder.in_flight_max.max(sessions.len() as u64);
                 if next < count {
-                    timer.as_mut().reset(origin + Duration::from_micros(share.pace.intended_us(share.local(next))));
+                    timer.as_mut().reset(origin + Duration::from_micros(share.schedule.get(next).1));
                 }
                 // The launched tasks and ready sockets get their turn before the next slice.
                 tokio::task::yield_now().await;
@@ -106,24 +117,31 @@ pub async fn run<D: Driver>(
             collect(&mut recorder, ended);
         }
     }
+    recorder.overshoot = overshoot.into_histogram();
     // A panicked session has no record: the ledger will not balance, and says so.
     recorder
 }
 
-fn collect(recorder: &mut Recorder, ended: Result<SessionRecord, tokio::task::JoinError>) {
+fn collect(recorder: &mut Recorder, ended: Result<Ended, tokio::task::JoinError>) {
     match ended {
-        Ok(record) => recorder.record(record),
+        Ok(Ended { record, errno }) => {
+            recorder.record(record);
+            if let Some(errno) = errno {
+                *recorder.errnos.entry(errno).or_default() += 1;
+            }
+        }
         Err(error) => tracing::error!("a session's task died: {error}"),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use proto::{FailureKind, Launch, Metric, Phase};
+    use proto::{Assignment, AttemptId, FailureKind, Launch, Metric, Phase, PlanHash, Process, RunId};
     use tokio::task::LocalSet;
 
     use super::*;
     use crate::driver::fake::{Act, FakeDriver};
+    use crate::load::pace::Pace;
 
     fn ms(value: u64) -> Duration {
         Duration::from_millis(value)
@@ -143,14 +161,19 @@ mod tests {
     }
 
     fn share(sessions: u64, launch: Launch, script: Script) -> ThreadShare {
+        let attempt = AttemptId { run: RunId::random(), batch: 0, attempt: 1 };
+        let assignment =
+            Assignment { launch, sessions, ..crate::machine::tests::assignment(attempt, PlanHash([0; 32])) };
         ThreadShare {
             thread: 0,
             threads: 1,
             first_session: 100,
             sessions,
-            pace: Pace::new(launch, sessions, 0, 1),
+            schedule: Pace::of(&assignment).schedule(0, 1),
             script,
             bounds: Bounds::STANDARD,
+            wire: false,
+            in_flight_max: sessions.max(1),
         }
     }
 
@@ -237,6 +260,31 @@ mod tests {
         assert_eq!(record.step_us.len(), 1);
     }
 
+    /// 100 a second for 10 s, each 60 ms long, at most 8 at once; the server stands still from 3 s to 8 s. Those that
+    /// found a place are few, so that service times hardly show it; those that waited for one are what users would see.
+    #[test]
+    fn a_server_that_stands_still_shows_in_response_times_and_not_in_service_times() {
+        let arrivals = Launch::Arrivals { over_us: 10_000_000, process: Process::Uniform };
+        let short = Script { steps: 1, wait: ms(50), think: Duration::ZERO, ..script() };
+        let patient =
+            Script { step_timeout: Duration::from_secs(60), connect_timeout: Duration::from_secs(60), ..short };
+        let share = ThreadShare { in_flight_max: 8, ..share(1_000, arrivals, patient) };
+        let origin = std::rc::Rc::new(std::cell::OnceCell::new());
+        let recorder = carry(&share, None, move |_, phase| {
+            let since = origin.get_or_init(Instant::now).elapsed();
+            match phase {
+                Phase::Step if (ms(3_000)..ms(8_000)).contains(&since) => Act::Take(ms(8_000) - since),
+                _ => Act::Take(ms(3)),
+            }
+        });
+        assert!(recorder.ledger.balances() && recorder.ledger.succeeded == 1_000, "{}", recorder.ledger);
+        assert_eq!(recorder.in_flight_max, 8);
+        let p99 = |metric| recorder.histograms.get(metric).value_at_quantile(0.99);
+        assert!(p99(Metric::Total) < 200_000, "service {}", p99(Metric::Total));
+        assert!(p99(Metric::Response) > 4_000_000, "response {}", p99(Metric::Response));
+        assert!(p99(Metric::LaunchLag) > 4_000_000, "launch lag {}", p99(Metric::LaunchLag));
+    }
+
     #[test]
     fn cancelling_leaves_no_session_without_an_outcome() {
         let slow = share(50, Launch::Ramp { over_us: 1_000_000 }, script());
@@ -252,11 +300,19 @@ mod tests {
     #[test]
     fn threads_share_every_session_exactly_once() {
         for (sessions, threads) in [(0, 1), (1, 4), (7, 3), (16_384, 7)] {
+            let Schedule::Regular { pace, .. } = share(sessions, Launch::Burst, script()).schedule else {
+                panic!("regular")
+            };
             let mut seen = vec![0; usize::try_from(sessions).expect("small")];
             for thread in 0..threads {
-                let share = ThreadShare { thread, threads, ..share(sessions, Launch::Burst, script()) };
+                let share = ThreadShare {
+                    thread,
+                    threads,
+                    schedule: Schedule::Regular { pace, thread, threads },
+                    ..share(sessions, Launch::Burst, script())
+                };
                 for nth in 0..share.count() {
-                    seen[usize::try_from(share.local(nth)).expect("small")] += 1;
+                    seen[usize::try_from(share.schedule.get(nth).0).expect("small")] += 1;
                 }
             }
             assert!(seen.iter().all(|n| *n == 1), "{sessions} over {threads}");

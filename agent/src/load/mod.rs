@@ -2,6 +2,7 @@
 //! ([`engine`]), what is kept of it ([`recorder`]), and the threads it runs on ([`squad`]).
 
 pub mod engine;
+pub mod overshoot;
 pub mod pace;
 pub mod recorder;
 pub mod session;

@@ -1,8 +1,13 @@
 //! What is kept of the sessions of one thread. Owned by that thread alone; no locks.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use hdrhistogram::Histogram;
 use proto::{Bounds, HistogramSet, Ledger, Outcome, SessionRecord};
+
+use super::overshoot;
+use crate::vitals::Scheduled;
 
 /// Everything one thread measured.
 #[derive(Debug)]
@@ -10,6 +15,13 @@ pub struct Recorder {
     pub histograms: HistogramSet,
     pub ledger: Ledger,
     pub records: Vec<SessionRecord>,
+    /// Socket errors that ended sessions.
+    pub errnos: BTreeMap<i32, u64>,
+    /// Sessions begun and not ended.
+    pub in_flight_max: u64,
+    pub overshoot: Histogram<u64>,
+    /// Of the thread, since it was let go.
+    pub scheduled: Scheduled,
 }
 
 impl Recorder {
@@ -19,6 +31,10 @@ impl Recorder {
             histograms: HistogramSet::new(bounds),
             ledger: Ledger::planned(planned),
             records: Vec::with_capacity(usize::try_from(planned).unwrap_or(0)),
+            errnos: BTreeMap::new(),
+            in_flight_max: 0,
+            overshoot: overshoot::empty(),
+            scheduled: Scheduled::default(),
         }
     }
 

@@ -8,18 +8,23 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use proto::{Assignment, HistogramSet, Ledger, Mode, SessionRecord};
+use hdrhistogram::serialization::{Serializer as _, V2Serializer};
+use proto::{Assignment, Bounds, HistogramSet, Ledger, Mode, Outcome, SessionRecord, Vitals, WireState};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::LocalSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::engine::{self, ThreadShare};
+use super::overshoot;
 use super::pace::Pace;
 use super::recorder::{Counters, Recorder};
 use crate::driver::Dialer;
 use crate::driver::http::HttpDriver;
 use crate::driver::ws::WsDriver;
+use crate::stamps::Switch;
+use crate::target::is_here;
+use crate::vitals::{FromThreads, Sampler, Scheduled};
 
 /// An agent's whole measurement of one attempt.
 #[derive(Debug)]
@@ -29,6 +34,7 @@ pub struct Measured {
     pub records: Vec<SessionRecord>,
     /// From the ordered start instant to the first session's actual start.
     pub start_offset_us: u64,
+    pub vitals: Vitals,
 }
 
 /// Threads that wait for the start.
@@ -40,6 +46,9 @@ pub struct Squad {
     cancel: CancellationToken,
     counters: Arc<Counters>,
     assignment: Arc<Assignment>,
+    /// `None`: no receive stamps, and whether they were wanted.
+    stamping: Result<Switch, WireState>,
+    beside_target: bool,
 }
 
 impl Squad {
@@ -49,6 +58,13 @@ impl Squad {
     /// If a thread can't be started or a driver can't be built.
     pub async fn arm(assignment: Assignment, dialer: impl Fn() -> Dialer, threads: u32) -> Result<Self, String> {
         let threads = u64::from(threads).min(assignment.sessions).max(1);
+        let stamping = match assignment.wire {
+            false => Err(WireState::Off),
+            true => Switch::on().map_err(|error| {
+                tracing::warn!("no kernel receive timestamps here ({error}): wire latencies are not measured");
+                WireState::Unavailable
+            }),
+        };
         let assignment = Arc::new(assignment);
         let (ready_tx, mut ready) = mpsc::channel(64);
         let (done_tx, done) = mpsc::channel(64);
@@ -59,7 +75,10 @@ impl Squad {
             cancel: CancellationToken::new(),
             counters: Arc::default(),
             assignment: assignment.clone(),
+            stamping,
+            beside_target: dialer().endpoints.list.iter().flat_map(|e| &e.addresses).any(|a| is_here(*a)),
         };
+        let pace = Pace::of(&assignment);
         for thread in 0..threads {
             let (go_tx, go) = oneshot::channel();
             let share = ThreadShare {
@@ -67,9 +86,11 @@ impl Squad {
                 threads,
                 first_session: assignment.first_session,
                 sessions: assignment.sessions,
-                pace: Pace::new(assignment.launch, assignment.sessions, assignment.agent_index, assignment.agent_count),
+                schedule: pace.schedule(thread, threads),
                 script: assignment.script.clone(),
                 bounds: assignment.bounds,
+                wire: squad.stamping.is_ok(),
+                in_flight_max: in_flight_max(assignment.in_flight_max, thread, threads),
             };
             let (mode, dialer) = (assignment.mode, dialer());
             // A token of its own: its lock is then this thread's alone.
@@ -111,6 +132,7 @@ impl Squad {
     /// # Errors
     /// If a thread died.
     pub async fn finish(mut self, start: Instant) -> Result<Measured, String> {
+        let sampler = Sampler::start();
         for go in self.go.drain(..) {
             // A thread that is gone is found when it is joined.
             let _ = go.send(start);
@@ -118,17 +140,42 @@ impl Squad {
         while self.done.recv().await.is_some() {}
         let mut histograms = HistogramSet::new(self.assignment.bounds);
         let mut ledger = Ledger::default();
+        let wall = start.elapsed();
         let mut records = Vec::with_capacity(usize::try_from(self.assignment.sessions).unwrap_or(0));
+        let mut told = FromThreads { run_queue_us: Some(0), ..FromThreads::default() };
+        let mut late = overshoot::empty();
         for thread in self.threads.drain(..) {
             let recorder = thread.join().map_err(|_| "a load thread panicked".to_owned())?;
             let recorder = recorder.map_err(|error| format!("a load thread can't start: {error}"))?;
             ledger.add(&recorder.ledger);
             histograms.merge(&recorder.histograms).map_err(|error| error.to_string())?;
             records.extend(recorder.records);
+            told.threads += 1;
+            told.cpu_us += recorder.scheduled.cpu_us;
+            told.run_queue_us = told.run_queue_us.zip(recorder.scheduled.run_queue_us).map(|(sum, own)| sum + own);
+            // An upper bound: not every thread had its most at the same instant.
+            told.in_flight_max += recorder.in_flight_max;
+            late.add(&recorder.overshoot).map_err(|error| error.to_string())?;
+            for (errno, count) in recorder.errnos {
+                *told.errnos.entry(errno).or_default() += count;
+            }
         }
+        V2Serializer::new().serialize(&late, &mut told.overshoot).map_err(|error| error.to_string())?;
         records.sort_unstable_by_key(|record| record.session);
+        let step_us = sampler.realtime_step_us();
+        told.wire = match &self.stamping {
+            Err(why) => *why,
+            Ok(_) if step_us.unsigned_abs() > self.assignment.clock_step_us_max => {
+                histograms = void(&mut records, self.assignment.bounds);
+                WireState::Void
+            }
+            Ok(_) if unstamped(&records) => WireState::Unavailable,
+            Ok(_) => WireState::Measured,
+        };
+        told.beside_target = self.beside_target;
+        let vitals = sampler.finish(wall, told, step_us);
         let start_offset_us = records.iter().filter_map(|record| record.started_us).min().unwrap_or(0);
-        Ok(Measured { ledger, histograms, records, start_offset_us })
+        Ok(Measured { ledger, histograms, records, start_offset_us, vitals })
     }
 }
 
@@ -138,6 +185,29 @@ impl Drop for Squad {
         self.cancel.cancel();
         self.go.clear();
     }
+}
+
+/// The thread's part of what the agent may have open at once; each has one at least.
+fn in_flight_max(all: u64, thread: u64, threads: u64) -> u64 {
+    (all / threads + u64::from(thread < all % threads)).max(1)
+}
+
+/// Stamps were asked for, replies came, and not one had any.
+fn unstamped(records: &[SessionRecord]) -> bool {
+    let replied = |record: &&SessionRecord| record.outcome == Outcome::Succeeded;
+    records.iter().any(|record| replied(&record)) && records.iter().all(|record| record.wire.reset.is_none())
+}
+
+/// Takes everything out that rests on CLOCK_REALTIME, and counts again what is left.
+fn void(records: &mut [SessionRecord], bounds: Bounds) -> HistogramSet {
+    let mut histograms = HistogramSet::new(bounds);
+    for record in records {
+        record.wire.reset = None;
+        record.wire.steps = Vec::new();
+        record.wire.own_delay_us = None;
+        histograms.record(record);
+    }
+    histograms
 }
 
 async fn work(
@@ -163,8 +233,11 @@ async fn work(
     let Ok(origin) = go.await else {
         return Recorder::new(share.bounds, 0);
     };
-    match driver {
+    let before = Scheduled::of_this_thread();
+    let mut recorder = match driver {
         Either::Ws(driver) => engine::run(driver, &share, origin, cancel, counters).await,
         Either::Http(driver) => engine::run(driver, &share, origin, cancel, counters).await,
-    }
+    };
+    recorder.scheduled = Scheduled::of_this_thread().since(before);
+    recorder
 }

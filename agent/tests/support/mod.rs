@@ -8,7 +8,7 @@ use agent::driver::Dialer;
 use agent::driver::http::HttpDriver;
 use agent::driver::ws::WsDriver;
 use agent::load::recorder::Counters;
-use agent::load::session;
+use agent::load::session::{self, Course};
 use agent::probe::Means;
 use proto::{FailureKind, Mode, Outcome, Phase, Script, SessionRecord, Target};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -56,14 +56,27 @@ pub(crate) async fn dialer(mode: Mode, url: &str, ca_pem: &str) -> Dialer {
 
 /// Session `number`, from start to end.
 pub(crate) async fn live(dialer: Dialer, number: u64, script: &Script, cancel: &CancellationToken) -> SessionRecord {
-    let (counters, now) = (Counters::default(), Instant::now());
-    match dialer.endpoints.mode {
+    live_with(dialer, number, script, cancel, false).await
+}
+
+/// The same; `wire` asks the kernel when replies came.
+pub(crate) async fn live_with(
+    dialer: Dialer,
+    number: u64,
+    script: &Script,
+    cancel: &CancellationToken,
+    wire: bool,
+) -> SessionRecord {
+    let counters = Counters::default();
+    let course = Course { script, origin: Instant::now(), cancel, counters: &counters, wire };
+    let ended = match dialer.endpoints.mode {
         Mode::Ws => {
             let driver = WsDriver::new(dialer, script.wait);
-            session::live(&driver, script, number, now, 0, cancel, &counters).await
+            session::live(&driver, &course, number, 0).await
         }
-        Mode::Http => session::live(&HttpDriver::new(dialer), script, number, now, 0, cancel, &counters).await,
-    }
+        Mode::Http => session::live(&HttpDriver::new(dialer), &course, number, 0).await,
+    };
+    ended.record
 }
 
 /// One session against `url`.

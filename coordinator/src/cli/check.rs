@@ -1,6 +1,6 @@
 //! PURE: what a plan amounts to, for people.
 
-use proto::{Launch, Mode};
+use proto::{Launch, Mode, Process};
 
 use crate::plan::expand::{Batch, sessions_per_url};
 use crate::plan::{Order, Plan};
@@ -17,6 +17,14 @@ pub(super) fn describe(plan: &Plan) -> String {
     let launch = match plan.session.launch {
         Launch::Burst => "all at once".to_owned(),
         Launch::Ramp { over_us } => format!("over {} s", seconds_short(over_us)),
+        Launch::Arrivals { over_us, process } => format!(
+            "as {} arrivals over {} s, whether or not earlier ones have ended",
+            match process {
+                Process::Uniform => "evenly spaced",
+                Process::Poisson => "Poisson",
+            },
+            seconds_short(over_us)
+        ),
     };
     text.push_str(&format!(
         "session    connect, reset, {} {}, close; think {} s; started {launch}\n",

@@ -1,5 +1,6 @@
 //! PURE: layers of raw values into a [`Plan`], or every fault at once.
 
+mod launch;
 mod reader;
 mod sections;
 
@@ -19,12 +20,13 @@ pub fn check(layers: &[Layer], earlier: Vec<Fault>) -> Result<Plan, Vec<Fault>> 
     reader.unknown_keys();
     let target = reader.target();
     let agents = reader.agents(target.embedded);
-    reader.measure();
+    let session = reader.session();
     let plan = Plan {
         experiment: reader.experiment(),
         server: reader.server(),
-        grid: reader.grid(),
-        session: reader.session(),
+        grid: reader.grid(session.arrivals),
+        session: session.session,
+        measure: reader.measure(),
         success: reader.success(),
         output: reader.output(),
         target,

@@ -56,11 +56,7 @@ impl Plan {
     /// How long one batch takes if the server costs nothing.
     #[must_use]
     pub fn batch_floor_us(&self, batch: &Batch) -> u64 {
-        let launch_us = match self.session.launch {
-            proto::Launch::Burst => 0,
-            proto::Launch::Ramp { over_us } => over_us,
-        };
-        self.session_floor_us(batch.wait_us).saturating_add(launch_us)
+        self.session_floor_us(batch.wait_us).saturating_add(self.session.launch.over_us())
     }
 
     /// Expected duration of the whole run: the floor of every batch, its cooldown, and one second around it for

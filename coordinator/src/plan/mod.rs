@@ -23,6 +23,7 @@ pub struct Plan {
     pub grid: Grid,
     pub session: Session,
     pub agents: Agents,
+    pub measure: Measure,
     pub success: Success,
     pub output: Output,
 }
@@ -136,6 +137,14 @@ pub struct Agents {
     pub on_loss: OnLoss,
     pub max_attempts: u32,
     pub on_shortfall: OnShortfall,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Measure {
+    /// Kernel receive timestamps.
+    pub wire: bool,
+    /// A start that is known less well than this is a reason in the verdict.
+    pub max_clock_error_us: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]

@@ -3,7 +3,9 @@
 use std::fmt;
 use std::sync::Arc;
 
-use proto::SessionRecord;
+use hdrhistogram::Histogram;
+use hdrhistogram::serialization::Deserializer;
+use proto::{Ledger, SessionRecord, Vitals, WireState};
 use serde::Serialize;
 
 /// A record and whose it is.
@@ -11,6 +13,50 @@ use serde::Serialize;
 pub struct Row {
     pub agent: Arc<str>,
     pub record: SessionRecord,
+}
+
+/// What one agent contributed.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct AgentResult {
+    pub name: String,
+    pub sessions: u64,
+    pub ledger: Ledger,
+    /// As many of them it might have open at one time.
+    pub at_once: Option<u64>,
+    /// From the ordered start instant to its first session's actual start; `None` if it never reported.
+    pub start_offset_us: Option<u64>,
+    /// How far the ordered instant may have been from the one that was meant, on this agent's clock.
+    pub clock_error_us: Option<u64>,
+    pub launch_lag_p99_us: Option<u64>,
+    /// Of what the agent added to each of its sessions after their start.
+    pub own_delay_p99_us: Option<u64>,
+    /// How late its timers fired: by this much in 99 of 100 looks at most.
+    pub timer_overshoot_p99_us: Option<u64>,
+    pub vitals: Option<Vitals>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lost: Option<String>,
+}
+
+impl AgentResult {
+    /// Fills in what its records and its own report say.
+    pub fn measured(&mut self, rows: &[Row], vitals: Vitals) {
+        self.launch_lag_p99_us = p99(rows.iter().filter_map(|row| row.record.launch_lag_us()).collect());
+        self.own_delay_p99_us = p99(rows.iter().filter_map(|row| row.record.wire.own_delay_us).collect());
+        let overshoot: Option<Histogram<u64>> = Deserializer::new().deserialize(&mut vitals.overshoot.as_slice()).ok();
+        self.timer_overshoot_p99_us = overshoot.filter(|o| !o.is_empty()).map(|o| o.value_at_quantile(0.99));
+        self.vitals = Some(vitals);
+    }
+
+    #[must_use]
+    pub fn wire(&self) -> Option<WireState> {
+        self.vitals.as_ref().map(|vitals| vitals.wire)
+    }
+}
+
+/// The value that 99 of 100 do not exceed.
+fn p99(mut values: Vec<u64>) -> Option<u64> {
+    let rank = (values.len() * 99).div_ceil(100).checked_sub(1)?;
+    Some(*values.select_nth_unstable(rank).1)
 }
 
 /// The first that holds, from the worst.

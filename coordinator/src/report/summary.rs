@@ -8,8 +8,7 @@ use serde::Serialize;
 
 use super::format::{seconds_short, seconds6};
 use crate::plan::expand::Batch;
-use crate::report::facts::Row;
-use crate::report::facts::Verdict;
+use crate::report::facts::{AgentResult, Row, Verdict};
 
 /// Percentiles of one metric in microseconds, from the merged histogram; all 0 when it is empty.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -50,6 +49,13 @@ pub struct Summary {
     pub launch_window_us: u64,
     pub launch_lag_p99_us: u64,
     pub over_range: u64,
+    /// Of step replies; `None` unless the kernel stamped (nearly) all of them.
+    pub wire: Option<Percentiles>,
+    pub receive_lag_p99_us: Option<u64>,
+    /// The furthest apart that two agents' first sessions can have started, clock errors included.
+    pub start_skew_us: Option<u64>,
+    /// What each agent contributed, and how it was doing.
+    pub by_agent: Vec<AgentResult>,
     /// What went wrong, by kind and phase, most frequent first.
     pub errors: Vec<(String, u64)>,
     pub verdict: Verdict,
@@ -81,6 +87,7 @@ impl Summary {
         let mut wall_us = 0;
         let (mut first_start, mut last_start) = (u64::MAX, 0);
         let mut largest = Largest::default();
+        let (mut steps, mut stamped) = (0_u64, 0_u64);
         for row in rows {
             let record = &row.record;
             ledger.count(&record.outcome);
@@ -96,6 +103,8 @@ impl Summary {
                     *errors.entry(format!("{kind}{at}")).or_default() += 1;
                 }
                 None => {
+                    steps += record.step_us.len() as u64;
+                    stamped += record.wire.steps.len() as u64;
                     if let Some(total) = record.total_us {
                         total_sum += u128::from(total);
                         total_count += 1;
@@ -140,6 +149,11 @@ impl Summary {
             launch_window_us: last_start.saturating_sub(first_start),
             launch_lag_p99_us: percentiles(histograms, Metric::LaunchLag, &largest).p99_us,
             over_range: histograms.over_range(),
+            wire: nearly_all(stamped, steps).then(|| percentiles(histograms, Metric::Wire, &largest)),
+            receive_lag_p99_us: nearly_all(stamped, steps)
+                .then(|| percentiles(histograms, Metric::ReceiveLag, &largest).p99_us),
+            start_skew_us: None,
+            by_agent: Vec::new(),
             errors,
             verdict: Verdict::default(),
             ledger,
@@ -157,6 +171,11 @@ impl Summary {
     pub fn success_rate(&self) -> f64 {
         if self.ledger.planned == 0 { 0.0 } else { self.ledger.succeeded as f64 / self.ledger.planned as f64 }
     }
+}
+
+/// A percentile of less than this would be one of another population.
+fn nearly_all(part: u64, whole: u64) -> bool {
+    whole > 0 && part.saturating_mul(1_000) >= whole.saturating_mul(999)
 }
 
 /// The largest value of each metric, exactly.
@@ -265,7 +284,7 @@ impl Summary {
     #[expect(clippy::cast_precision_loss, reason = "a fraction")]
     pub fn cells(&self) -> [String; COLUMNS.len()] {
         let l = &self.ledger;
-        let unmeasured = String::new;
+        let measured = |us: Option<u64>| us.map(seconds6).unwrap_or_default();
         let failed = l.planned - l.succeeded;
         let error_rate = if l.planned == 0 { 0.0 } else { failed as f64 / l.planned as f64 };
         [
@@ -310,12 +329,12 @@ impl Summary {
             self.open_max.to_string(),
             seconds6(self.response.p50_us),
             seconds6(self.response.p99_us),
-            unmeasured(),
-            unmeasured(),
+            measured(self.wire.map(|wire| wire.p50_us)),
+            measured(self.wire.map(|wire| wire.p99_us)),
             seconds6(self.launch_window_us),
             seconds6(self.launch_lag_p99_us),
-            unmeasured(),
-            unmeasured(),
+            measured(self.receive_lag_p99_us),
+            measured(self.start_skew_us),
             self.over_range.to_string(),
             self.verdict.limit.to_string(),
             self.verdict.worth.to_string(),

@@ -10,10 +10,11 @@ use jiff::Timestamp;
 use proto::message::{RecordChunk, Report};
 use proto::{AttemptId, Bounds, HistogramSet, Ledger, Outcome, SessionRecord};
 
-use super::verdict;
+use super::clock::{Offset, Started, start_skew_us};
+use super::verdict::{self, Evidence};
 use crate::plan::Plan;
 use crate::plan::expand::Batch;
-use crate::report::facts::Row;
+use crate::report::facts::{AgentResult, Row};
 use crate::report::summary::{Context, Summary};
 
 /// One agent's share of an attempt, and what has arrived of it.
@@ -22,8 +23,11 @@ pub struct Part {
     pub agent: Arc<str>,
     pub first: u64,
     pub sessions: u64,
+    at_once: u64,
     report: Option<Report>,
     chunks: BTreeMap<u64, Vec<SessionRecord>>,
+    /// How well its start is known.
+    clock: Option<Offset>,
     /// Why it will not come.
     lost: Option<String>,
     /// The attempt was given up before this agent was let go.
@@ -37,11 +41,24 @@ impl Part {
             agent: Arc::from(agent),
             first,
             sessions,
+            at_once: sessions,
             report: None,
             chunks: BTreeMap::new(),
+            clock: None,
             lost: None,
             never: None,
         }
+    }
+
+    /// It may have this many of its sessions open at one time.
+    #[must_use]
+    pub fn at_once(self, at_once: u64) -> Self {
+        Self { at_once, ..self }
+    }
+
+    /// It was told to start by this knowledge of its clock.
+    pub fn clock_is(&mut self, offset: Offset) {
+        self.clock = Some(offset);
     }
 
     /// A second report changes nothing.
@@ -112,7 +129,13 @@ impl Part {
             name: agent.to_string(),
             sessions: self.sessions,
             ledger: Ledger::planned(self.sessions),
+            at_once: Some(self.at_once),
             start_offset_us: None,
+            clock_error_us: self.clock.map(|offset| offset.error_us),
+            launch_lag_p99_us: None,
+            own_delay_p99_us: None,
+            timer_overshoot_p99_us: None,
+            vitals: None,
             lost: self.lost.clone(),
         };
         let row = |record| Row { agent: agent.clone(), record };
@@ -156,22 +179,11 @@ impl Part {
         }
         result.ledger = report.ledger;
         result.start_offset_us = Some(report.start_offset_us);
+        result.measured(&rows, *report.vitals);
         let histograms = HistogramSet::decode(Bounds::STANDARD, &report.histograms);
         let histograms = histograms.map_err(|error| faults.push(format!("agent {agent}: {error}"))).ok();
         (rows, histograms, result)
     }
-}
-
-/// What one agent contributed.
-#[derive(Debug, Clone, PartialEq, serde::Serialize)]
-pub struct AgentResult {
-    pub name: String,
-    pub sessions: u64,
-    pub ledger: Ledger,
-    /// From the ordered start instant to its first session's actual start; `None` if it never reported.
-    pub start_offset_us: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub lost: Option<String>,
 }
 
 /// An attempt that is over, ready to be stored.
@@ -182,7 +194,6 @@ pub struct Finished {
     /// In the order of the global session number; exactly one a planned session.
     pub rows: Vec<Row>,
     pub histograms: HistogramSet,
-    pub agents: Vec<AgentResult>,
     /// Whether this attempt is the batch's row in summary.csv: the accepted one, or the last when none was.
     pub stands: bool,
 }
@@ -229,8 +240,24 @@ pub fn finish(plan: &Plan, batch: Batch, id: AttemptId, url: &str, started: Time
         attempt: id.attempt,
     };
     let mut summary = Summary::of(&context, &rows, &histograms);
-    summary.verdict = verdict::judge(plan, &summary, &rows, &faults, &lost);
-    Finished { id, summary, rows, histograms, agents, stands: true }
+    summary.by_agent = agents;
+    summary.start_skew_us = start_skew(&summary.by_agent);
+    let evidence = Evidence { plan, summary: &summary, rows: &rows, faults: &faults, lost: &lost };
+    summary.verdict = verdict::judge(&evidence);
+    Finished { id, summary, rows, histograms, stands: true }
+}
+
+/// `None` unless the achieved start of every agent that had sessions is known.
+fn start_skew(agents: &[AgentResult]) -> Option<u64> {
+    let started: Option<Vec<Started>> = agents
+        .iter()
+        .filter(|agent| agent.sessions > 0)
+        .map(|agent| {
+            let (offset_us, clock_error_us) = (agent.start_offset_us?, agent.clock_error_us?);
+            Some(Started { offset_us, clock_error_us })
+        })
+        .collect();
+    started.map(|started| start_skew_us(&started))
 }
 
 #[cfg(test)]
@@ -267,7 +294,8 @@ mod tests {
             histograms.record(record);
             ledger.count(&record.outcome);
         }
-        Report { attempt: id(), ledger, start_offset_us: 7, chunks, histograms: histograms.encode() }
+        let vitals = Box::default();
+        Report { attempt: id(), ledger, start_offset_us: 7, chunks, histograms: histograms.encode(), vitals }
     }
 
     fn chunk(sequence: u64, records: &[SessionRecord]) -> RecordChunk {

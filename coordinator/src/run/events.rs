@@ -26,6 +26,8 @@ pub enum RunEvent {
         names: Vec<String>,
         threads: u64,
         ports: u64,
+        /// The worst of what is known of their clocks.
+        clock_error_us: Option<u64>,
     },
     /// The readiness check goes on, and why.
     TargetNotReady {
@@ -33,6 +35,12 @@ pub enum RunEvent {
     },
     TargetReady {
         warnings: Vec<String>,
+    },
+    /// What is missing comes back by itself.
+    WaitingForPorts {
+        batch: Batch,
+        pause: Duration,
+        why: String,
     },
     WarmupStarted,
     BatchStarted {

@@ -1,8 +1,11 @@
 //! PURE: the run, one event at a time.
 //!
 //! ```text
-//!  Gathering ──▶ Probing ──▶ Preparing ──▶ Running ──▶ Storing ──▶ Cooling ──▶ (next batch) ... ──▶ Over
-//!     agents      target       all armed     all reported   on disk     pause
+//!  Gathering ──▶ Probing ──▶ Surveying ──▶ Preparing ──▶ Running ──▶ Storing ──▶ Cooling ──▶ (next batch) ... ──▶ Over
+//!     agents      target      capacity       all armed,    all reported   on disk     pause
+//!                              │  ▲          clocks compared
+//!                              ▼  │
+//!                            PortsWait
 //! ```
 //!
 //! `apply(now, event)` returns what is to be done; nothing here reads a clock or waits. An attempt that lost an agent is
@@ -11,14 +14,16 @@
 mod agents;
 mod batches;
 mod readiness;
+mod survey;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use proto::message::{Hello, ProbeResult};
 use proto::{AttemptId, FromAgent, FromCoordinator, PlanHash, RunId};
 
+use super::clock::Rounds;
 use super::collect::{Finished, Part};
 use super::events::{Counts, RunEvent};
 use super::share::Spread;
@@ -27,8 +32,16 @@ use crate::plan::Plan;
 use crate::plan::expand::Batch;
 use crate::report::cells::Done;
 
-/// From go to start: long enough for the order to reach everyone.
+/// From go to start: long enough for the order to reach everyone, and for as many round trips on top.
 const START_AFTER: Duration = Duration::from_millis(100);
+const START_AFTER_ROUND_TRIPS: u32 = 4;
+/// Rounds of pings before a start: fewer say little, more say nothing new.
+const ROUNDS_MIN: usize = 8;
+const ROUNDS_MAX: usize = 32;
+/// How long they may take.
+const SYNC_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long agents may take to look at what they can carry.
+const SURVEY_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long agents may take to look names up and arm.
 const ARM_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a cut batch may take to report.
@@ -87,6 +100,8 @@ struct Agent {
     last_seen: Duration,
     /// It got whole sessions out of the target: only then it gets a share.
     ready: bool,
+    /// Of the last comparison with its clock.
+    rounds: Rounds,
 }
 
 /// What is given from outside, once.
@@ -106,6 +121,8 @@ struct Current {
     /// By agent; in the order of their ranges.
     parts: Vec<(Key, Part)>,
     armed: Vec<Key>,
+    /// All are armed; clocks are being compared.
+    syncing: bool,
     started: Timestamp,
     deadline: Option<Duration>,
     /// Given up, and why.
@@ -115,12 +132,35 @@ struct Current {
 
 #[derive(Debug)]
 enum Phase {
-    Gathering { deadline: Duration },
-    Probing { deadline: Duration, results: BTreeMap<Key, Vec<ProbeResult>> },
+    Gathering {
+        deadline: Duration,
+    },
+    Probing {
+        deadline: Duration,
+        results: BTreeMap<Key, Vec<ProbeResult>>,
+    },
+    /// Asked what they can carry; `waited` for ports so far.
+    Surveying {
+        batch: Batch,
+        asked: BTreeSet<Key>,
+        deadline: Duration,
+        waited: Duration,
+    },
+    /// Ports in TIME_WAIT come back by themselves.
+    PortsWait {
+        batch: Batch,
+        until: Duration,
+        waited: Duration,
+    },
     Preparing(Current),
     Running(Current),
-    Storing { refused: bool, again: bool },
-    Cooling { until: Duration },
+    Storing {
+        refused: bool,
+        again: bool,
+    },
+    Cooling {
+        until: Duration,
+    },
     Over,
 }
 
@@ -138,6 +178,8 @@ pub struct Machine {
     /// Everyone who was ever welcome: run.json lists them.
     known: BTreeMap<String, Hello>,
     spread: Spread,
+    /// How many there were.
+    surveys: u64,
     phase: Phase,
     results: Vec<Done>,
     interrupted: bool,
@@ -160,6 +202,7 @@ impl Machine {
             agents: BTreeMap::new(),
             known: BTreeMap::new(),
             spread: Spread::over(&[]),
+            surveys: 0,
             phase: Phase::Gathering { deadline },
             results: Vec::new(),
             interrupted: false,
@@ -175,9 +218,11 @@ impl Machine {
         let lease = Duration::from_micros(self.setup.plan.agents.lease_us);
         let leases = self.agents.values().map(|agent| agent.last_seen + lease).min();
         let phase = match &self.phase {
-            Phase::Gathering { deadline } | Phase::Probing { deadline, .. } => Some(*deadline),
+            Phase::Gathering { deadline } | Phase::Probing { deadline, .. } | Phase::Surveying { deadline, .. } => {
+                Some(*deadline)
+            }
             Phase::Preparing(current) | Phase::Running(current) => current.deadline,
-            Phase::Cooling { until } => Some(*until),
+            Phase::Cooling { until } | Phase::PortsWait { until, .. } => Some(*until),
             Phase::Storing { .. } | Phase::Over => None,
         };
         [leases, phase].into_iter().flatten().min()
@@ -223,6 +268,8 @@ impl Machine {
         agent.last_seen = now.mono;
         match message {
             FromAgent::Heartbeat => {}
+            FromAgent::Pong(pong) => self.pong(now, key, pong),
+            FromAgent::Surveyed { number, capacity } => self.capacity(now, key, number, capacity),
             FromAgent::Hello(_) => {
                 // One greeting a connection; a second one is a broken peer.
                 self.effects.push(Effect::Hangup(key));
@@ -318,7 +365,15 @@ impl Machine {
                 self.over(End::failed(Failure::TooFewAgents(text)));
             }
             Phase::Probing { deadline, .. } if now.mono >= *deadline => self.target_judged(now),
+            Phase::Surveying { deadline, .. } if now.mono >= *deadline => self.maybe_surveyed(now),
+            Phase::PortsWait { batch, until, waited } if now.mono >= *until => {
+                let (batch, waited) = (*batch, *waited);
+                self.survey(now, batch, waited);
+            }
             Phase::Preparing(current) if current.deadline.is_some_and(|deadline| now.mono >= deadline) => {
+                if current.cut.is_none() && current.syncing {
+                    return self.sync_timed_out(now);
+                }
                 let late: Vec<Key> =
                     current.parts.iter().map(|(key, _)| *key).filter(|key| !current.armed.contains(key)).collect();
                 for key in late {
@@ -353,7 +408,11 @@ impl Machine {
             }
             // What is being written is finished first.
             Phase::Storing { .. } | Phase::Over => {}
-            Phase::Gathering { .. } | Phase::Probing { .. } | Phase::Cooling { .. } => self.conclude(),
+            Phase::Gathering { .. }
+            | Phase::Probing { .. }
+            | Phase::Surveying { .. }
+            | Phase::PortsWait { .. }
+            | Phase::Cooling { .. } => self.conclude(),
         }
     }
 

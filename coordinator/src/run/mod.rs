@@ -2,6 +2,7 @@
 //! machine that decides the next step ([`machine`]). All of that is pure; [`event_loop`] is where time and the network
 //! come in.
 
+pub mod clock;
 pub mod collect;
 pub mod event_loop;
 pub mod events;

@@ -18,6 +18,8 @@ pub struct Spread {
     pub sessions_per_port: f64,
     /// The busiest destination, for messages.
     pub busiest: String,
+    /// Every destination once, `ip:port`.
+    pub addresses: Vec<String>,
 }
 
 impl Spread {
@@ -35,9 +37,10 @@ impl Spread {
                 }
             }
         }
+        let addresses = parts.iter().map(|(address, _)| (*address).to_owned()).collect();
         let busiest = parts.into_iter().max_by(|a, b| a.1.total_cmp(&b.1));
         let (busiest, part) = busiest.map_or_else(|| ("the target", 1.0), |(name, part)| (name, part));
-        Self { sessions_per_port: 1.0 / part, busiest: busiest.to_owned() }
+        Self { sessions_per_port: 1.0 / part, busiest: busiest.to_owned(), addresses }
     }
 
     #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "floor")]
@@ -57,30 +60,75 @@ pub struct Shortfall {
     pub explanation: String,
 }
 
+/// What one agent gets of a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Share {
+    pub sessions: u64,
+    /// As many of them may be open at one time.
+    pub at_once: u64,
+}
+
 /// Splits `total` over `carriers`, weighted by their threads, within what each can carry. The shares sum exactly to
 /// `total`; agents that draw from the same pool of ports share that pool.
 ///
 /// # Errors
 /// [`Shortfall`] if they can't carry it together.
-pub fn split(total: u64, carriers: &[Carrier<'_>], spread: &Spread) -> Result<Vec<u64>, Box<Shortfall>> {
+pub fn split(total: u64, carriers: &[Carrier<'_>], spread: &Spread) -> Result<Vec<Share>, Box<Shortfall>> {
     let limits = limits(carriers, spread);
-    let weights: Vec<u64> = carriers.iter().map(|c| u64::from(c.capacity.threads)).collect();
-    fill(total, &weights, &limits).map_err(|carried| {
-        Box::new(Shortfall { needed: total, carried, explanation: explain(total, carried, carriers, spread) })
-    })
+    let shares = fill(total, &weights(carriers), &limits);
+    let shares = shares.map_err(|carried| shortfall(total, carried, carriers, spread))?;
+    Ok(shares.into_iter().map(|sessions| Share { sessions, at_once: sessions.max(1) }).collect())
+}
+
+/// The same for arrivals: most of them never meet, so what an agent can carry bounds how many it has open at once, not
+/// how many it starts.
+///
+/// # Errors
+/// [`Shortfall`] if none can carry anything.
+pub fn split_arrivals(total: u64, carriers: &[Carrier<'_>], spread: &Spread) -> Result<Vec<Share>, Box<Shortfall>> {
+    let limits = limits(carriers, spread);
+    let room: Vec<u64> = limits.iter().map(|limit| if *limit == 0 { 0 } else { total }).collect();
+    let shares = fill(total, &weights(carriers), &room);
+    let shares = shares.map_err(|carried| shortfall(total, carried, carriers, spread))?;
+    let share = |(sessions, limit): (u64, u64)| Share { sessions, at_once: limit.min(sessions).max(1) };
+    Ok(shares.into_iter().zip(limits).map(share).collect())
+}
+
+fn weights(carriers: &[Carrier<'_>]) -> Vec<u64> {
+    carriers.iter().map(|c| u64::from(c.capacity.threads)).collect()
+}
+
+fn shortfall(total: u64, carried: u64, carriers: &[Carrier<'_>], spread: &Spread) -> Box<Shortfall> {
+    Box::new(Shortfall { needed: total, carried, explanation: explain(total, carried, carriers, spread) })
+}
+
+/// What one open session needs of its agent's memory, kernel included. Measured: below 4 KiB in the program
+/// (docs/performance.md), about 10 KiB with the kernel's side of the socket.
+const MEMORY_BYTES_PER_SESSION: u64 = 16 << 10;
+
+/// What an agent can carry apart from ports.
+fn own_limit(c: &Capacity) -> u64 {
+    let memory = if c.memory_bytes == 0 { u64::MAX } else { c.memory_bytes / MEMORY_BYTES_PER_SESSION };
+    c.descriptors.min(c.max_sessions.unwrap_or(u64::MAX)).min(memory)
+}
+
+/// Sessions that a pool of ports, and the connection tracking of its host, have room for.
+fn pool_room(members: &[&Capacity], spread: &Spread) -> u64 {
+    let free = members.iter().map(|c| c.ports.saturating_sub(c.ports_taken)).max().unwrap_or(0);
+    let tracked = members.iter().filter_map(|c| c.conntrack_room).min().unwrap_or(u64::MAX);
+    spread.sessions(free, members.len()).min(tracked)
 }
 
 /// How many sessions each may carry at most.
 fn limits(carriers: &[Carrier<'_>], spread: &Spread) -> Vec<u64> {
-    let own = |c: &Carrier<'_>| c.capacity.descriptors.min(c.capacity.max_sessions.unwrap_or(u64::MAX));
-    let mut limits: Vec<u64> = carriers.iter().map(own).collect();
+    let mut limits: Vec<u64> = carriers.iter().map(|c| own_limit(c.capacity)).collect();
     let mut pools: Vec<&str> = carriers.iter().map(|c| c.capacity.port_pool.as_str()).collect();
     pools.sort_unstable();
     pools.dedup();
     for pool in pools {
         let members: Vec<usize> = (0..carriers.len()).filter(|n| carriers[*n].capacity.port_pool == pool).collect();
-        let ports = members.iter().map(|n| carriers[*n].capacity.ports).max().unwrap_or(0);
-        let room = spread.sessions(ports, members.len());
+        let capacities: Vec<&Capacity> = members.iter().map(|n| carriers[*n].capacity).collect();
+        let room = pool_room(&capacities, spread);
         let wants: u64 = members.iter().map(|n| limits[*n]).fold(0, u64::saturating_add);
         if wants > room {
             let weights: Vec<u64> = members.iter().map(|n| carriers[*n].capacity.threads.into()).collect();
@@ -143,36 +191,83 @@ fn explain(total: u64, carried: u64, carriers: &[Carrier<'_>], spread: &Spread) 
         count(carried),
         count(missing)
     );
-    let mut ports_bind = false;
+    let mut binds = Binds::default();
     for (carrier, limit) in carriers.iter().zip(&limits) {
-        let c = carrier.capacity;
-        let sharing = carriers.iter().filter(|other| other.capacity.port_pool == c.port_pool).count();
-        let why = if c.max_sessions == Some(*limit) {
-            "its --max-sessions".to_owned()
-        } else if c.descriptors == *limit {
-            format!("{} free file descriptors", count(c.descriptors))
-        } else {
-            ports_bind = true;
-            let shared = if sharing > 1 { format!(", shared by {sharing} agents") } else { String::new() };
-            format!("{} ephemeral ports to {}{shared}", count(c.ports), spread.busiest)
-        };
+        let why = binds.why(carrier.capacity, *limit, carriers, spread);
         text.push_str(&format!("\n  agent {}: {} sessions, limited by {why}", carrier.name, count(*limit)));
     }
     let each = limits.iter().copied().max().unwrap_or(0).max(1);
     let more = missing.div_ceil(each);
-    let on = if ports_bind {
+    let on = if binds.ports || binds.tracking {
         "on another host (or network namespace)"
     } else {
-        "(agents of one host have their own descriptors)"
+        "(agents of one host have their own descriptors, but share its ports)"
     };
     text.push_str(&format!("\n  add {more} {} {on}", if more == 1 { "agent" } else { "agents" }));
-    if ports_bind {
+    if binds.ports {
         text.push_str(", or give agents --source-ip with further addresses, or widen net.ipv4.ip_local_port_range");
-    } else {
+    }
+    if binds.back_us > 0 {
+        let seconds = binds.back_us.div_ceil(1_000_000);
+        text.push_str(&format!(", or wait {seconds} s until the ports in TIME_WAIT are back"));
+    }
+    if binds.tracking {
+        text.push_str(", or raise net.netfilter.nf_conntrack_max");
+    }
+    if binds.descriptors {
         text.push_str(", or raise the limit of open files (ulimit -Hn)");
     }
     text.push_str("; agents.on_shortfall = \"continue\" runs what can be carried");
     text
+}
+
+/// What stands in the way, all agents together: each has its own cure.
+#[derive(Default)]
+struct Binds {
+    ports: bool,
+    tracking: bool,
+    descriptors: bool,
+    back_us: u64,
+}
+
+impl Binds {
+    fn why(&mut self, c: &Capacity, limit: u64, carriers: &[Carrier<'_>], spread: &Spread) -> String {
+        use crate::report::format::count;
+
+        if c.max_sessions == Some(limit) {
+            return "its --max-sessions".to_owned();
+        }
+        if c.descriptors == limit {
+            self.descriptors = true;
+            return format!("{} free file descriptors", count(c.descriptors));
+        }
+        if own_limit(c) == limit {
+            return format!("{} MiB of free memory", count(c.memory_bytes >> 20));
+        }
+        let members: Vec<&Capacity> =
+            carriers.iter().map(|other| other.capacity).filter(|other| other.port_pool == c.port_pool).collect();
+        let shared = if members.len() > 1 { format!(", shared by {} agents", members.len()) } else { String::new() };
+        let free = c.ports.saturating_sub(c.ports_taken);
+        if c.conntrack_room.is_some_and(|room| room < spread.sessions(free, members.len())) {
+            self.tracking = true;
+            let room = count(c.conntrack_room.unwrap_or(0));
+            return format!("room for {room} connections in the host's connection tracking{shared}");
+        }
+        self.ports = true;
+        self.back_us = self.back_us.max(if c.ports_waiting > 0 { c.ports_back_us } else { 0 });
+        let mut text = format!("{} ephemeral ports to {}{shared}", count(free), spread.busiest);
+        let mut less = Vec::new();
+        if c.ports_waiting > 0 {
+            less.push(format!("{} in TIME_WAIT", count(c.ports_waiting)));
+        }
+        if c.ports_taken > c.ports_waiting {
+            less.push(format!("{} in use", count(c.ports_taken - c.ports_waiting)));
+        }
+        if !less.is_empty() {
+            text.push_str(&format!(" ({} less {})", count(c.ports), less.join(" and ")));
+        }
+        text
+    }
 }
 
 #[cfg(test)]
@@ -182,7 +277,7 @@ mod tests {
     use super::*;
 
     fn capacity(threads: u32, descriptors: u64, ports: u64, pool: u8) -> Capacity {
-        Capacity { threads, descriptors, ports, port_pool: pool.to_string(), memory_bytes: 0, max_sessions: None }
+        Capacity { threads, descriptors, ports, port_pool: pool.to_string(), ..Capacity::default() }
     }
 
     fn one_destination() -> Spread {
@@ -193,7 +288,8 @@ mod tests {
         let names: Vec<String> = (1..=capacities.len()).map(|n| format!("n{n}")).collect();
         let carriers: Vec<Carrier<'_>> =
             names.iter().zip(capacities).map(|(name, capacity)| Carrier { name, capacity }).collect();
-        split(total, &carriers, &one_destination())
+        let shares = split(total, &carriers, &one_destination())?;
+        Ok(shares.into_iter().map(|share| share.sessions).collect())
     }
 
     #[test]
@@ -221,6 +317,31 @@ mod tests {
         insta::assert_snapshot!(split_of(16_384, &one).expect_err("short").explanation);
         let few = [capacity(2, 900, 28_232, 0), Capacity { max_sessions: Some(10), ..capacity(2, 900, 28_232, 1) }];
         insta::assert_snapshot!(split_of(4_096, &few).expect_err("short").explanation);
+    }
+
+    #[test]
+    fn what_is_taken_now_is_named_with_its_cure() {
+        let waiting = Capacity {
+            ports_taken: 17_028,
+            ports_waiting: 17_000,
+            ports_back_us: 42_100_000,
+            ..capacity(2, 19_900, 28_232, 0)
+        };
+        let tracked = Capacity { conntrack_room: Some(1_000), ..capacity(2, 19_900, 28_232, 1) };
+        let small = Capacity { memory_bytes: 160 << 20, ..capacity(2, 19_900, 28_232, 2) };
+        insta::assert_snapshot!(split_of(32_768, &[waiting, tracked, small]).expect_err("short").explanation);
+    }
+
+    #[test]
+    fn arrivals_are_bounded_by_what_is_open_at_once() {
+        let one = Capacity { max_sessions: Some(100), ..capacity(1, 19_900, 28_232, 0) };
+        let two = capacity(1, 50, 28_232, 1);
+        let none = Capacity { max_sessions: Some(0), ..capacity(1, 50, 28_232, 2) };
+        let carriers = [("a", &one), ("b", &two), ("c", &none)].map(|(name, capacity)| Carrier { name, capacity });
+        let shares = split_arrivals(30_000, &carriers, &one_destination()).expect("shares");
+        let share = |sessions, at_once| Share { sessions, at_once };
+        assert_eq!(shares, [share(15_000, 100), share(15_000, 50), share(0, 1)]);
+        assert!(split_arrivals(1, &carriers[2..], &one_destination()).is_err());
     }
 
     #[test]

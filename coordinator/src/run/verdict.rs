@@ -1,20 +1,35 @@
 //! PURE: what a batch is worth, and who was the limit.
 //!
 //! The question is always whether the *conclusion* would change without what the generator did: a burst of thousands
-//! takes time to launch, and that alone is no fault.
+//! takes time to launch, and that alone is no fault. The conclusion of a batch is whether its success criteria were met.
+//! [`generator`] asks whether a generator that adds nothing would have come to another one; [`limit`] who kept the batch
+//! from doing better. How often they are right is measured, see docs/truth.md.
 
-use std::collections::BTreeMap;
-
-use proto::{FailureKind, Launch, Outcome};
+mod generator;
+mod limit;
+mod words;
 
 use crate::plan::Plan;
 use crate::report::facts::{Limit, Row, Verdict, Worth};
 use crate::report::format::{count, latency};
 use crate::report::summary::Summary;
 
-/// Judges one attempt. `faults` are what the collector found wrong with the uploads, `lost` who was lost and why.
+/// One attempt as it is judged.
+#[derive(Debug, Clone, Copy)]
+pub struct Evidence<'a> {
+    pub plan: &'a Plan,
+    pub summary: &'a Summary,
+    pub rows: &'a [Row],
+    /// What the collector found wrong with the uploads.
+    pub faults: &'a [String],
+    /// Who was lost and why.
+    pub lost: &'a [String],
+}
+
+/// Judges one attempt.
 #[must_use]
-pub fn judge(plan: &Plan, summary: &Summary, rows: &[Row], faults: &[String], lost: &[String]) -> Verdict {
+pub fn judge(evidence: &Evidence<'_>) -> Verdict {
+    let Evidence { plan, summary, faults, lost, .. } = *evidence;
     let mut judge = Judge { worth: Worth::Valid, reasons: Vec::new() };
     if !summary.ledger.balances() {
         judge.say(Worth::Invalid, format!("the ledger does not balance: {}", summary.ledger));
@@ -25,39 +40,20 @@ pub fn judge(plan: &Plan, summary: &Summary, rows: &[Row], faults: &[String], lo
     for who in lost {
         judge.say(Worth::Degraded, format!("agent {who}"));
     }
+    judge.clocks(plan, summary);
     let otherwise = judge.worth;
-    let mut hosts_missing = false;
-    if let Some(expected) = plan.target.expected_hosts {
-        let seen = summary.unique_hosts();
-        // Where nothing succeeded nobody said who it was.
-        if seen < expected && summary.ledger.succeeded > 0 {
-            let text = format!("{seen} of {expected} expected hosts answered");
-            if plan.target.require_hosts {
-                hosts_missing = true;
-                judge.say(Worth::Invalid, text);
-            } else {
-                judge.reasons.push(text);
-            }
-        }
-    }
-    let success = plan.enough_succeeded(summary.ledger.succeeded, summary.ledger.planned);
-    let generator = generator_limited(plan, summary, rows, success);
-    for reason in generator {
+    let hosts_missing = judge.hosts(plan, summary);
+    let criteria = Criteria::of(evidence);
+    for reason in generator::why(evidence, &criteria) {
         judge.say(Worth::GeneratorLimited, reason);
     }
-    let in_time = summary.total.p99_us <= plan.latency_limit_us(summary.batch.wait_us);
-    let limit = match judge.worth {
-        Worth::GeneratorLimited => Limit::Generator,
-        Worth::Valid if success && in_time => Limit::None,
-        Worth::Valid if !success && mostly_refused(rows) => {
-            if let Some((kind, n)) = most_frequent_no(rows) {
-                judge.reasons.push(format!("by the server: {} of {} {kind}", count(n), count(summary.ledger.planned)));
-            }
-            Limit::Server
-        }
-        // Slow or silent: without measuring the agents' own delay it may be either side.
-        Worth::Valid | Worth::Degraded | Worth::Invalid => Limit::Unknown,
+    let (limit, reasons) = match judge.worth {
+        Worth::GeneratorLimited => (Limit::Generator, Vec::new()),
+        Worth::Valid if criteria.met() => (Limit::None, Vec::new()),
+        Worth::Valid => limit::of(evidence, &criteria),
+        Worth::Degraded | Worth::Invalid => (Limit::Unknown, Vec::new()),
     };
+    judge.reasons.extend(reasons);
     Verdict {
         worth: judge.worth,
         limit,
@@ -65,6 +61,50 @@ pub fn judge(plan: &Plan, summary: &Summary, rows: &[Row], faults: &[String], lo
         hosts_missing,
         only_hosts_missing: hosts_missing && otherwise < Worth::Degraded,
     }
+}
+
+/// The conclusion of a batch, and what it would be without the generator's own delay.
+#[derive(Debug, Clone, Copy)]
+struct Criteria {
+    success: bool,
+    limit_us: u64,
+    total_p99_us: u64,
+    /// From the intended starts, succeeded sessions.
+    response_p99_us: u64,
+    /// Without what the agents added to each session; `None` where that is not known.
+    without_own_p99_us: Option<u64>,
+}
+
+impl Criteria {
+    fn of(evidence: &Evidence<'_>) -> Self {
+        let Evidence { plan, summary, rows, .. } = evidence;
+        let good = || rows.iter().map(|row| &row.record).filter(|r| r.outcome == proto::Outcome::Succeeded);
+        let known: Vec<u64> = good().filter_map(|r| r.total_without_own_delay_us()).collect();
+        let all = summary.ledger.succeeded;
+        // One session in a thousand without a stamp does not move a 99th percentile.
+        let enough = all > 0 && (known.len() as u64).saturating_mul(1_000) >= all.saturating_mul(999);
+        Self {
+            success: plan.enough_succeeded(summary.ledger.succeeded, summary.ledger.planned),
+            limit_us: plan.latency_limit_us(summary.batch.wait_us),
+            total_p99_us: summary.total.p99_us,
+            response_p99_us: p99(good().filter_map(|r| r.response_us()).collect()).unwrap_or(0),
+            without_own_p99_us: if enough { p99(known) } else { None },
+        }
+    }
+
+    fn in_time(&self, us: u64) -> bool {
+        us <= self.limit_us
+    }
+
+    fn met(&self) -> bool {
+        self.success && self.in_time(self.total_p99_us)
+    }
+}
+
+/// The value that 99 of 100 do not exceed.
+fn p99(mut values: Vec<u64>) -> Option<u64> {
+    let rank = (values.len() * 99).div_ceil(100).checked_sub(1)?;
+    Some(*values.select_nth_unstable(rank).1)
 }
 
 struct Judge {
@@ -77,215 +117,74 @@ impl Judge {
         self.worth = self.worth.max(worth);
         self.reasons.push(reason);
     }
-}
 
-/// Why the conclusion would have been another one with a faster generator; empty if it would not.
-fn generator_limited(plan: &Plan, summary: &Summary, rows: &[Row], success: bool) -> Vec<String> {
-    let mut reasons = Vec::new();
-    let records = || rows.iter().map(|row| &row.record);
-    // What the server refused it would have refused a faster generator too: that failure stands.
-    let refused = records().filter(|r| matches!(&r.outcome, Outcome::Failed(kind, _) if kind.blames_server())).count();
-    if !plan.enough_succeeded(summary.ledger.planned - refused as u64, summary.ledger.planned) {
-        return reasons;
+    /// A start together is only as good as what is known of the clocks; with one agent there is nothing to compare.
+    fn clocks(&mut self, plan: &Plan, summary: &Summary) {
+        let shares = || summary.by_agent.iter().filter(|agent| agent.sessions > 0);
+        let worst = shares().filter_map(|agent| Some((agent.clock_error_us?, agent))).max_by_key(|(error, _)| *error);
+        let limit_us = plan.measure.max_clock_error_us;
+        if let Some((error_us, agent)) = worst.filter(|(error_us, _)| shares().count() > 1 && *error_us > limit_us) {
+            let ms = |us: u64| format!("{}.{} ms", us / 1_000, us % 1_000 / 100);
+            self.say(
+                Worth::Invalid,
+                format!(
+                    "the clock of agent {} is known within {} only, more than measure.max_clock_error_ms allows ({}): when its \
+                     sessions started is not known well enough; is the network to it slow or busy?",
+                    agent.name,
+                    ms(error_us),
+                    ms(limit_us)
+                ),
+            );
+        }
+        for agent in shares().filter(|agent| agent.wire() == Some(proto::WireState::Void)) {
+            let step_us = agent.vitals.as_ref().map_or(0, |vitals| vitals.realtime_step_us);
+            self.reasons.push(format!(
+                "the time of day of agent {} was set by {} while sessions ran: its wire latencies are void",
+                agent.name,
+                latency(step_us.unsigned_abs())
+            ));
+        }
     }
 
-    // Sessions that this side could not even begin.
-    let own = records()
-        .filter(|r| matches!(&r.outcome, Outcome::Failed(kind, _) if matches!(kind, FailureKind::PortExhausted | FailureKind::FdExhausted)))
-        .count() as u64;
-    if own > 0 && !success && plan.enough_succeeded(summary.ledger.succeeded + own, summary.ledger.planned) {
-        reasons.push(format!(
-            "{} sessions failed for want of ports or descriptors on the agents; add agents or --source-ip",
-            count(own)
-        ));
-    }
-
-    match plan.session.launch {
-        Launch::Burst => {
-            let last_start = records().filter_map(|r| r.started_us).max().unwrap_or(0);
-            // Only sessions that lived their whole life: a refused one ends early by the server's doing.
-            let first_end = records()
-                .filter(|r| r.outcome == Outcome::Succeeded)
-                .filter_map(|r| r.ended_us())
-                .min()
-                .unwrap_or(u64::MAX);
-            if summary.open_max < summary.batch.batch_size && first_end < last_start {
-                reasons.push(format!(
-                    "only {} of {} sessions were open at once: launching took {}, and the first had ended before the last began; \
-                     add agents, or give a longer wait",
-                    count(summary.open_max),
-                    count(summary.batch.batch_size),
-                    latency(summary.launch_window_us),
-                ));
+    /// Whether hosts that are required did not answer.
+    fn hosts(&mut self, plan: &Plan, summary: &Summary) -> bool {
+        let mut missing = false;
+        let seen = summary.unique_hosts();
+        // Where nothing succeeded nobody said who it was.
+        if let Some(expected) = plan.target.expected_hosts.filter(|n| seen < *n && summary.ledger.succeeded > 0) {
+            let who: Vec<&str> = summary.hosts.keys().map(String::as_str).collect();
+            let text = format!("{seen} of {expected} expected hosts answered: {}", who.join(", "));
+            if plan.target.require_hosts {
+                missing = true;
+                self.say(Worth::Invalid, text);
+            } else {
+                self.reasons.push(text);
             }
         }
-        Launch::Ramp { .. } => {
-            let limit_us = plan.latency_limit_us(summary.batch.wait_us);
-            let in_time = |us: u64| us <= limit_us;
-            if in_time(summary.total.p99_us) != in_time(summary.response.p99_us) && summary.ledger.timed_out == 0 {
-                reasons.push(format!(
-                    "sessions were started late (launch lag p99 {}), and that decides the latency criterion; add agents or a longer ramp",
-                    latency(summary.launch_lag_p99_us)
-                ));
-            }
+        if let Some((host, has)) = overloaded(summary) {
+            self.reasons.push(format!(
+                "host {host} had {} of {} sessions, {} hosts would have {} each: does the load balancer spread them?",
+                count(has),
+                count(summary.ledger.succeeded),
+                summary.hosts.len(),
+                count(summary.ledger.succeeded / summary.hosts.len().max(1) as u64)
+            ));
         }
+        missing
     }
-    reasons
 }
 
-/// The commonest of the server's refusals, by kind and phase.
-fn most_frequent_no(rows: &[Row]) -> Option<(String, u64)> {
-    let mut kinds: BTreeMap<String, u64> = BTreeMap::new();
-    for row in rows {
-        if let Outcome::Failed(kind, phase) = &row.record.outcome
-            && kind.blames_server()
-        {
-            *kinds.entry(format!("{kind} at {phase}")).or_default() += 1;
-        }
-    }
-    kinds.into_iter().max_by_key(|(_, n)| *n)
-}
-
-/// Whether most of what failed was refused by the server in so many words, as opposed to slow or silent.
-fn mostly_refused(rows: &[Row]) -> bool {
-    let failed = rows.iter().filter(|row| row.record.outcome != Outcome::Succeeded).count();
-    let said_no = |row: &&Row| matches!(&row.record.outcome, Outcome::Failed(kind, _) if kind.blames_server());
-    failed > 0 && rows.iter().filter(said_no).count() * 2 > failed
+/// The host that got clearly more than its share: a fifth more, and more than chance gives (four standard deviations of
+/// a fair draw).
+#[expect(clippy::cast_precision_loss, reason = "a test of proportions")]
+fn overloaded(summary: &Summary) -> Option<(&str, u64)> {
+    let hosts = summary.hosts.len() as f64;
+    let all = summary.hosts.values().sum::<u64>() as f64;
+    let (host, has) = summary.hosts.iter().max_by_key(|(_, has)| **has)?;
+    let (share, deviation) = (all / hosts, (all * (1.0 / hosts) * (1.0 - 1.0 / hosts)).sqrt());
+    let most = *has as f64;
+    (hosts > 1.0 && most > share * 1.2 && most > share + 4.0 * deviation).then_some((host, *has))
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use jiff::Timestamp;
-    use proto::{Bounds, HistogramSet, Mode, Phase, SessionRecord};
-
-    use super::*;
-    use crate::plan::check::plan_of;
-    use crate::plan::expand::Batch;
-    use crate::report::summary::Context;
-
-    const SECOND: u64 = 1_000_000;
-
-    fn plan(more: &str) -> Plan {
-        plan_of(&format!("target.urls=\"http://h\"\ngrid.batch_sizes=[1]\n{more}")).expect("plan")
-    }
-
-    /// A session that starts at `started`, connects at once and lives for `total`.
-    fn session(number: u64, outcome: Outcome, started: u64, total: u64) -> Row {
-        let mut record = SessionRecord::without_life(number, outcome, String::new());
-        record.started_us = Some(started);
-        record.connect_us = Some(1);
-        record.total_us = Some(total);
-        record.host_url = Some("one:1".to_owned());
-        Row { agent: Arc::from("a"), record }
-    }
-
-    fn judged(plan: &Plan, rows: &[Row], faults: &[&str], lost: &[&str]) -> Verdict {
-        let mut histograms = HistogramSet::new(Bounds::STANDARD);
-        for row in rows {
-            histograms.record(&row.record);
-        }
-        let batch = Batch { index: 0, mode: Mode::Ws, batch_size: rows.len() as u64, wait_us: SECOND, repetition: 1 };
-        let context = Context {
-            batch,
-            url: "u",
-            hardware: "h",
-            timestamp: Timestamp::UNIX_EPOCH,
-            asked_wait_us: SECOND,
-            agents: 1,
-            attempt: 1,
-        };
-        let summary = Summary::of(&context, rows, &histograms);
-        let owned = |texts: &[&str]| -> Vec<String> { texts.iter().map(|text| (*text).to_owned()).collect() };
-        judge(plan, &summary, rows, &owned(faults), &owned(lost))
-    }
-
-    fn good(count: u64) -> Vec<Row> {
-        (0..count).map(|n| session(n, Outcome::Succeeded, n, SECOND)).collect()
-    }
-
-    #[test]
-    fn a_batch_that_met_everything_is_valid_and_nobody_was_the_limit() {
-        let verdict = judged(&plan(""), &good(20), &[], &[]);
-        assert_eq!((verdict.worth, verdict.limit, verdict.reasons.len()), (Worth::Valid, Limit::None, 0));
-    }
-
-    #[test]
-    fn the_worst_holds_and_every_reason_is_told() {
-        let verdict = judged(&plan(""), &good(20), &["a contradiction"], &["n2 was lost: silent"]);
-        assert_eq!(verdict.worth, Worth::Invalid);
-        assert_eq!(verdict.reasons, ["a contradiction", "agent n2 was lost: silent"]);
-    }
-
-    #[test]
-    fn missing_hosts_warn_or_make_it_invalid() {
-        let warned = judged(&plan("target.expected_hosts=2"), &good(4), &[], &[]);
-        assert_eq!((warned.worth, warned.hosts_missing), (Worth::Valid, false));
-        assert_eq!(warned.reasons, ["1 of 2 expected hosts answered"]);
-        let required = plan("target.expected_hosts=2\ntarget.require_hosts=true");
-        let alone = judged(&required, &good(4), &[], &[]);
-        assert_eq!((alone.worth, alone.only_hosts_missing), (Worth::Invalid, true));
-        let with_loss = judged(&required, &good(4), &[], &["n2 was lost"]);
-        assert_eq!((with_loss.hosts_missing, with_loss.only_hosts_missing), (true, false));
-        let refused = |n| session(n, Outcome::Failed(FailureKind::Refused, Phase::Connect), 0, 5);
-        let nobody = judged(&required, &[refused(0), refused(1)], &[], &[]);
-        assert!(!nobody.hosts_missing, "where nothing succeeded nobody said who it was");
-    }
-
-    #[test]
-    fn a_slow_burst_is_no_fault_unless_sessions_had_ended_before_the_last_began() {
-        // Launching took longer than the session lives: at no instant were all open.
-        let rows: Vec<Row> = (0..20).map(|n| session(n, Outcome::Succeeded, n * SECOND / 10, SECOND)).collect();
-        let verdict = judged(&plan(""), &rows, &[], &[]);
-        assert_eq!((verdict.worth, verdict.limit), (Worth::GeneratorLimited, Limit::Generator));
-        assert!(verdict.reasons[0].starts_with("only 10 of 20 sessions were open at once"), "{:?}", verdict.reasons);
-        // The same launch with sessions that outlive it.
-        let rows: Vec<Row> = (0..20).map(|n| session(n, Outcome::Succeeded, n * SECOND / 10, 3 * SECOND)).collect();
-        assert_eq!(judged(&plan(""), &rows, &[], &[]).worth, Worth::Valid);
-    }
-
-    #[test]
-    fn late_launches_of_a_ramp_count_when_they_decide_the_latency_criterion() {
-        let ramp = "session.launch={kind='ramp',over_seconds=1}\n";
-        let late = |lag: u64| -> Vec<Row> {
-            (0..20)
-                .map(|n| {
-                    let mut row = session(n, Outcome::Succeeded, n * 1_000 + lag, SECOND);
-                    row.record.intended_us = n * 1_000;
-                    row
-                })
-                .collect()
-        };
-        // The criterion is 2 x (1 s + 0.5 s).
-        assert_eq!(judged(&plan(ramp), &late(SECOND), &[], &[]).worth, Worth::Valid);
-        let verdict = judged(&plan(ramp), &late(3 * SECOND), &[], &[]);
-        assert_eq!(verdict.worth, Worth::GeneratorLimited);
-        assert!(verdict.reasons[0].contains("launch lag p99 3.00s"), "{:?}", verdict.reasons);
-    }
-
-    #[test]
-    fn who_said_no_is_the_limit() {
-        let mixed = |kind: FailureKind| -> Vec<Row> {
-            (0..20)
-                .map(|n| match n {
-                    0..10 => session(n, Outcome::Succeeded, 0, SECOND),
-                    _ => session(n, Outcome::Failed(kind.clone(), Phase::Reset), 0, 10),
-                })
-                .collect()
-        };
-        let server = judged(&plan(""), &mixed(FailureKind::CapacityReached), &[], &[]);
-        assert_eq!((server.worth, server.limit), (Worth::Valid, Limit::Server));
-        assert_eq!(server.reasons, ["by the server: 10 of 20 capacity_reached at reset"]);
-        // However slowly it was launched: a faster generator would have been refused as well.
-        let mut slow = mixed(FailureKind::CapacityReached);
-        for (n, row) in (0..).zip(&mut slow) {
-            row.record.started_us = Some(n * SECOND);
-        }
-        assert_eq!(judged(&plan(""), &slow, &[], &[]).worth, Worth::Valid, "it proves something");
-        let own = judged(&plan(""), &mixed(FailureKind::PortExhausted), &[], &[]);
-        assert_eq!((own.worth, own.limit), (Worth::GeneratorLimited, Limit::Generator));
-        let silent: Vec<Row> = (0..20).map(|n| session(n, Outcome::TimedOut(Phase::Step), 0, 9 * SECOND)).collect();
-        assert_eq!(judged(&plan(""), &silent, &[], &[]).limit, Limit::Unknown, "slow may be either side's doing");
-    }
-}
+mod tests;

@@ -21,7 +21,7 @@ use serde::Serialize;
 use crate::plan::Raw;
 use crate::report::format::seconds_short;
 use crate::report::summary::{COLUMNS, Summary, rfc3339};
-use crate::run::collect::{AgentResult, Finished};
+use crate::run::collect::Finished;
 
 /// Raised when a file of the folder changes its meaning.
 pub const FORMAT: u32 = 1;
@@ -213,7 +213,6 @@ struct JournalLine<'a> {
     accepted: bool,
     in_summary: bool,
     summary: &'a Summary,
-    agents: &'a [AgentResult],
     bytes: Lengths,
 }
 
@@ -233,7 +232,6 @@ impl<'a> JournalLine<'a> {
             accepted: summary.accepted,
             in_summary: finished.stands,
             summary,
-            agents: &finished.agents,
             bytes,
         }
     }

@@ -47,13 +47,19 @@ struct Line<'a> {
     phase: Option<proto::Phase>,
     launch_lag: Option<Number>,
     response_time: Option<Number>,
-    /// Not measured yet.
+    /// As `step_latency`, a sum over the steps.
     wire_latency: Option<Number>,
-    /// Not measured yet.
     receive_lag: Option<Number>,
     close_latency: Option<Number>,
     step_latencies: Vec<Number>,
     start_offset: Option<Number>,
+    step_wire_latencies: Vec<Number>,
+    step_receive_lags: Vec<Number>,
+    reset_wire_latency: Option<Number>,
+    reset_receive_lag: Option<Number>,
+    generator_delay: Option<Number>,
+    handshake_rtt: Option<Number>,
+    syn_retransmissions: Option<u32>,
 }
 
 /// Every session of an attempt, in the order of its number.
@@ -61,7 +67,7 @@ struct Line<'a> {
 /// # Errors
 /// None that can be named: the values are plain.
 pub fn lines(finished: &Finished) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::with_capacity(finished.rows.len() * 700);
+    let mut bytes = Vec::with_capacity(finished.rows.len() * 1_000);
     for row in &finished.rows {
         serde_json::to_writer(&mut bytes, &line(finished, row))?;
         bytes.push(b'\n');
@@ -98,11 +104,18 @@ fn line<'a>(finished: &'a Finished, row: &'a Row) -> Line<'a> {
         phase: r.outcome.phase(),
         launch_lag: seconds(r.launch_lag_us()),
         response_time: seconds(r.response_us()),
-        wire_latency: None,
-        receive_lag: None,
+        wire_latency: seconds(r.wire.steps_wire_us()),
+        receive_lag: seconds(r.wire.steps_lag_us()),
         close_latency: seconds(r.close_us),
         step_latencies: r.step_us.iter().map(|us| Number(seconds6(*us))).collect(),
         start_offset: seconds(r.started_us),
+        step_wire_latencies: r.wire.steps.iter().map(|split| Number(seconds6(split.wire_us))).collect(),
+        step_receive_lags: r.wire.steps.iter().map(|split| Number(seconds6(split.lag_us))).collect(),
+        reset_wire_latency: seconds(r.wire.reset.map(|split| split.wire_us)),
+        reset_receive_lag: seconds(r.wire.reset.map(|split| split.lag_us)),
+        generator_delay: seconds(r.wire.own_delay_us),
+        handshake_rtt: seconds(r.wire.handshake_rtt_us),
+        syn_retransmissions: r.wire.syn_retransmits,
     }
 }
 

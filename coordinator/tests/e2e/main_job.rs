@@ -74,7 +74,7 @@ fn a_run_without_a_plan_over_agents_that_dial_in() {
     assert!(summary.iter().all(|row| row["successful"] == row["num_requests"]), "{summary:?}");
     let forty = &results.run_json()["batches"][4]["summary"];
     assert_eq!(forty["batch"]["batch_size"], 40);
-    let shares: Vec<(String, u64)> = results.journal()[4]["agents"]
+    let shares: Vec<(String, u64)> = results.journal()[4]["summary"]["by_agent"]
         .as_array()
         .expect("agents")
         .iter()

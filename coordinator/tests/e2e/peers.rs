@@ -22,8 +22,7 @@ fn hello() -> Hello {
             descriptors: 100,
             ports: 100,
             port_pool: "p".to_owned(),
-            memory_bytes: 0,
-            max_sessions: None,
+            ..Capacity::default()
         },
     }
 }

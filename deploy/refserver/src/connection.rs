@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead as _, AsyncWrite as _, AsyncWriteExt as _, ReadBuf};
+use tokio::io::{AsyncWrite as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
@@ -16,7 +16,9 @@ use crate::environment::Environment;
 use crate::faults::{AtStep, AtUpgrade};
 use crate::frame::Decoder;
 use crate::http::{self, Response, Route};
-use crate::session::{Phase, Session};
+use crate::session::{Phase, Session, Upgrade};
+use crate::stamp::{Arrival, Scratch, wall_clock};
+use crate::truth::Log;
 use crate::worker::Worker;
 
 /// How long a connection may idle between two HTTP requests, as in uvicorn. The first may come as late as it likes.
@@ -27,20 +29,28 @@ const SCRATCH_BYTES: usize = 64 * 1024;
 thread_local! {
     /// Where a thread reads into before anything is known about the bytes; nobody holds it across an await, so all
     /// of its connections share one.
-    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH_BYTES].into_boxed_slice());
+    static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch::new(SCRATCH_BYTES));
 }
 
 /// Serves the connection until it is closed or the worker stops. Errors of the connection end it and nothing else.
-pub(crate) async fn serve(mut stream: TcpStream, worker: Arc<Worker>, stop: CancellationToken) {
+/// `log` is there when sessions are to be measured.
+pub(crate) async fn serve(mut stream: TcpStream, log: Option<Box<Log>>, worker: Arc<Worker>, stop: CancellationToken) {
     let mut input = Vec::new();
     let upgrade = tokio::select! {
         biased;
         served = serve_http(&mut stream, &mut input, &worker) => served,
         () = stop.cancelled() => return,
     };
-    if let Ok(Some(response)) = upgrade {
-        let mut session = Session::open(worker, response, Instant::now());
-        drive(stream, input, &mut session, &stop).await;
+    if let Ok(Some(upgrade)) = upgrade {
+        // What came behind the handshake was read with it.
+        let arrival = upgrade.arrival;
+        let mut session = Session::open(Arc::clone(&worker), upgrade, log, Instant::now());
+        drive(stream, (input, arrival), &mut session, worker.truth.is_some(), &stop).await;
+        if let Some(truth) = &worker.truth
+            && let Some(log) = session.take_log(wall_clock())
+        {
+            truth.put(log);
+        }
         // The connection is gone, but a step it started runs on and keeps the session's place.
         if let Some(until) = session.running_until()
             && session.phase() != Phase::Aborted
@@ -53,10 +63,12 @@ pub(crate) async fn serve(mut stream: TcpStream, worker: Arc<Worker>, stop: Canc
     }
 }
 
-/// Answers HTTP requests; returns the response to a WebSocket handshake, or `None` when the connection is to be
-/// closed. `input` is left with what followed the request.
-async fn serve_http(stream: &mut TcpStream, input: &mut Vec<u8>, worker: &Arc<Worker>) -> io::Result<Option<Vec<u8>>> {
+/// Answers HTTP requests; returns a WebSocket handshake, or `None` when the connection is to be closed. `input` is left
+/// with what followed the request.
+async fn serve_http(stream: &mut TcpStream, input: &mut Vec<u8>, worker: &Arc<Worker>) -> io::Result<Option<Upgrade>> {
+    let stamped = worker.truth.is_some();
     let mut patience = Duration::MAX;
+    let mut arrival = Arrival { at: Instant::now(), stamp: None };
     loop {
         let (head, head_bytes) = loop {
             match http::parse_head(input) {
@@ -68,20 +80,20 @@ async fn serve_http(stream: &mut TcpStream, input: &mut Vec<u8>, worker: &Arc<Wo
                     return Ok(None);
                 }
             }
-            if patience == Duration::MAX {
-                read_some(stream, input).await?;
+            arrival = if patience == Duration::MAX {
+                read_some(stream, input, stamped).await?
             } else {
-                timeout(patience, read_some(stream, input)).await??;
-            }
+                timeout(patience, read_some(stream, input, stamped)).await??
+            };
         };
         input.drain(..head_bytes);
         while input.len() < head.body_bytes {
-            read_some(stream, input).await?;
+            arrival = read_some(stream, input, stamped).await?;
         }
         let rest = input.split_off(head.body_bytes);
         let body = std::mem::replace(input, rest);
-        let response = if worker.faults.at_request() {
-            Some(Response::html())
+        let answer = if worker.faults.at_request() {
+            Answer::Response(Response::html())
         } else {
             match head.route {
                 Route::WebSocket(accept) => match worker.faults.at_upgrade() {
@@ -89,16 +101,20 @@ async fn serve_http(stream: &mut TcpStream, input: &mut Vec<u8>, worker: &Arc<Wo
                         if !delay.is_zero() {
                             sleep(delay).await;
                         }
-                        return Ok(Some(http::upgrade_response(&accept)));
+                        return Ok(Some(Upgrade { response: http::upgrade_response(&accept), arrival, delay }));
                     }
-                    AtUpgrade::Refuse(status) => Some(Response::status(status)),
+                    AtUpgrade::Refuse(status) => Answer::Response(Response::status(status)),
                 },
                 route => respond(route, &body, worker).await,
             }
         };
-        let Some(response) = response else {
-            reset(stream);
-            return Ok(None);
+        let response = match answer {
+            Answer::Response(response) => response,
+            Answer::Reset => {
+                reset(stream);
+                return Ok(None);
+            }
+            Answer::Never => return drain(stream).await.map(|()| None),
         };
         send(stream, &response, head.keep_alive).await?;
         if !head.keep_alive {
@@ -108,10 +124,18 @@ async fn serve_http(stream: &mut TcpStream, input: &mut Vec<u8>, worker: &Arc<Wo
     }
 }
 
-/// The response to an HTTP request; `None` when the connection is to be reset instead.
-async fn respond(route: Route, body: &[u8], worker: &Worker) -> Option<Response> {
+/// How an HTTP request is met.
+enum Answer {
+    Response(Response),
+    /// The connection is reset instead.
+    Reset,
+    /// The client waits until it has enough of it.
+    Never,
+}
+
+async fn respond(route: Route, body: &[u8], worker: &Worker) -> Answer {
     let mut out = Vec::new();
-    Some(match route {
+    Answer::Response(match route {
         Route::Reset | Route::Step if worker.faults.at_http_call() => Response::status(404),
         Route::Reset => match http::parse_reset(body) {
             Err(detail) => Response::unprocessable(&detail),
@@ -126,7 +150,9 @@ async fn respond(route: Route, body: &[u8], worker: &Worker) -> Option<Response>
             Err(detail) => Response::unprocessable(&detail),
             Ok(_) if worker.faults.at_factory() => Response::status(500),
             Ok(wait_seconds) => {
-                let Some(wait) = crate::session::wait(wait_seconds) else { return Some(Response::status(500)) };
+                let Some(wait) = crate::session::wait(wait_seconds) else {
+                    return Answer::Response(Response::status(500));
+                };
                 let mut environment = Environment::new();
                 environment.step();
                 match worker.faults.at_step() {
@@ -139,7 +165,8 @@ async fn respond(route: Route, body: &[u8], worker: &Worker) -> Option<Response>
                         sleep(wait + delay).await;
                         Response::status(500)
                     }
-                    AtStep::Drop => return None,
+                    AtStep::Drop => return Answer::Reset,
+                    AtStep::Stall => return Answer::Never,
                 }
             }
         },
@@ -165,28 +192,32 @@ async fn send(stream: &mut TcpStream, response: &Response, keep_alive: bool) -> 
 
 /// Half-closes and discards what is still coming, so that the response before it is not lost to a reset.
 async fn linger(stream: &mut TcpStream) {
-    let drain = async {
+    let half_closed = async {
         stream.shutdown().await?;
-        let mut sink = Vec::new();
-        loop {
-            sink.clear();
-            read_some(stream, &mut sink).await?;
-        }
+        drain(stream).await
     };
-    let _: Result<io::Result<()>, _> = timeout(KEEP_ALIVE, drain).await;
+    let _: Result<io::Result<()>, _> = timeout(KEEP_ALIVE, half_closed).await;
+}
+
+/// Discards what comes until nothing comes any more; ends with an error only.
+async fn drain(stream: &mut TcpStream) -> io::Result<()> {
+    let mut sink = Vec::new();
+    loop {
+        sink.clear();
+        read_some(stream, &mut sink, false).await?;
+    }
 }
 
 /// Appends at least one byte.
-async fn read_some(stream: &mut TcpStream, input: &mut Vec<u8>) -> io::Result<()> {
+async fn read_some(stream: &mut TcpStream, input: &mut Vec<u8>, stamped: bool) -> io::Result<Arrival> {
     std::future::poll_fn(|cx| {
         SCRATCH.with_borrow_mut(|scratch| {
-            let mut buffer = ReadBuf::new(scratch);
-            ready!(Pin::new(&mut *stream).poll_read(cx, &mut buffer))?;
-            if buffer.filled().is_empty() {
+            let (bytes, stamp) = ready!(scratch.poll_read(cx, stream, stamped))?;
+            if bytes.is_empty() {
                 return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
             }
-            input.extend_from_slice(buffer.filled());
-            Poll::Ready(Ok(()))
+            input.extend_from_slice(bytes);
+            Poll::Ready(Ok(Arrival { at: Instant::now(), stamp }))
         })
     })
     .await
@@ -200,17 +231,25 @@ fn reset(stream: &TcpStream) {
 
 /// Moves bytes and time between a session and its connection until the session has finished with it, and closes it.
 /// `input` is what the client sent behind its handshake.
-async fn drive(stream: TcpStream, mut input: Vec<u8>, session: &mut Session, stop: &CancellationToken) {
+async fn drive(
+    stream: TcpStream,
+    (mut input, arrival): (Vec<u8>, Arrival),
+    session: &mut Session,
+    stamped: bool,
+    stop: &CancellationToken,
+) {
     let mut decoder = Decoder::default();
     if !input.is_empty() {
-        decode(&mut decoder, &mut input, session);
+        // The handshake may have been held back since then, and the session's time does not run backwards.
+        let arrival = Arrival { at: Instant::now(), ..arrival };
+        decode(&mut decoder, &mut input, session, arrival);
     }
     drop(input);
     let first_deadline = session.deadline().unwrap_or_else(far_future);
     let sleep = sleep_until(first_deadline);
     let stopped = stop.cancelled();
     tokio::pin!(sleep, stopped);
-    let mut driver = Driver { stream, decoder, half_closed: false, stopping: false };
+    let mut driver = Driver { stream, stamped, decoder, half_closed: false, stopping: false };
     std::future::poll_fn(|cx| driver.poll(cx, session, sleep.as_mut(), stopped.as_mut())).await;
     if session.phase() == Phase::Aborted {
         reset(&driver.stream);
@@ -221,19 +260,20 @@ fn far_future() -> Instant {
     Instant::now() + Duration::from_secs(365 * 86_400)
 }
 
-fn decode(decoder: &mut Decoder, bytes: &mut [u8], session: &mut Session) {
-    let now = Instant::now();
+fn decode(decoder: &mut Decoder, bytes: &mut [u8], session: &mut Session, arrival: Arrival) {
     let decoded = match session.phase() {
-        Phase::Open | Phase::Closing => decoder.feed(bytes, &mut |frame| session.on_frame(frame, now)),
+        Phase::Open | Phase::Closing => decoder.feed(bytes, &mut |frame| session.on_frame(frame, arrival)),
         Phase::Failing | Phase::Finished | Phase::Aborted => Ok(()),
     };
     if let Err(violation) = decoded {
-        session.on_violation(violation, now);
+        session.on_violation(violation, arrival.at);
     }
 }
 
 struct Driver {
     stream: TcpStream,
+    /// The kernel is asked when it received what is read.
+    stamped: bool,
     decoder: Decoder,
     half_closed: bool,
     /// The session knows that the server stops.
@@ -286,6 +326,9 @@ impl Driver {
     /// Sends what can be sent now, and half-closes behind a violation's close frame.
     fn flush(&mut self, cx: &mut Context<'_>, session: &mut Session) -> io::Result<()> {
         while !session.out.is_empty() {
+            if let Some(log) = session.unwritten() {
+                log.write(Instant::now(), wall_clock());
+            }
             let written = match session.phase() {
                 Phase::Finished => self.poll_write_last(cx, &session.out),
                 _ => Pin::new(&mut self.stream).poll_write(cx, &session.out),
@@ -321,11 +364,10 @@ impl Driver {
     /// Reads once; false when there is nothing to read now.
     fn read(&mut self, cx: &mut Context<'_>, session: &mut Session) -> bool {
         SCRATCH.with_borrow_mut(|scratch| {
-            let mut buffer = ReadBuf::new(scratch);
-            match Pin::new(&mut self.stream).poll_read(cx, &mut buffer) {
+            match scratch.poll_read(cx, &mut self.stream, self.stamped) {
                 Poll::Pending => return false,
-                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
-                    decode(&mut self.decoder, buffer.filled_mut(), session);
+                Poll::Ready(Ok((bytes, stamp))) if !bytes.is_empty() => {
+                    decode(&mut self.decoder, bytes, session, Arrival { at: Instant::now(), stamp });
                 }
                 Poll::Ready(_) => session.on_end_of_stream(Instant::now()),
             }

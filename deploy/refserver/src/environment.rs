@@ -46,6 +46,11 @@ impl Environment {
         Self { episode_id, session_hash, step_count: 0 }
     }
 
+    pub(crate) fn session_hash(&self) -> &str {
+        // Hex digits are ASCII.
+        std::str::from_utf8(&self.session_hash).unwrap_or_default()
+    }
+
     pub(crate) fn reset(&mut self) {
         self.step_count = 0;
     }

@@ -8,13 +8,15 @@
 //! connection  sockets and timers of one connection         session     one WebSocket session, without IO
 //! http        requests and responses, without IO           frame       RFC 6455 framing, without IO
 //! protocol    OpenEnv messages, without IO                 environment the benchmark environment
-//! faults      what to do wrong, asked at named points
+//! faults      what to do wrong, asked at named points     delay       distributions of delays, without IO
+//! truth       what the server itself saw of each session   stamp       when the kernel received what is read
 //! ```
 //!
 //! Deliberately absent: TLS, permessage-deflate (never accepted), HTTP/2, request bodies in chunks, a `Date` header,
 //! and the limit of 32 threads that HTTP steps share in a real worker.
 
 mod connection;
+mod delay;
 mod environment;
 mod faults;
 mod frame;
@@ -23,12 +25,15 @@ mod options;
 mod process;
 mod protocol;
 mod session;
+mod stamp;
+mod truth;
 mod worker;
 
 use std::io;
 
 use tokio_util::sync::CancellationToken;
 
+pub use crate::delay::Delay;
 pub use crate::faults::Faults;
 pub use crate::options::Options;
 pub use crate::process::main_from;
@@ -37,16 +42,17 @@ pub use crate::process::main_from;
 /// are closed with 1012, and at most two seconds later this returns.
 ///
 /// # Errors
-/// When the listener cannot be used.
+/// When the listener or the file of [`Options::truth`] cannot be used.
 pub async fn run(
     listener: std::net::TcpListener,
     options: Options,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
     let port = listener.local_addr()?.port();
-    let listener = process::into_tokio(listener)?;
+    let worker = worker::Worker::new(options, port)?;
+    let listener = process::into_tokio(listener, &worker)?;
     let stop = CancellationToken::new();
-    let serving = worker::serve(listener, worker::Worker::new(options, port), stop.clone());
+    let serving = worker::serve(listener, worker, stop.clone());
     tokio::pin!(serving, shutdown);
     tokio::select! {
         ended = &mut serving => ended,

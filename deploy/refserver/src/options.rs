@@ -1,5 +1,6 @@
 //! How a worker serves.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::faults::Faults;
@@ -19,6 +20,15 @@ pub struct Options {
     /// Seconds to wait for the answer to a ping before giving the client up
     #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "20")]
     pub ping_timeout: Duration,
+    /// Append what the server itself saw of each WebSocket session to this file, a line of JSON each
+    ///
+    /// One line when a session has ended: session_hash, pid, accepted_us, upgraded_us and closed_us (microseconds since
+    /// 1970 on this machine's clock) and replies, a list with an entry for the answer to the handshake, to each reset
+    /// and to each step: phase, intended_us (the delay to be kept), achieved_us (from the read of the request to just
+    /// before the write of the reply) and held_us (the same from when the kernel received the request; null where it
+    /// did not say). Workers may share the file. Without this flag nothing is measured.
+    #[arg(long, value_name = "FILE")]
+    pub truth: Option<PathBuf>,
     #[command(flatten)]
     pub faults: Faults,
 }
@@ -30,6 +40,7 @@ impl Default for Options {
             host_name: None,
             ping_interval: Duration::from_secs(20),
             ping_timeout: Duration::from_secs(20),
+            truth: None,
             faults: Faults::default(),
         }
     }

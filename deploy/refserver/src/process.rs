@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::options::Options;
 use crate::worker::{Worker, serve};
+use crate::{stamp, truth};
 
 /// The OpenEnv benchmark environment server, without Python.
 ///
@@ -69,7 +70,7 @@ pub fn main_from(prefix: &[&str], args: impl IntoIterator<Item = OsString>) -> E
     raise_file_limit();
     let result = match cli.worker_of {
         Some(supervisor) => inherited_listener(supervisor).and_then(|listener| work(&cli, listener)),
-        None => bind(cli.listen, cli.backlog).and_then(|listener| {
+        None => check(&cli.options).and_then(|()| bind(cli.listen, cli.backlog)).and_then(|listener| {
             if cli.workers == 1 { work(&cli, listener) } else { supervisor::supervise(&cli, listener, prefix, &args) }
         }),
     };
@@ -91,6 +92,11 @@ fn raise_file_limit() {
     }
 }
 
+/// What would stop every worker is said once and before anything is bound.
+fn check(options: &Options) -> io::Result<()> {
+    options.truth.as_deref().map_or(Ok(()), |path| truth::open(path).map(drop))
+}
+
 fn bind(address: SocketAddr, backlog: i32) -> io::Result<std::net::TcpListener> {
     let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
     // A restart must not wait for the TIME_WAIT of the connections this server has closed.
@@ -102,11 +108,14 @@ fn bind(address: SocketAddr, backlog: i32) -> io::Result<std::net::TcpListener> 
     Ok(socket.into())
 }
 
-/// Prepares a listening socket for [`serve`]; must be called on the runtime that is to use it.
-pub(crate) fn into_tokio(listener: std::net::TcpListener) -> io::Result<TcpListener> {
+/// Prepares a listening socket for [`serve`] by `worker`; must be called on the runtime that is to use it.
+pub(crate) fn into_tokio(listener: std::net::TcpListener, worker: &Worker) -> io::Result<TcpListener> {
     listener.set_nonblocking(true)?;
-    // Accepted connections inherit this: one system call for all of them.
+    // Accepted connections inherit this and the next: one system call for all of them.
     socket2::SockRef::from(&listener).set_tcp_nodelay(true)?;
+    if worker.truth.is_some() {
+        stamp::enable(&listener);
+    }
     TcpListener::from_std(listener)
 }
 
@@ -123,7 +132,7 @@ fn inherited_listener(supervisor: i32) -> io::Result<std::net::TcpListener> {
 /// Serves as one worker, in this process, until told to stop.
 fn work(cli: &Cli, listener: std::net::TcpListener) -> io::Result<()> {
     let address = listener.local_addr()?;
-    let worker = Worker::new(cli.options.clone(), address.port());
+    let worker = Worker::new(cli.options.clone(), address.port())?;
     let stop = CancellationToken::new();
     if cli.exit_with_stdin && cli.worker_of.is_none() {
         stop_with_stdin(stop.clone())?;
@@ -140,7 +149,7 @@ fn work(cli: &Cli, listener: std::net::TcpListener) -> io::Result<()> {
         let (listener, worker, stop) = (listener.try_clone()?, Arc::clone(&worker), stop.clone());
         others.push(std::thread::Builder::new().name(format!("serve-{index}")).spawn(move || {
             let served = runtime().and_then(|runtime| {
-                runtime.block_on(async { serve(into_tokio(listener)?, worker, stop.child_token()).await })
+                runtime.block_on(async { serve(into_tokio(listener, &worker)?, worker, stop.child_token()).await })
             });
             // One thread that cannot serve ends the process rather than leave it at half its strength.
             stop.cancel();
@@ -149,7 +158,7 @@ fn work(cli: &Cli, listener: std::net::TcpListener) -> io::Result<()> {
     }
     let served = runtime()?.block_on(async {
         stop_with_signals(stop.clone())?;
-        let listener = into_tokio(listener)?;
+        let listener = into_tokio(listener, &worker)?;
         announce(address)?;
         serve(listener, worker, stop.child_token()).await
     });

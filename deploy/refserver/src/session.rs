@@ -9,7 +9,8 @@
 //! ```
 //!
 //! A running step is never cut short: the session keeps its place among the worker's sessions until the step has
-//! ended, even when the client has gone, because the environment's thread in a real server cannot be interrupted.
+//! ended, even when the client has gone, because the environment's thread in a real server cannot be interrupted. A
+//! step that is stalled on purpose would never end: it is running only as long as there is a client.
 
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
@@ -22,6 +23,8 @@ use crate::environment::Environment;
 use crate::faults::AtStep;
 use crate::frame::{self, Incoming, Violation, close_code};
 use crate::protocol::{self, Refusal, Request};
+use crate::stamp::{Arrival, WallClock};
+use crate::truth::{self, Log};
 use crate::worker::{Slot, Worker};
 
 /// How long the peer may take to answer a close frame or to go away after a violation, as in Python's websockets.
@@ -60,7 +63,8 @@ pub(crate) enum Phase {
 /// A request that takes time.
 #[derive(Debug)]
 struct Running {
-    until: Instant,
+    /// `None` when it is never answered.
+    until: Option<Instant>,
     reply: Reply,
 }
 
@@ -69,6 +73,15 @@ enum Reply {
     Reset,
     Step { wait_seconds: f64 },
     FailedStep,
+}
+
+impl Reply {
+    fn phase(self) -> truth::Phase {
+        match self {
+            Self::Reset => truth::Phase::Reset,
+            Self::Step { .. } | Self::FailedStep => truth::Phase::Step,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -85,7 +98,7 @@ pub(crate) struct Session {
     /// Present while the session counts against the worker's maximum.
     slot: Option<Slot>,
     running: Option<Running>,
-    pending: VecDeque<Message>,
+    pending: VecDeque<(Message, Arrival)>,
     /// Bytes to send; empty and without capacity when idle.
     pub(crate) out: Vec<u8>,
     /// When `Closing`, `Failing` and `Finished` give up.
@@ -95,24 +108,40 @@ pub(crate) struct Session {
     awaiting_pong: bool,
     /// Pings sent; the payload of the last one.
     ping_count: u32,
+    /// `None` when nothing is to be measured.
+    log: Option<Box<Log>>,
+}
+
+/// A WebSocket handshake that is accepted.
+#[derive(Debug)]
+pub(crate) struct Upgrade {
+    pub(crate) response: Vec<u8>,
+    pub(crate) arrival: Arrival,
+    /// How long it was to be held back.
+    pub(crate) delay: Duration,
 }
 
 impl Session {
-    /// Opens a session whose first bytes are `upgrade`. The capacity is checked only now: when there is no place, the
-    /// error and the close follow the upgrade unasked.
-    pub(crate) fn open(worker: Arc<Worker>, upgrade: Vec<u8>, now: Instant) -> Self {
+    /// Opens a session whose first bytes are `upgrade`'s response. The capacity is checked only now: when there is no
+    /// place, the error and the close follow the upgrade unasked.
+    pub(crate) fn open(worker: Arc<Worker>, upgrade: Upgrade, mut log: Option<Box<Log>>, now: Instant) -> Self {
         let slot = Slot::take(&worker);
+        if let Some(log) = &mut log {
+            log.begin(truth::Phase::Connect, upgrade.delay, upgrade.arrival);
+            log.answer();
+        }
         let mut session = Self {
             environment: Environment::new(),
             phase: Phase::Open,
             slot: None,
             running: None,
             pending: VecDeque::new(),
-            out: upgrade,
+            out: upgrade.response,
             phase_until: now,
             keepalive_at: worker.ping_interval.map(|interval| now + interval),
             awaiting_pong: false,
             ping_count: 0,
+            log,
             worker,
         };
         match slot {
@@ -148,11 +177,12 @@ impl Session {
 
     /// When the running request ends.
     pub(crate) fn running_until(&self) -> Option<Instant> {
-        self.running.as_ref().map(|running| running.until)
+        self.running.as_ref().and_then(|running| running.until)
     }
 
     /// Takes one message. After a break the rest of the input is of no interest.
-    pub(crate) fn on_frame(&mut self, frame: Incoming<'_>, now: Instant) -> ControlFlow<()> {
+    pub(crate) fn on_frame(&mut self, frame: Incoming<'_>, arrival: Arrival) -> ControlFlow<()> {
+        let now = arrival.at;
         match frame {
             Incoming::Close(code) => {
                 // Answered at once even behind a running step; replies still owed are not sent (RFC 6455 section
@@ -172,9 +202,11 @@ impl Session {
                     self.keepalive_at = self.worker.ping_interval.map(|interval| now + interval);
                 }
             }
-            Incoming::Text(text) if self.is_busy() => self.pending.push_back(Message::Text(text.into())),
-            Incoming::Binary(_) if self.is_busy() => self.pending.push_back(Message::Binary),
-            Incoming::Text(text) => self.answer(text, now),
+            Incoming::Text(text) if self.is_busy() => {
+                self.pending.push_back((Message::Text(text.into()), arrival));
+            }
+            Incoming::Binary(_) if self.is_busy() => self.pending.push_back((Message::Binary, arrival)),
+            Incoming::Text(text) => self.answer(text, arrival, now),
             Incoming::Binary(_) => self.refuse_binary(now),
         }
         match self.phase {
@@ -216,7 +248,7 @@ impl Session {
 
     /// Does what is due: ends the running request and answers those behind it, pings, gives up.
     pub(crate) fn advance(&mut self, now: Instant) {
-        if let Some(running) = self.running.take_if(|running| running.until <= now) {
+        if let Some(running) = self.running.take_if(|running| running.until.is_some_and(|until| until <= now)) {
             match self.phase {
                 Phase::Open => self.finish(running.reply, now),
                 _ => self.slot = None,
@@ -224,8 +256,8 @@ impl Session {
         }
         while self.phase == Phase::Open && self.running.is_none() {
             match self.pending.pop_front() {
-                Some(Message::Text(text)) => self.answer(&text, now),
-                Some(Message::Binary) => self.refuse_binary(now),
+                Some((Message::Text(text), arrival)) => self.answer(&text, arrival, now),
+                Some((Message::Binary, _)) => self.refuse_binary(now),
                 None => break,
             }
         }
@@ -245,6 +277,18 @@ impl Session {
         self.phase == Phase::Finished && self.phase_until <= now
     }
 
+    /// What wants to know when `out` is written.
+    pub(crate) fn unwritten(&mut self) -> Option<&mut Log> {
+        self.log.as_deref_mut().filter(|log| log.has_unwritten())
+    }
+
+    /// What was measured of the session, whose connection has been closed.
+    pub(crate) fn take_log(&mut self, closed: WallClock) -> Option<Box<Log>> {
+        let mut log = self.log.take()?;
+        log.close(self.environment.session_hash(), closed);
+        Some(log)
+    }
+
     fn is_busy(&self) -> bool {
         self.running.is_some() || !self.pending.is_empty()
     }
@@ -261,13 +305,13 @@ impl Session {
     }
 
     /// Answers a message, or starts what will answer it.
-    fn answer(&mut self, text: &str, now: Instant) {
+    fn answer(&mut self, text: &str, arrival: Arrival, now: Instant) {
         match protocol::parse_message(text) {
             Ok(Request::Reset) => {
                 let delay = self.worker.faults.at_reset();
-                self.start(Reply::Reset, delay, now);
+                self.start(Reply::Reset, delay, arrival, now);
             }
-            Ok(Request::Step { wait_seconds }) => self.step(wait_seconds, now),
+            Ok(Request::Step { wait_seconds }) => self.step(wait_seconds, arrival, now),
             Ok(Request::State) => {
                 protocol::put_message(&mut self.out, "state", |out| self.environment.write_state(out));
             }
@@ -288,7 +332,7 @@ impl Session {
         self.close(close_code::NORMAL, "", now);
     }
 
-    fn step(&mut self, wait_seconds: f64, now: Instant) {
+    fn step(&mut self, wait_seconds: f64, arrival: Arrival, now: Instant) {
         // Counted before it is waited for.
         self.environment.step();
         let Some(wait) = wait(wait_seconds) else {
@@ -296,17 +340,21 @@ impl Session {
             return self.error(&serde_json::json!({"message": message, "code": "EXECUTION_ERROR"}));
         };
         match self.worker.faults.at_step() {
-            AtStep::Answer(delay) => self.start(Reply::Step { wait_seconds }, wait + delay, now),
-            AtStep::Fail(delay) => self.start(Reply::FailedStep, wait + delay, now),
+            AtStep::Answer(delay) => self.start(Reply::Step { wait_seconds }, wait + delay, arrival, now),
+            AtStep::Fail(delay) => self.start(Reply::FailedStep, wait + delay, arrival, now),
+            AtStep::Stall => self.running = Some(Running { until: None, reply: Reply::Step { wait_seconds } }),
             AtStep::Drop => self.leave_open(Phase::Aborted, now),
         }
     }
 
-    fn start(&mut self, reply: Reply, delay: Duration, now: Instant) {
+    fn start(&mut self, reply: Reply, delay: Duration, arrival: Arrival, now: Instant) {
+        if let Some(log) = &mut self.log {
+            log.begin(reply.phase(), delay, arrival);
+        }
         if delay.is_zero() {
             self.finish(reply, now);
         } else {
-            self.running = Some(Running { until: now + delay, reply });
+            self.running = Some(Running { until: Some(now + delay), reply });
         }
     }
 
@@ -321,6 +369,9 @@ impl Session {
             }
             Reply::Step { wait_seconds } => self.observation(wait_seconds),
             Reply::FailedStep => self.error(&protocol::execution_error()),
+        }
+        if let Some(log) = &mut self.log {
+            log.answer();
         }
     }
 
@@ -345,7 +396,7 @@ impl Session {
         self.phase = phase;
         self.phase_until = now + CLOSE_TIMEOUT;
         self.pending = VecDeque::new();
-        if self.running.is_none() {
+        if self.running_until().is_none() {
             self.slot = None;
         }
     }

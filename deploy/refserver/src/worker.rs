@@ -13,6 +13,8 @@ use crate::connection;
 use crate::environment::Identity;
 use crate::faults::Injector;
 use crate::options::Options;
+use crate::stamp::wall_clock;
+use crate::truth::{self, Log, Sink};
 
 /// How long open connections may take to end once the server stops.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
@@ -30,15 +32,21 @@ pub(crate) struct Worker {
     /// `None` when the server does not ping.
     pub(crate) ping_interval: Option<Duration>,
     pub(crate) ping_timeout: Duration,
+    /// `None` when nothing is to be measured.
+    pub(crate) truth: Option<Sink>,
     active_sessions: AtomicUsize,
 }
 
 impl Worker {
     /// A worker that serves `port`, its name taken from the system unless `options` has one.
-    pub(crate) fn new(options: Options, port: u16) -> Arc<Self> {
+    ///
+    /// # Errors
+    /// When the truth cannot be written.
+    pub(crate) fn new(options: Options, port: u16) -> io::Result<Arc<Self>> {
         let system_name = || nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
         let host_name = options.host_name.or_else(system_name).unwrap_or_else(|| "localhost".into());
-        Arc::new(Self {
+        let truth = options.truth.map(|path| truth::open(&path).and_then(Sink::new)).transpose()?;
+        Ok(Arc::new(Self {
             identity: Identity::new(&host_name, port),
             faults: Injector::new(options.faults),
             max_concurrent_envs: match options.max_concurrent_envs {
@@ -47,8 +55,9 @@ impl Worker {
             },
             ping_interval: Some(options.ping_interval).filter(|interval| !interval.is_zero()),
             ping_timeout: options.ping_timeout,
+            truth,
             active_sessions: AtomicUsize::new(0),
-        })
+        }))
     }
 }
 
@@ -102,7 +111,8 @@ async fn accept_all(
         };
         match accepted {
             Ok((stream, _)) => {
-                connections.spawn(connection::serve(stream, Arc::clone(worker), stop.clone()));
+                let log = worker.truth.as_ref().map(|_| Box::new(Log::new(wall_clock())));
+                connections.spawn(connection::serve(stream, log, Arc::clone(worker), stop.clone()));
             }
             Err(error) if is_about_one_connection(&error) => {}
             Err(error) if is_shortage(&error) => {

@@ -116,6 +116,8 @@ pub(super) fn metric(value: i32) -> Checked<Metric> {
         Ok(wire::Metric::Response) => Metric::Response,
         Ok(wire::Metric::Failed) => Metric::Failed,
         Ok(wire::Metric::LaunchLag) => Metric::LaunchLag,
+        Ok(wire::Metric::Wire) => Metric::Wire,
+        Ok(wire::Metric::ReceiveLag) => Metric::ReceiveLag,
         _ => return invalid("metric", format!("unknown value {value}")),
     })
 }
@@ -130,6 +132,8 @@ pub(super) fn wire_metric(metric: Metric) -> i32 {
         Metric::Response => wire::Metric::Response,
         Metric::Failed => wire::Metric::Failed,
         Metric::LaunchLag => wire::Metric::LaunchLag,
+        Metric::Wire => wire::Metric::Wire,
+        Metric::ReceiveLag => wire::Metric::ReceiveLag,
     }
     .into()
 }

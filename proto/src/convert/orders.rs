@@ -4,7 +4,7 @@ use super::basics::{
     Checked, Invalid, at_most, attempt, bounds, duration, invalid, micros, mode, need, plan_hash, text, wire_mode,
 };
 use crate::limits as max;
-use crate::spec::{Assignment, Launch, Script, Target};
+use crate::spec::{Assignment, Launch, Process, Script, Target};
 use crate::wire;
 
 impl From<&Target> for wire::Target {
@@ -63,6 +63,9 @@ impl From<Launch> for wire::Launch {
         let kind = match launch {
             Launch::Burst => wire::launch::Kind::Burst(wire::Burst {}),
             Launch::Ramp { over_us } => wire::launch::Kind::Ramp(wire::Ramp { over_us }),
+            Launch::Arrivals { over_us, process } => {
+                wire::launch::Kind::Arrivals(wire::Arrivals { over_us, poisson: process == Process::Poisson })
+            }
         };
         Self { kind: Some(kind) }
     }
@@ -74,6 +77,10 @@ pub(super) fn launch(value: Option<wire::Launch>) -> Checked<Launch> {
         wire::launch::Kind::Ramp(ramp) => {
             Launch::Ramp { over_us: at_most("launch.ramp.over_us", ramp.over_us, max::DURATION_US_MAX)? }
         }
+        wire::launch::Kind::Arrivals(arrivals) => Launch::Arrivals {
+            over_us: at_most("launch.arrivals.over_us", arrivals.over_us, max::DURATION_US_MAX)?,
+            process: if arrivals.poisson { Process::Poisson } else { Process::Uniform },
+        },
     })
 }
 
@@ -97,6 +104,9 @@ impl From<&Assignment> for wire::Prepare {
                 high_us: a.bounds.high_us,
                 significant_digits: a.bounds.significant_digits.into(),
             }),
+            wire: a.wire,
+            clock_step_us_max: a.clock_step_us_max,
+            in_flight_max: a.in_flight_max,
         }
     }
 }
@@ -125,6 +135,12 @@ impl TryFrom<wire::Prepare> for Assignment {
             agent_index: value.agent_index,
             agent_count: value.agent_count,
             bounds: bounds(value.bounds)?,
+            wire: value.wire,
+            clock_step_us_max: value.clock_step_us_max,
+            in_flight_max: match value.in_flight_max {
+                0 => return invalid("in_flight_max", "0 sessions at once"),
+                most => at_most("in_flight_max", most, max::SESSIONS_MAX)?,
+            },
         })
     }
 }

@@ -8,13 +8,12 @@ use crate::histograms::{EncodedHistogram, Metric};
 use crate::limits as max;
 use crate::message::{Hello, Report};
 use crate::outcome::Outcome;
-use crate::record::SessionRecord;
+use crate::record::{SessionRecord, Split, WireRecord};
 use crate::spec::Capacity;
 use crate::wire;
 
 impl From<Hello> for wire::Hello {
     fn from(hello: Hello) -> Self {
-        let c = hello.capacity;
         Self {
             protocol: hello.protocol,
             version: hello.version,
@@ -23,14 +22,7 @@ impl From<Hello> for wire::Hello {
             pid: hello.pid,
             instance: hello.instance.to_vec(),
             plan_hash: hello.plan_hash.map(|hash| hash.0.to_vec()).unwrap_or_default(),
-            capacity: Some(wire::Capacity {
-                threads: c.threads,
-                descriptors: c.descriptors,
-                ports: c.ports,
-                port_pool: c.port_pool,
-                memory_bytes: c.memory_bytes,
-                max_sessions: c.max_sessions,
-            }),
+            capacity: Some(hello.capacity.into()),
         }
     }
 }
@@ -49,9 +41,6 @@ impl TryFrom<wire::Hello> for Hello {
                 format!("{:?}: give 1 to {} letters, digits, '-', '_' or '.'", value.name, max::NAME_CHARS_MAX),
             );
         }
-        if capacity.threads == 0 || capacity.threads > 4_096 {
-            return invalid("capacity.threads", format!("{}, 1 to 4096", capacity.threads));
-        }
         let hash = if value.plan_hash.is_empty() { None } else { Some(plan_hash(&value.plan_hash)?) };
         Ok(Self {
             protocol: value.protocol,
@@ -61,14 +50,49 @@ impl TryFrom<wire::Hello> for Hello {
             pid: value.pid,
             instance: bytes("instance", &value.instance)?,
             plan_hash: hash,
-            capacity: Capacity {
-                threads: capacity.threads,
-                descriptors: capacity.descriptors,
-                ports: capacity.ports,
-                port_pool: text("capacity.port_pool", capacity.port_pool, max::TEXT_BYTES_MAX)?,
-                memory_bytes: capacity.memory_bytes,
-                max_sessions: capacity.max_sessions,
-            },
+            capacity: capacity.try_into()?,
+        })
+    }
+}
+
+impl From<Capacity> for wire::Capacity {
+    fn from(c: Capacity) -> Self {
+        Self {
+            threads: c.threads,
+            descriptors: c.descriptors,
+            ports: c.ports,
+            port_pool: c.port_pool,
+            memory_bytes: c.memory_bytes,
+            max_sessions: c.max_sessions,
+            ports_taken: c.ports_taken,
+            ports_waiting: c.ports_waiting,
+            ports_back_us: c.ports_back_us,
+            conntrack_room: c.conntrack_room,
+        }
+    }
+}
+
+impl TryFrom<wire::Capacity> for Capacity {
+    type Error = Invalid;
+
+    fn try_from(c: wire::Capacity) -> Checked<Self> {
+        if c.threads == 0 || c.threads > 4_096 {
+            return invalid("capacity.threads", format!("{}, 1 to 4096", c.threads));
+        }
+        if c.ports_taken > c.ports || c.ports_waiting > c.ports_taken {
+            return invalid("capacity.ports_taken", "more than there are");
+        }
+        Ok(Self {
+            threads: c.threads,
+            descriptors: c.descriptors,
+            ports: c.ports,
+            port_pool: text("capacity.port_pool", c.port_pool, max::TEXT_BYTES_MAX)?,
+            memory_bytes: c.memory_bytes,
+            max_sessions: c.max_sessions,
+            ports_taken: c.ports_taken,
+            ports_waiting: c.ports_waiting,
+            ports_back_us: at_most("capacity.ports_back_us", c.ports_back_us, max::DURATION_US_MAX)?,
+            conntrack_room: c.conntrack_room,
         })
     }
 }
@@ -102,6 +126,13 @@ impl From<SessionRecord> for wire::Record {
             pid: record.pid,
             session_hash: record.session_hash,
             host_url: record.host_url,
+            reset_wire_us: record.wire.reset.map(|split| split.wire_us),
+            reset_lag_us: record.wire.reset.map(|split| split.lag_us),
+            step_wire_us: record.wire.steps.iter().map(|split| split.wire_us).collect(),
+            step_lag_us: record.wire.steps.iter().map(|split| split.lag_us).collect(),
+            own_delay_us: record.wire.own_delay_us,
+            handshake_rtt_us: record.wire.handshake_rtt_us,
+            syn_retransmits: record.wire.syn_retransmits,
         }
     }
 }
@@ -133,6 +164,18 @@ impl TryFrom<wire::Record> for SessionRecord {
         if value.step_us.len() > max::STEPS_MAX as usize {
             return invalid("step_us", "more steps than a session can have");
         }
+        let stamped = value.step_wire_us.len();
+        if stamped != value.step_lag_us.len() || (stamped > 0 && stamped != value.step_us.len()) {
+            return invalid("step_wire_us", "not one a step");
+        }
+        let steps = value.step_wire_us.into_iter().zip(value.step_lag_us);
+        let wire = WireRecord {
+            reset: value.reset_wire_us.zip(value.reset_lag_us).map(|(wire_us, lag_us)| Split { wire_us, lag_us }),
+            steps: steps.map(|(wire_us, lag_us)| Split { wire_us, lag_us }).collect(),
+            own_delay_us: value.own_delay_us,
+            handshake_rtt_us: value.handshake_rtt_us,
+            syn_retransmits: value.syn_retransmits,
+        };
         let short = |field, value: Option<String>| value.map(|v| text(field, v, max::TEXT_BYTES_MAX)).transpose();
         Ok(Self {
             session: at_most("session", value.session, max::SESSIONS_MAX)?,
@@ -149,6 +192,7 @@ impl TryFrom<wire::Record> for SessionRecord {
             pid: value.pid,
             session_hash: short("session_hash", value.session_hash)?,
             host_url: short("host_url", value.host_url)?,
+            wire,
         })
     }
 }
@@ -177,6 +221,7 @@ impl From<Report> for wire::Report {
                     over_range: h.over_range,
                 })
                 .collect(),
+            vitals: Some((*report.vitals).into()),
         }
     }
 }
@@ -204,6 +249,7 @@ impl TryFrom<wire::Report> for Report {
             start_offset_us: at_most("start_offset_us", value.start_offset_us, max::DURATION_US_MAX)?,
             chunks: at_most("chunks", value.chunks, max::CHUNKS_MAX)?,
             histograms,
+            vitals: Box::new(need("vitals", value.vitals)?.try_into()?),
         })
     }
 }

@@ -1,12 +1,13 @@
 //! Each section of a plan: its keys, defaults and ranges.
 
 use proto::base_url::BaseUrl;
-use proto::{Launch, limits};
+use proto::limits;
 
-use super::reader::{Found, Reader, nearest};
+use super::launch::Launching;
+use super::reader::{Reader, nearest};
 use crate::plan::parse::{Layer, Shape, Value};
 use crate::plan::{
-    Agents, Experiment, Grid, Modes, OnLoss, OnShortfall, Order, Output, Raw, Server, Session, Success, Target,
+    Agents, Experiment, Grid, Measure, Modes, OnLoss, OnShortfall, Order, Output, Raw, Server, Session, Success, Target,
 };
 
 /// Every section with its keys: what is not here is unknown.
@@ -45,7 +46,11 @@ pub const KEYS: &[(&str, &[&str])] = &[
     ("output", &["dir", "raw"]),
 ];
 
-const LAUNCH_KEYS: &[&str] = &["kind", "over_seconds", "per_second", "for_seconds", "process"];
+/// The session section, and how many sessions its launch makes by itself.
+pub(super) struct Sessions {
+    pub(super) session: Session,
+    pub(super) arrivals: Option<u64>,
+}
 
 /// Batches of one run.
 const BATCHES_MAX: u64 = 100_000;
@@ -199,9 +204,11 @@ impl Reader<'_> {
         }
     }
 
-    pub(super) fn grid(&self) -> Grid {
+    /// `arrivals`: how many sessions the launch makes by itself.
+    pub(super) fn grid(&self, arrivals: Option<u64>) -> Grid {
         let sizes = self.find("grid", "batch_sizes");
         let batch_sizes = match &sizes {
+            None if arrivals.is_some() => arrivals.map(|sessions| vec![sessions]),
             None => {
                 self.missing("grid.batch_sizes", "missing; give batch_sizes = [32, 128] or --batch-sizes 32,128");
                 None
@@ -210,8 +217,17 @@ impl Reader<'_> {
                 let sizes = self.list(found, |item| self.integer(item, 1..=limits::SESSIONS_MAX, "sessions"));
                 if let Some(sizes) = &sizes {
                     self.no_doubles(found, sizes);
-                    if sizes.is_empty() {
-                        self.wrong(found, "no batch size; give at least one");
+                    match (sizes.as_slice(), arrivals) {
+                        ([], _) => self.wrong(found, "no batch size; give at least one"),
+                        ([one], Some(arrivals)) if *one == arrivals => {}
+                        (_, Some(arrivals)) => self.wrong(
+                            found,
+                            format!(
+                                "arrivals make {arrivals} sessions (per_second x for_seconds); leave batch_sizes out, or give \
+                                 [{arrivals}]"
+                            ),
+                        ),
+                        (_, None) => {}
                     }
                 }
                 sizes
@@ -255,11 +271,12 @@ impl Reader<'_> {
         grid
     }
 
-    pub(super) fn session(&self) -> Session {
+    pub(super) fn session(&self) -> Sessions {
         let timeout_us = self.seconds_or("session", "timeout_seconds", 0.001, 120_000_000);
         let phase = |key| self.seconds_or("session", key, 0.001, timeout_us);
         let seed = self.integer_of("session", "seed", 0..=u64::MAX >> 1, "as seed").unwrap_or(1);
-        Session {
+        let Launching { launch, arrivals } = self.launch();
+        let session = Session {
             steps: self.small_or("session", "steps", 1..=limits::STEPS_MAX, "steps", 1),
             think_us: self.seconds_or("session", "think_seconds", 0.0, 0),
             seed,
@@ -270,63 +287,9 @@ impl Reader<'_> {
             total_timeout_us: self
                 .find("session", "total_timeout_seconds")
                 .and_then(|found| self.seconds(&found, 0.001)),
-            launch: self.launch(),
-        }
-    }
-
-    pub(super) fn launch(&self) -> Launch {
-        let Some(found) = self.find("session", "launch") else { return Launch::Burst };
-        let table = match &found.node.value {
-            table @ Value::Table(_) => table,
-            other => {
-                self.wrong(
-                    &found,
-                    format!("a table such as {{ kind = \"burst\" }} is expected, this is {}", other.kind()),
-                );
-                return Launch::Burst;
-            }
+            launch,
         };
-        self.unknown_in(found.layer, "session.launch", table, LAUNCH_KEYS);
-        let part = |key: &str| {
-            table.get(key).map(|node| Found { layer: found.layer, node, name: format!("session.launch.{key}") })
-        };
-        let stray = |allowed: &[&str], kind: &str| {
-            for key in LAUNCH_KEYS.iter().filter(|key| !allowed.contains(key)) {
-                if let Some(stray) = part(key) {
-                    self.wrong(&stray, format!("has no meaning with kind = {kind:?}; leave it out"));
-                }
-            }
-        };
-        let Some(kind) = part("kind") else {
-            self.wrong(&found, "no kind; give kind = \"burst\" or \"ramp\"");
-            return Launch::Burst;
-        };
-        match self.text(&kind).as_deref() {
-            Some("burst") => {
-                stray(&["kind"], "burst");
-                Launch::Burst
-            }
-            Some("ramp") => {
-                stray(&["kind", "over_seconds"], "ramp");
-                match part("over_seconds") {
-                    Some(over) => self.seconds(&over, 0.001).map_or(Launch::Burst, |over_us| Launch::Ramp { over_us }),
-                    None => {
-                        self.wrong(&found, "a ramp needs over_seconds, for example over_seconds = 5.0");
-                        Launch::Burst
-                    }
-                }
-            }
-            Some("arrivals") => {
-                self.wrong(&kind, "\"arrivals\" is not supported yet; give \"burst\" or \"ramp\"");
-                Launch::Burst
-            }
-            Some(other) => {
-                let hint = nearest(other, ["burst", "ramp"].into_iter());
-                self.wrong(&kind, format!("{other:?} is not known{hint}; give \"burst\" or \"ramp\""));
-                Launch::Burst
-            }
-            None => Launch::Burst,
-        }
+        Sessions { session, arrivals }
     }
 
     pub(super) fn agents(&self, embedded: bool) -> Agents {
@@ -368,15 +331,12 @@ impl Reader<'_> {
         }
     }
 
-    pub(super) fn measure(&self) {
-        if let Some(found) = self.find("measure", "wire")
-            && self.flag(&found) == Some(true)
-        {
-            self.wrong(&found, "kernel receive timestamps are not supported yet; leave it out or give false");
-        }
-        if let Some(found) = self.find("measure", "max_clock_error_ms") {
-            self.wrong(&found, "not supported yet: clocks are not compared; leave it out");
-        }
+    pub(super) fn measure(&self) -> Measure {
+        let error_ms = self.find("measure", "max_clock_error_ms");
+        let error_ms = error_ms.and_then(|found| self.number(&found, 0.001..=60_000.0, "ms")).unwrap_or(2.0);
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "in range")]
+        let max_clock_error_us = (error_ms * 1_000.0).round() as u64;
+        Measure { wire: self.flag_or("measure", "wire", true), max_clock_error_us }
     }
 
     pub(super) fn success(&self) -> Success {

@@ -8,6 +8,7 @@ use proto::message::{Hello, Refused, RefusedWhy, Welcome};
 use super::{Agent, Effect, Key, Machine, Now, Phase};
 use crate::exit::{End, Failure};
 use crate::plan::OnLoss;
+use crate::run::clock::Rounds;
 use crate::run::events::RunEvent;
 
 impl Machine {
@@ -35,14 +36,23 @@ impl Machine {
             }),
         );
         self.known.insert(name.clone(), hello.clone());
-        self.agents.insert(key, Agent { name: name.clone(), hello, last_seen: now.mono, ready: false });
+        let rounds = Rounds::default();
+        self.agents.insert(key, Agent { name: name.clone(), hello, last_seen: now.mono, ready: false, rounds });
+        self.ping(now, key);
         let wanted = self.wanted();
         self.tell(RunEvent::AgentJoined { name, ready: self.agents.len(), wanted });
         match self.phase {
-            Phase::Gathering { .. } if self.agents.len() >= wanted => self.probe(now),
+            // The last answer to a ping begins the readiness check.
             Phase::Gathering { .. } | Phase::Over => {}
             // Whoever comes later gets a share when it has shown that the target answers it too.
             _ => self.send(key, FromCoordinator::Probe(self.readiness_check())),
+        }
+    }
+
+    /// Enough agents are there, and all their clocks are known.
+    pub(super) fn maybe_probe(&mut self, now: Now) {
+        if self.agents.len() >= self.wanted() && self.agents.keys().all(|key| self.compared(*key)) {
+            self.probe(now);
         }
     }
 
@@ -109,13 +119,16 @@ impl Machine {
                 let deadline = now.mono + Duration::from_micros(self.setup.plan.agents.ready_timeout_us);
                 self.phase = Phase::Gathering { deadline };
             }
+            Phase::Surveying { .. } => self.no_longer_asked(now, key),
             Phase::Preparing(current) | Phase::Running(current) => {
                 if let Some((_, part)) = current.parts.iter_mut().find(|(owner, _)| *owner == key) {
                     part.lose(why);
                     self.lost_one(now);
                 }
             }
-            Phase::Gathering { .. } | Phase::Storing { .. } | Phase::Cooling { .. } | Phase::Over => {}
+            // Whoever is missing may have been the one that was waited for.
+            Phase::Gathering { .. } => self.maybe_probe(now),
+            Phase::PortsWait { .. } | Phase::Storing { .. } | Phase::Cooling { .. } | Phase::Over => {}
         }
     }
 

@@ -6,16 +6,18 @@ use std::time::Duration;
 use proto::{Assignment, AttemptId, Bounds, FromCoordinator, Launch};
 
 use super::{
-    ARM_TIMEOUT, CUT_TIMEOUT, Current, Effect, Key, Machine, Now, Phase, START_AFTER, UPLOAD_TIMEOUT,
-    UPLOAD_TIMEOUT_PER_SESSION,
+    ARM_TIMEOUT, CUT_TIMEOUT, Current, Effect, Key, Machine, Now, Phase, START_AFTER, START_AFTER_ROUND_TRIPS,
+    UPLOAD_TIMEOUT, UPLOAD_TIMEOUT_PER_SESSION,
 };
 use crate::exit::{End, Failure};
+use crate::plan::OnLoss;
 use crate::plan::expand::Batch;
-use crate::plan::{OnLoss, OnShortfall};
 use crate::report::cells::{Done, failing_sizes};
 use crate::report::facts::Worth;
+use crate::run::clock::Offset;
 use crate::run::collect::{Part, finish};
 use crate::run::events::{Place, RunEvent};
+use crate::run::share::Share;
 
 impl Machine {
     pub(super) fn next_batch(&mut self, now: Now) {
@@ -32,31 +34,12 @@ impl Machine {
         }
         while let Some(batch) = self.batches.get(self.next).copied() {
             let after = self.setup.plan.grid.stop_after_failing;
-            let why = if after > 0 && failing_sizes(&self.setup.plan, &self.results, &batch) >= after {
-                Some(format!("{after} smaller batch sizes failed (grid.stop_after_failing = {after})"))
-            } else {
-                match self.shares(batch.batch_size) {
-                    Ok(_) => None,
-                    Err(short) if self.setup.plan.agents.on_shortfall == OnShortfall::Stop => {
-                        self.over(End::failed(Failure::TooFewAgents(short)));
-                        return;
-                    }
-                    Err(_) => Some("the agents can't carry it (agents.on_shortfall)".to_owned()),
-                }
-            };
-            match why {
-                None => {
-                    self.prepare(now, batch);
-                    return;
-                }
-                Some(why) => {
-                    let place = self.place();
-                    self.tell(RunEvent::BatchSkipped { place, batch, why: why.clone() });
-                    self.results.push(Done::Skipped { batch, why });
-                    self.next += 1;
-                    self.attempt = 1;
-                }
+            if after > 0 && failing_sizes(&self.setup.plan, &self.results, &batch) >= after {
+                let why = format!("{after} smaller batch sizes failed (grid.stop_after_failing = {after})");
+                self.skip(batch, why);
+                continue;
             }
+            return self.survey(now, batch, Duration::ZERO);
         }
         self.conclude();
     }
@@ -67,16 +50,17 @@ impl Machine {
     }
 
     pub(super) fn prepare(&mut self, now: Now, batch: Batch) {
-        let shares = match self.shares(batch.batch_size) {
+        let shares = match self.shares(&batch) {
             Ok(shares) => shares,
             Err(short) => return self.over(End::failed(Failure::TooFewAgents(short))),
         };
         let id = AttemptId { run: self.setup.run, batch: batch.index, attempt: self.attempt };
-        let with_share: Vec<(Key, u64)> = shares.into_iter().filter(|(_, share)| *share > 0).collect();
+        let with_share: Vec<(Key, Share)> = shares.into_iter().filter(|(_, share)| share.sessions > 0).collect();
         let agent_count = u32::try_from(with_share.len()).unwrap_or(u32::MAX);
         let mut parts = Vec::new();
         let mut first = 0;
-        for (agent_index, (key, sessions)) in (0..).zip(with_share) {
+        for (agent_index, (key, share)) in (0..).zip(with_share) {
+            let sessions = share.sessions;
             let plan = &self.setup.plan;
             let assignment = Assignment {
                 attempt: id,
@@ -84,7 +68,8 @@ impl Machine {
                 target: self.target(),
                 mode: batch.mode,
                 script: plan.script(batch.wait_us),
-                launch: plan.session.launch,
+                // Whether the target is warm does not take a minute of arrivals.
+                launch: if Self::is_warmup(&batch) { Launch::Burst } else { plan.session.launch },
                 first_session: first,
                 sessions,
                 batch_size: batch.batch_size,
@@ -92,9 +77,12 @@ impl Machine {
                 agent_index,
                 agent_count,
                 bounds: Bounds::STANDARD,
+                wire: plan.measure.wire,
+                clock_step_us_max: plan.measure.max_clock_error_us,
+                in_flight_max: share.at_once,
             };
             let name = self.agents.get(&key).map_or("", |agent| agent.name.as_str());
-            parts.push((key, Part::new(name, first, sessions)));
+            parts.push((key, Part::new(name, first, sessions).at_once(share.at_once)));
             first += sessions;
             self.send(key, FromCoordinator::Prepare(Box::new(assignment)));
         }
@@ -103,6 +91,7 @@ impl Machine {
             id,
             parts,
             armed: Vec::new(),
+            syncing: false,
             started: now.wall,
             deadline: Some(now.mono + ARM_TIMEOUT),
             cut: None,
@@ -115,12 +104,26 @@ impl Machine {
         if current.cut.is_some() || current.armed.len() < current.parts.len() {
             return;
         }
+        if !current.syncing {
+            self.compare_clocks(now);
+        } else if current.parts.iter().all(|(key, _)| self.compared(*key)) {
+            self.go(now);
+        }
+    }
+
+    /// Everyone's clock is known, as well as it will be.
+    pub(super) fn go(&mut self, now: Now) {
         let Phase::Preparing(mut current) = std::mem::replace(&mut self.phase, Phase::Over) else { return };
-        current.started = now.wall.checked_add(START_AFTER).unwrap_or(now.wall);
-        current.deadline = Some(now.mono + self.longest(&current.batch));
-        let go = FromCoordinator::Go { attempt: current.id, start_after: START_AFTER };
-        for (key, _) in &current.parts {
-            self.send(*key, go.clone());
+        let offsets: Vec<Option<Offset>> = current.parts.iter().map(|(key, _)| self.offset(*key)).collect();
+        let round_trip_us = offsets.iter().flatten().map(|offset| offset.round_trip_us).max().unwrap_or(0);
+        let start_after = START_AFTER + Duration::from_micros(round_trip_us) * START_AFTER_ROUND_TRIPS;
+        current.started = now.wall.checked_add(start_after).unwrap_or(now.wall);
+        current.deadline = Some(now.mono + start_after + self.longest(&current.batch));
+        for ((key, part), offset) in current.parts.iter_mut().zip(offsets) {
+            let Some(offset) = offset else { continue };
+            part.clock_is(offset);
+            let go = FromCoordinator::Go { attempt: current.id, start_at_us: offset.agent_us(now.mono + start_after) };
+            self.effects.push(Effect::Send(*key, go));
         }
         let batch = current.batch;
         if batch.index != AttemptId::WARMUP {
@@ -141,14 +144,9 @@ impl Machine {
             .saturating_add(step.saturating_mul(script.steps))
             .saturating_add(script.close_timeout);
         let session = script.total_timeout.map_or(session, |total| total.min(session));
-        let launch = match self.setup.plan.session.launch {
-            Launch::Burst => Duration::ZERO,
-            Launch::Ramp { over_us } => Duration::from_micros(over_us),
-        };
+        let launch = Duration::from_micros(self.setup.plan.session.launch.over_us());
         let upload = UPLOAD_TIMEOUT_PER_SESSION.saturating_mul(u32::try_from(batch.batch_size).unwrap_or(u32::MAX));
-        [START_AFTER, launch, session, UPLOAD_TIMEOUT, upload]
-            .into_iter()
-            .fold(Duration::ZERO, Duration::saturating_add)
+        [launch, session, UPLOAD_TIMEOUT, upload].into_iter().fold(Duration::ZERO, Duration::saturating_add)
     }
 
     /// Gives the attempt up: whoever has begun reports what there is, whoever has not is let go.
@@ -211,7 +209,7 @@ impl Machine {
                 finished.summary.verdict.reasons.push(why.clone());
             }
         }
-        let again = self.may_repeat() && self.shares(current.batch.batch_size).is_ok();
+        let again = self.may_repeat() && self.shares_after_wait(&current.batch).is_ok();
         if let Some(why) = &refused {
             self.tell(RunEvent::AttemptRefused {
                 batch: current.batch,

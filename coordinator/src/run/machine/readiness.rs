@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use proto::message::{Probe, ProbeResult};
-use proto::{FromCoordinator, Target};
+use proto::{Capacity, FromCoordinator, Launch, Mode, Target};
 
 use super::{Effect, Key, Machine, Now, PROBE_SLACK, Phase};
 use crate::exit::{End, Failure};
 use crate::plan::OnShortfall;
+use crate::plan::expand::Batch;
 use crate::run::events::RunEvent;
-use crate::run::share::{Carrier, Spread, split};
+use crate::run::share::{Carrier, Share, Spread, split, split_arrivals};
 
 impl Machine {
     pub(super) fn probe(&mut self, now: Now) {
@@ -28,7 +29,8 @@ impl Machine {
         let deadline = Duration::from_micros(plan.target.ready_timeout_us);
         let probe = self.readiness_check();
         let keys: Vec<Key> = self.agents.keys().copied().collect();
-        self.tell(RunEvent::AgentsReady { names, threads, ports });
+        let clock_error_us = self.clock_error_us();
+        self.tell(RunEvent::AgentsReady { names, threads, ports, clock_error_us });
         for key in keys {
             self.send(key, FromCoordinator::Probe(probe.clone()));
         }
@@ -131,7 +133,9 @@ impl Machine {
     pub(super) fn room_for_all(&mut self) -> bool {
         let mut sizes: Vec<u64> = self.setup.plan.grid.batch_sizes.clone();
         sizes.sort_unstable();
-        let short = sizes.into_iter().find_map(|size| self.shares(size).err());
+        // What is taken just now is looked at before each batch.
+        let sized = |batch_size| Batch { index: 0, mode: Mode::Ws, batch_size, wait_us: 0, repetition: 1 };
+        let short = sizes.into_iter().find_map(|size| self.shares_after_wait(&sized(size)).err());
         match short {
             Some(short) if self.setup.plan.agents.on_shortfall == OnShortfall::Stop => {
                 self.over(End::failed(Failure::TooFewAgents(short)));
@@ -145,15 +149,39 @@ impl Machine {
         }
     }
 
-    pub(super) fn shares(&self, size: u64) -> Result<Vec<(Key, u64)>, String> {
-        let ready = || self.agents.iter().filter(|(_, agent)| agent.ready);
-        let carriers: Vec<Carrier<'_>> =
-            ready().map(|(_, agent)| Carrier { name: &agent.name, capacity: &agent.hello.capacity }).collect();
-        if carriers.is_empty() {
+    /// Who carries how much of a batch with what is free now.
+    pub(super) fn shares(&self, batch: &Batch) -> Result<Vec<(Key, Share)>, String> {
+        self.shares_with(batch, Clone::clone)
+    }
+
+    /// The same, if everything in TIME_WAIT were back.
+    pub(super) fn shares_after_wait(&self, batch: &Batch) -> Result<Vec<(Key, Share)>, String> {
+        self.shares_with(batch, |capacity| Capacity {
+            ports_taken: capacity.ports_taken - capacity.ports_waiting,
+            ports_waiting: 0,
+            ..capacity.clone()
+        })
+    }
+
+    fn shares_with(&self, batch: &Batch, view: impl Fn(&Capacity) -> Capacity) -> Result<Vec<(Key, Share)>, String> {
+        let ready: Vec<(Key, &str, Capacity)> = self
+            .agents
+            .iter()
+            .filter(|(_, agent)| agent.ready)
+            .map(|(key, agent)| (*key, agent.name.as_str(), view(&agent.hello.capacity)))
+            .collect();
+        if ready.is_empty() {
             return Err("no agent is left; start agents, or run again with more of them".to_owned());
         }
-        let shares = split(size, &carriers, &self.spread).map_err(|short| short.explanation)?;
-        Ok(ready().map(|(key, _)| *key).zip(shares).collect())
+        let carriers: Vec<Carrier<'_>> = ready.iter().map(|(_, name, capacity)| Carrier { name, capacity }).collect();
+        let open = matches!(self.setup.plan.session.launch, Launch::Arrivals { .. }) && !Self::is_warmup(batch);
+        let shares = if open {
+            split_arrivals(batch.batch_size, &carriers, &self.spread)
+        } else {
+            split(batch.batch_size, &carriers, &self.spread)
+        };
+        let shares = shares.map_err(|short| short.explanation)?;
+        Ok(ready.into_iter().map(|(key, ..)| key).zip(shares).collect())
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use proptest::prelude::*;
-use proto::message::{RecordChunk, RefusedWhy, Report};
+use proto::message::{Pong, RecordChunk, RefusedWhy, Report};
 use proto::{Bounds, Capacity, FailureKind, HistogramSet, Ledger, Outcome, Phase as SessionPhase, SessionRecord};
 
 use super::*;
@@ -28,14 +28,18 @@ fn hello(name: &str) -> Hello {
             descriptors: 1_000,
             ports: 1_000,
             port_pool: name.to_owned(),
-            memory_bytes: 0,
-            max_sessions: None,
+            ..Capacity::default()
         },
     }
 }
 
 /// What a well-behaved agent answers.
-fn answer(key: Key, order: &FromCoordinator, shares: &mut BTreeMap<(Key, AttemptId), (u64, u64)>) -> Vec<FromAgent> {
+fn answer(
+    key: Key,
+    order: &FromCoordinator,
+    mono: Duration,
+    shares: &mut BTreeMap<(Key, AttemptId), (u64, u64)>,
+) -> Vec<FromAgent> {
     match order {
         FromCoordinator::Probe(probe) => vec![FromAgent::Probed(
             probe
@@ -53,6 +57,13 @@ fn answer(key: Key, order: &FromCoordinator, shares: &mut BTreeMap<(Key, Attempt
                 })
                 .collect(),
         )],
+        // Clocks run alike here, and the answer is there at once.
+        FromCoordinator::Ping { sequence } => {
+            vec![FromAgent::Pong(Pong { sequence: *sequence, agent_us: proto::convert::micros(mono) })]
+        }
+        FromCoordinator::Survey { number, .. } => {
+            vec![FromAgent::Surveyed { number: *number, capacity: hello("x").capacity }]
+        }
         FromCoordinator::Prepare(assignment) => {
             shares.insert((key, assignment.attempt), (assignment.first_session, assignment.sessions));
             vec![FromAgent::Armed(assignment.attempt)]
@@ -78,7 +89,8 @@ fn report(attempt: AttemptId, first: u64, sessions: u64, outcome: impl Fn(u64) -
             record
         })
         .collect();
-    let report = Report { attempt, ledger, start_offset_us: 0, chunks: 1, histograms: histograms.encode() };
+    let vitals = Box::default();
+    let report = Report { attempt, ledger, start_offset_us: 0, chunks: 1, histograms: histograms.encode(), vitals };
     vec![FromAgent::Report(report), FromAgent::Records(RecordChunk { attempt, sequence: 0, records })]
 }
 
@@ -158,10 +170,22 @@ impl Play {
     /// One agent obeys its next order; `false` if it had none.
     fn obey(&mut self, key: Key) -> bool {
         let Some(order) = self.orders.get_mut(&key).and_then(VecDeque::pop_front) else { return false };
-        for message in answer(key, &order, &mut self.shares) {
+        for message in answer(key, &order, self.mono, &mut self.shares) {
             self.say(key, message);
         }
         true
+    }
+
+    /// Everyone answers pings, and does nothing else.
+    fn pongs(&mut self) {
+        let keys: Vec<Key> = self.orders.keys().copied().collect();
+        for key in keys {
+            let greeting =
+                |order: &FromCoordinator| matches!(order, FromCoordinator::Ping { .. } | FromCoordinator::Welcome(_));
+            while self.orders.get(&key).and_then(VecDeque::front).is_some_and(greeting) {
+                self.obey(key);
+            }
+        }
     }
 
     fn store(&mut self) -> bool {
@@ -243,7 +267,7 @@ fn a_plan_runs_to_its_end_in_order() {
     play.settle();
     assert_eq!(play.code(), 0);
     assert_eq!(play.accepted(), [(0, 1), (1, 1), (2, 1), (3, 1)]);
-    let shares: Vec<u64> = play.stored[2].agents.iter().map(|agent| agent.sessions).collect();
+    let shares: Vec<u64> = play.stored[2].summary.by_agent.iter().map(|agent| agent.sessions).collect();
     assert_eq!(shares, [8, 8]);
     assert!(play.orders.values().all(|orders| matches!(orders.back(), Some(FromCoordinator::Dismiss(_)))));
 }
@@ -262,6 +286,7 @@ fn too_few_agents_end_the_run_with_a_list() {
 fn a_target_that_is_not_ready_is_named_with_who_says_so() {
     let mut play = Play::new(&format!("{PLAN}[agents]\ncount = 1\n"));
     play.join(1, "a");
+    play.pongs();
     let mut result = ProbeResult {
         url: "http://h:1".to_owned(),
         mode: proto::Mode::Ws,
@@ -287,6 +312,7 @@ fn an_agent_that_never_answers_the_readiness_check_keeps_the_run_from_starting()
     let mut play = Play::new(&format!("{text}[agents]\ncount = 2\n"));
     play.join(1, "a");
     play.join(2, "b");
+    play.pongs();
     while play.obey(1) {}
     for _ in 0..40 {
         play.wait(Duration::from_secs(1));
@@ -317,7 +343,7 @@ fn an_agent_that_comes_late_gets_a_share_when_the_target_answers_it_and_else_cos
     play.orders.remove(&3);
     play.settle();
     assert_eq!(play.code(), 0);
-    let agents = |n: usize| play.stored[n].agents.iter().map(|agent| agent.name.as_str()).collect::<Vec<_>>();
+    let agents = |n: usize| play.stored[n].summary.by_agent.iter().map(|agent| agent.name.as_str()).collect::<Vec<_>>();
     assert_eq!((agents(0), agents(3)), (vec!["a"], vec!["a", "b"]));
 }
 
@@ -480,7 +506,7 @@ fn failing_sizes_stop_the_larger_ones_of_their_own_cell() {
             FromCoordinator::Go { attempt, .. } if play.shares[&(1, *attempt)].1 > 2 => {
                 report(*attempt, 0, play.shares[&(1, *attempt)].1, refused)
             }
-            other => answer(1, other, &mut play.shares),
+            other => answer(1, other, play.mono, &mut play.shares),
         };
         for message in messages {
             play.say(1, message);
@@ -652,3 +678,5 @@ proptest! {
         }
     }
 }
+
+mod survey;

@@ -4,15 +4,23 @@ use super::*;
 use crate::{Faults, Options};
 
 fn worker(options: Options) -> Arc<Worker> {
-    Worker::new(Options { host_name: Some("vm".into()), ..options }, 18_000)
+    Worker::new(Options { host_name: Some("vm".into()), ..options }, 18_000).unwrap()
+}
+
+fn arrived(at: Instant) -> Arrival {
+    Arrival { at, stamp: None }
+}
+
+fn upgrade(now: Instant) -> Upgrade {
+    Upgrade { response: Vec::new(), arrival: arrived(now), delay: Duration::ZERO }
 }
 
 fn open(worker: &Arc<Worker>, now: Instant) -> Session {
-    Session::open(Arc::clone(worker), Vec::new(), now)
+    Session::open(Arc::clone(worker), upgrade(now), None, now)
 }
 
 fn say(session: &mut Session, text: &str, now: Instant) {
-    let _ = session.on_frame(Incoming::Text(text), now);
+    let _ = session.on_frame(Incoming::Text(text), arrived(now));
 }
 
 /// One frame the session wants to send.
@@ -86,7 +94,7 @@ fn pings_are_answered_behind_a_running_step() {
     let now = Instant::now();
     let mut session = open(&worker(Options::default()), now);
     say(&mut session, STEP_1_S, now);
-    let _ = session.on_frame(Incoming::Ping(b"x"), now);
+    let _ = session.on_frame(Incoming::Ping(b"x"), arrived(now));
     assert_eq!(sent(&mut session), [Sent::Pong(b"x".to_vec())]);
 }
 
@@ -118,7 +126,7 @@ fn a_session_beyond_the_capacity_is_told_and_closed() {
     // What was on its way already is not answered, and the peer's close ends it.
     say(&mut second, RESET, now);
     assert_eq!(sent(&mut second), []);
-    assert!(second.on_frame(Incoming::Close(Some(1000)), now).is_break());
+    assert!(second.on_frame(Incoming::Close(Some(1000)), arrived(now)).is_break());
     assert_eq!((second.phase(), sent(&mut second)), (Phase::Finished, vec![]));
 
     say(&mut first, r#"{"type":"close"}"#, now);
@@ -131,7 +139,7 @@ fn a_client_gone_mid_step_keeps_its_place_until_the_step_ends() {
     let now = Instant::now();
     let worker = worker(Options { max_concurrent_envs: 1, ..Options::default() });
     for leave in [(|session, now| session.on_end_of_stream(now)) as fn(&mut Session, Instant), |session, now| {
-        assert!(session.on_frame(Incoming::Close(None), now).is_break());
+        assert!(session.on_frame(Incoming::Close(None), arrived(now)).is_break());
     }] {
         let mut session = open(&worker, now);
         say(&mut session, STEP_1_S, now);
@@ -151,7 +159,7 @@ fn a_close_is_echoed_and_frees_the_place() {
     let now = Instant::now();
     let worker = worker(Options { max_concurrent_envs: 1, ..Options::default() });
     let mut session = open(&worker, now);
-    let _ = session.on_frame(Incoming::Close(Some(3001)), now);
+    let _ = session.on_frame(Incoming::Close(Some(3001)), arrived(now));
     assert_eq!((sent(&mut session), session.phase()), (vec![Sent::Close(Some(3001))], Phase::Finished));
     assert!(Slot::take(&worker).is_ok());
 }
@@ -161,7 +169,7 @@ fn fatal_messages_are_answered_and_end_the_session() {
     for fatal in [Incoming::Text("[]"), Incoming::Binary(b"{}")] {
         let now = Instant::now();
         let mut session = open(&worker(Options::default()), now);
-        let _ = session.on_frame(fatal, now);
+        let _ = session.on_frame(fatal, arrived(now));
         let frames = sent(&mut session);
         let [Sent::Json(error), Sent::Close(Some(1000))] = &frames[..] else { panic!("{frames:?}") };
         assert_eq!(error["data"]["code"], "SESSION_ERROR");
@@ -179,8 +187,8 @@ fn a_silent_client_is_pinged_and_given_up() {
     session.advance(now + 20 * SECOND);
     let frames = sent(&mut session);
     let [Sent::Ping(payload)] = &frames[..] else { panic!("{frames:?}") };
-    let _ = session.on_frame(Incoming::Pong(b"not that"), now + 21 * SECOND);
-    let _ = session.on_frame(Incoming::Pong(payload), now + 21 * SECOND);
+    let _ = session.on_frame(Incoming::Pong(b"not that"), arrived(now + 21 * SECOND));
+    let _ = session.on_frame(Incoming::Pong(payload), arrived(now + 21 * SECOND));
     session.advance(now + 41 * SECOND);
     assert!(matches!(sent(&mut session)[..], [Sent::Ping(_)]));
     session.advance(now + 60 * SECOND);
@@ -222,7 +230,7 @@ fn faults_show_at_their_points() {
     let now = Instant::now();
     let with = |faults| worker(Options { faults, ..Options::default() });
 
-    let delay = Faults { reset_delay: SECOND, step_delay: 2 * SECOND, ..Faults::default() };
+    let delay = Faults { reset_delay: SECOND.into(), step_delay: (2 * SECOND).into(), ..Faults::default() };
     let mut session = open(&with(delay), now);
     say(&mut session, RESET, now);
     assert_eq!((session.deadline(), sent(&mut session).len()), (Some(now + SECOND), 0));
@@ -249,4 +257,74 @@ fn faults_show_at_their_points() {
     let mut session = open(&with(Faults { close_code: Some(4000), ..Faults::default() }), now);
     say(&mut session, RESET, now);
     assert!(matches!(&sent(&mut session)[..], [Sent::Json(_), Sent::Close(Some(4000))]));
+}
+
+#[test]
+fn a_stalled_step_keeps_its_place_as_long_as_there_is_a_client() {
+    let now = Instant::now();
+    let stalling = Faults { stall_rate: 1.0, ..Faults::default() };
+    let worker = worker(Options { faults: stalling, max_concurrent_envs: 1, ..Options::default() });
+    for leave in [(|session, now| session.on_end_of_stream(now)) as fn(&mut Session, Instant), |session, now| {
+        assert!(session.on_frame(Incoming::Close(None), arrived(now)).is_break());
+    }] {
+        let mut session = open(&worker, now);
+        say(&mut session, STEP_1_S, now);
+        say(&mut session, RESET, now);
+        let _ = session.on_frame(Incoming::Ping(b"x"), arrived(now));
+        session.advance(now + 10 * SECOND);
+        assert_eq!(sent(&mut session), [Sent::Pong(b"x".to_vec())], "it lives, but answers nothing else");
+        assert!(Slot::take(&worker).is_err());
+        leave(&mut session, now + 10 * SECOND);
+        assert_eq!((session.phase(), session.running_until()), (Phase::Finished, None));
+        assert!(Slot::take(&worker).is_ok());
+    }
+    let mut session = open(&worker, now);
+    say(&mut session, STEP_1_S, now);
+    session.on_shutdown(now);
+    assert_eq!(sent(&mut session), [Sent::Close(Some(1012))]);
+}
+
+#[test]
+fn the_log_has_what_was_answered_and_written() {
+    let now = Instant::now();
+    let wall_clock = 1000 * SECOND;
+    let faults = Faults { reset_delay: SECOND.into(), step_delay: (2 * SECOND).into(), ..Faults::default() };
+    let worker = worker(Options { faults, ..Options::default() });
+    let log = Some(Box::new(Log::new(wall_clock)));
+    let upgrade = Upgrade { delay: SECOND, ..upgrade(now) };
+    let mut session = Session::open(Arc::clone(&worker), upgrade, log, now + SECOND);
+    // As the connection does before it writes.
+    let write = |session: &mut Session, at: Instant| {
+        if let Some(log) = session.unwritten() {
+            log.write(at, wall_clock + (at - now));
+        }
+        sent(session).len()
+    };
+    write(&mut session, now + SECOND);
+    for text in [RESET, "nope", STEP_1_S, STEP_NOW] {
+        let stamp = Some(wall_clock + 2 * SECOND);
+        let _ = session.on_frame(Incoming::Text(text), Arrival { at: now + 3 * SECOND, stamp });
+    }
+    assert_eq!(write(&mut session, now + 3 * SECOND), 0, "everything waits for the reset");
+    for (at, count) in [(4, 2), (7, 1)] {
+        session.advance(now + at * SECOND);
+        assert_eq!(write(&mut session, now + at * SECOND), count);
+    }
+    // The last step is running.
+    session.on_end_of_stream(now + 8 * SECOND);
+    let line = session.take_log(wall_clock + 9 * SECOND).unwrap().line().unwrap();
+    let line: Value = serde_json::from_slice(&line).unwrap();
+    let reply = |phase, intended: u32, achieved: u32, held: Option<u32>| {
+        json!({
+            "phase": phase,
+            "intended_us": intended * 1_000_000,
+            "achieved_us": achieved * 1_000_000,
+            "held_us": held.map(|held| held * 1_000_000)
+        })
+    };
+    let replies = [reply("connect", 1, 1, None), reply("reset", 1, 1, Some(2)), reply("step", 3, 4, Some(5))];
+    assert_eq!(line["replies"], json!(replies));
+    assert_eq!(line["upgraded_us"], json!(1_001_000_000));
+    assert_eq!(line["closed_us"], json!(1_009_000_000));
+    assert_eq!(line["session_hash"].as_str().map(str::len), Some(12));
 }

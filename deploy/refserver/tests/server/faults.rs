@@ -1,8 +1,9 @@
-//! Every fault option as a client sees it. Delays are shown in `session`'s own tests, where time is a value.
+//! Every fault option as a client sees it. Delays are shown in `session`'s own tests, where time is a value, and held
+//! against what the server says of itself in `truth`.
 
 use refserver::Faults;
 
-use crate::support::{Client, HANDSHAKE, RESET, STATE, Server, options, step};
+use crate::support::{Client, Got, HANDSHAKE, RESET, STATE, Server, eventually, frame, options, step};
 
 fn server(faults: Faults) -> Server {
     Server::start(options(|options| options.faults = faults))
@@ -19,6 +20,31 @@ fn a_dropped_step_is_a_reset() {
     let mut client = Client::connect(server.address);
     client.write(b"POST /step HTTP/1.1\r\nContent-Length: 13\r\n\r\n{\"action\":{}}");
     client.expect_reset();
+}
+
+#[test]
+fn a_stalled_step_is_never_answered_and_keeps_its_place() {
+    let faults = Faults { stall_rate: 1.0, ..Faults::default() };
+    let server = Server::start(options(|options| (options.faults, options.max_concurrent_envs) = (faults, 1)));
+    let mut client = Client::open(server.address);
+    client.ask(RESET, "observation");
+    client.send(&step(0.0));
+    client.send(STATE);
+    client.write(&frame(0x89, b"there?"));
+    // The state waits behind the step and would have come first.
+    assert_eq!(client.receive(), Got::Pong(b"there?".to_vec()));
+    assert_eq!(Client::open(server.address).expect("error")["code"], "CAPACITY_REACHED");
+    drop(client);
+    eventually("the place is free", || {
+        let mut client = Client::open(server.address);
+        client.send(STATE);
+        matches!(client.receive(), Got::Json(message) if message["type"] == "state").then_some(())
+    });
+
+    let mut client = Client::connect(server.address);
+    client.write(b"POST /step HTTP/1.1\r\nContent-Length: 13\r\n\r\n{\"action\":{}}");
+    client.stream.shutdown(std::net::Shutdown::Write).unwrap();
+    client.expect_end();
 }
 
 #[test]

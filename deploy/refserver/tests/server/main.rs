@@ -5,4 +5,5 @@ mod faults;
 mod http;
 mod process;
 mod support;
+mod truth;
 mod websocket;

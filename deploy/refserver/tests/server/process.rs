@@ -12,15 +12,15 @@ use nix::unistd::Pid;
 use crate::support::{Client, HANDSHAKE, RESET, eventually};
 
 /// A running `refserver`, killed when dropped.
-struct Running {
+pub(crate) struct Running {
     child: Child,
     stdin: Option<ChildStdin>,
     stdout: BufReader<std::process::ChildStdout>,
-    address: SocketAddr,
+    pub(crate) address: SocketAddr,
 }
 
 impl Running {
-    fn start(args: &[&str]) -> Self {
+    pub(crate) fn start(args: &[&str]) -> Self {
         Self::start_as(Command::new(env!("CARGO_BIN_EXE_refserver")), args)
     }
 
@@ -45,12 +45,12 @@ impl Running {
         Pid::from_raw(i32::try_from(self.child.id()).expect("pids are small"))
     }
 
-    fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         kill(self.pid(), signal).expect("it runs");
     }
 
     /// The exit status, and that nothing but the one line was printed.
-    fn ended(&mut self) -> ExitStatus {
+    pub(crate) fn ended(&mut self) -> ExitStatus {
         let status = eventually("the end of refserver", || self.child.try_wait().expect("it can be waited for"));
         let mut line = String::new();
         self.stdout.read_line(&mut line).expect("the pipe can be read");
@@ -59,7 +59,7 @@ impl Running {
     }
 
     /// Pids of its workers.
-    fn workers(&self) -> BTreeSet<u64> {
+    pub(crate) fn workers(&self) -> BTreeSet<u64> {
         let path = format!("/proc/{0}/task/{0}/children", self.child.id());
         let children = std::fs::read_to_string(path).expect("it runs");
         children.split_whitespace().map(|pid| pid.parse().expect("a pid")).collect()
@@ -211,7 +211,19 @@ fn what_cannot_be_is_said() {
     assert!(help.status.success());
     let help = String::from_utf8(help.stdout).unwrap();
     assert!(help.contains("--drop-rate <P>") && !help.contains("worker-of"), "{help}");
+    assert!(help.contains("--truth <FILE>") && help.contains("pareto:SCALE,SHAPE,MAX"), "{help}");
     assert_eq!(run(&["--drop-rate", "2"]).status.code(), Some(2));
+    let misspelt = run(&["--step-delay", "unifrom:1,2"]);
+    assert_eq!(misspelt.status.code(), Some(2));
+    let misspelt = String::from_utf8(misspelt.stderr).unwrap();
+    assert!(misspelt.contains("no distribution is called \"unifrom\"; expected MS"), "{misspelt}");
+
+    for workers in ["1", "2"] {
+        let refused = run(&["--listen", "127.0.0.1:0", "--truth", "/nowhere/truth.jsonl", "--workers", workers]);
+        assert_eq!((refused.status.code(), refused.stdout.len()), (Some(1), 0));
+        let message = String::from_utf8(refused.stderr).unwrap();
+        assert_eq!(message.matches("cannot append to --truth /nowhere/truth.jsonl").count(), 1, "{message}");
+    }
 
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();

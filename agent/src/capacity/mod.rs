@@ -1,0 +1,188 @@
+//! What this machine can carry: file descriptors, ephemeral ports, connection tracking, cores, memory.
+
+pub mod ports;
+
+use std::fs;
+use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use proto::Capacity;
+
+use self::ports::{Reuse, Taken};
+
+/// Descriptors that the agent needs beside its sessions: runtimes, the link, standard streams.
+const DESCRIPTORS_RESERVED: u64 = 64;
+
+/// What the user said about it.
+#[derive(Debug, Clone, Default)]
+pub struct Wishes {
+    pub threads: Option<u32>,
+    pub max_sessions: Option<u64>,
+    pub source_ips: Vec<IpAddr>,
+}
+
+/// Raises the soft limit of open files to the hard one and measures.
+#[must_use]
+pub fn measure(wishes: &Wishes) -> Capacity {
+    towards(wishes, &[])
+}
+
+/// The same, with the ports that can't be had just now towards `addresses` (`ip:port`; what is none is left out).
+#[must_use]
+pub fn towards(wishes: &Wishes, addresses: &[String]) -> Capacity {
+    let threads = wishes.threads.unwrap_or_else(cores).max(1);
+    let range = port_range();
+    let ports = count_ports(&range, &sysctl("ip_local_reserved_ports"));
+    let destinations: Vec<SocketAddr> = addresses.iter().filter_map(|address| address.parse().ok()).collect();
+    let taken = if destinations.is_empty() {
+        Taken::default()
+    } else {
+        let tables = [read("/proc/net/tcp"), read("/proc/net/tcp6")];
+        let sockets: Vec<_> = tables.iter().flat_map(|table| ports::parse(table)).collect();
+        let reuse = Reuse::parse(&sysctl("tcp_tw_reuse"), &sysctl("tcp_tw_reuse_delay"));
+        ports::taken(&sockets, &range, &wishes.source_ips, &destinations, reuse)
+    };
+    let ports = ports.saturating_mul(wishes.source_ips.len().max(1) as u64);
+    Capacity {
+        threads,
+        descriptors: descriptors_free(),
+        ports,
+        port_pool: port_pool(&wishes.source_ips),
+        memory_bytes: memory_available_bytes(),
+        max_sessions: wishes.max_sessions,
+        ports_taken: taken.all.min(ports),
+        ports_waiting: taken.waiting.min(ports),
+        ports_back_us: taken.back_us,
+        conntrack_room: conntrack_room(
+            &read("/proc/sys/net/netfilter/nf_conntrack_max"),
+            &read("/proc/sys/net/netfilter/nf_conntrack_count"),
+        ),
+    }
+}
+
+/// Connections that are tracked beyond the maximum are dropped without a word: to a client it looks like a time-out.
+fn conntrack_room(max: &str, count: &str) -> Option<u64> {
+    let (max, count) = (max.trim().parse::<u64>().ok()?, count.trim().parse::<u64>().ok()?);
+    Some(max.saturating_sub(count))
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(path).unwrap_or_default()
+}
+
+fn sysctl(name: &str) -> String {
+    read(&format!("/proc/sys/net/ipv4/{name}"))
+}
+
+/// CPUs that this process may use.
+#[must_use]
+pub fn cores() -> u32 {
+    std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(1))
+}
+
+fn descriptors_free() -> u64 {
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return 1_024 - DESCRIPTORS_RESERVED };
+    let limit = if soft < hard && setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok() { hard } else { soft };
+    let open = fs::read_dir("/proc/self/fd").map_or(16, |entries| entries.count() as u64);
+    limit.saturating_sub(open + DESCRIPTORS_RESERVED)
+}
+
+/// From which the kernel takes local ports.
+fn port_range() -> RangeInclusive<u16> {
+    parse_range(&sysctl("ip_local_port_range"))
+}
+
+fn parse_range(text: &str) -> RangeInclusive<u16> {
+    let mut bounds = text.split_whitespace().filter_map(|n| n.parse().ok());
+    // Without /proc: the range that IANA gives to ephemeral ports (RFC 6335 section 6).
+    bounds.next().unwrap_or(49_152)..=bounds.next().unwrap_or(65_535)
+}
+
+/// Ephemeral ports of one source address towards one destination: the range less the reserved ones inside.
+fn count_ports(range: &RangeInclusive<u16>, reserved: &str) -> u64 {
+    let (low, high) = (u64::from(*range.start()), u64::from(*range.end()));
+    let inside: u64 = reserved
+        .trim()
+        .split(',')
+        .filter_map(|part| {
+            let (from, to) = part.split_once('-').unwrap_or((part, part));
+            let (from, to) = (from.trim().parse::<u64>().ok()?.max(low), to.trim().parse::<u64>().ok()?.min(high));
+            Some((to + 1).saturating_sub(from))
+        })
+        .sum();
+    (high + 1).saturating_sub(low).saturating_sub(inside)
+}
+
+/// Ports belong to a network namespace and a source address.
+fn port_pool(source_ips: &[IpAddr]) -> String {
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_else(|_| host_name());
+    let namespace = fs::read_link("/proc/self/ns/net").map(|p| p.display().to_string()).unwrap_or_default();
+    let mut sources: Vec<String> = source_ips.iter().map(ToString::to_string).collect();
+    sources.sort();
+    format!("{}/{namespace}/{}", boot.trim(), sources.join("+"))
+}
+
+fn memory_available_bytes() -> u64 {
+    let groups = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"].map(read);
+    let used = ["/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory/memory.usage_in_bytes"].map(read);
+    let pairs: Vec<(&str, &str)> = groups.iter().map(String::as_str).zip(used.iter().map(String::as_str)).collect();
+    memory_left(&read("/proc/meminfo"), &pairs)
+}
+
+/// Bytes that the host has left, or this process's control group if that is less; 0 if it is not known.
+fn memory_left(meminfo: &str, groups: &[(&str, &str)]) -> u64 {
+    let line = meminfo.lines().find(|line| line.starts_with("MemAvailable:"));
+    let kib = line.and_then(|line| line.split_whitespace().nth(1)).and_then(|word| word.parse::<u64>().ok());
+    let host = kib.unwrap_or(0).saturating_mul(1_024);
+    let left = |(limit, used): &(&str, &str)| {
+        let (limit, used) = (limit.trim().parse::<u64>().ok()?, used.trim().parse::<u64>().ok()?);
+        Some(limit.saturating_sub(used))
+    };
+    groups.iter().filter_map(left).chain([host]).min().unwrap_or(host)
+}
+
+/// This host's name, for people.
+#[must_use]
+pub fn host_name() -> String {
+    nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_else(|| "unknown".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_are_the_range_less_the_reserved_ones_inside_it() {
+        let count = |range: &str, reserved: &str| count_ports(&parse_range(range), reserved);
+        assert_eq!(count("32768\t60999\n", "\n"), 28_232);
+        assert_eq!(count("40000 40099", "1-10,40000-40004,40099,50000"), 94);
+        assert_eq!(count("", ""), 16_384);
+        assert_eq!(count("40000 40000", "40000"), 0);
+    }
+
+    #[test]
+    fn connection_tracking_has_room_where_it_is_there() {
+        assert_eq!(conntrack_room("262144\n", "144\n"), Some(262_000));
+        assert_eq!(conntrack_room("10", "12"), Some(0));
+        assert_eq!(conntrack_room("", ""), None);
+    }
+
+    #[test]
+    fn memory_is_the_least_of_host_and_control_group() {
+        assert_eq!(memory_left("MemTotal: 9 kB\nMemAvailable:   8 kB\n", &[]), 8_192);
+        assert_eq!(memory_left("MemAvailable: 8 kB\n", &[("max\n", "5\n"), ("4096\n", "1024\n")]), 3_072);
+        assert_eq!(memory_left("", &[]), 0, "not known");
+    }
+
+    #[test]
+    fn sources_multiply_ports_and_name_their_own_pool() {
+        let plain = measure(&Wishes::default());
+        let ips: Vec<IpAddr> = vec!["127.0.0.2".parse().expect("ip"), "127.0.0.3".parse().expect("ip")];
+        let two = measure(&Wishes { source_ips: ips, threads: Some(3), ..Wishes::default() });
+        assert_eq!(two.ports, 2 * plain.ports);
+        assert_eq!(two.threads, 3);
+        assert_ne!(two.port_pool, plain.port_pool);
+        assert!(plain.descriptors > 0);
+    }
+}

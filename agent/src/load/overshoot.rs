@@ -1,0 +1,62 @@
+//! How late a load thread's own timers fire: the part of a generator's delay that needs no session to show.
+
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use proto::convert::micros;
+
+/// Between two looks. Tokio's timers have a resolution of one millisecond, so that up to that is no lateness.
+pub const TICK: Duration = Duration::from_millis(10);
+
+/// Lateness of one thread's ticks, in microseconds.
+#[derive(Debug)]
+pub struct Overshoot(Histogram<u64>);
+
+impl Default for Overshoot {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Overshoot {
+    #[must_use]
+    pub fn new() -> Self {
+        Self(empty())
+    }
+
+    /// A tick came `late`. One that comes very late stands for all those that should have come meanwhile (Tene's
+    /// correction for coordinated omission).
+    pub fn fired(&mut self, late: Duration) {
+        // Above an hour it saturates: such a thread has other problems.
+        let late_us = micros(late).min(self.0.high());
+        let _ = self.0.record_correct(late_us, micros(TICK));
+    }
+
+    #[must_use]
+    pub fn into_histogram(self) -> Histogram<u64> {
+        self.0
+    }
+}
+
+/// 1 us to 1 h, 3 significant digits.
+#[must_use]
+pub fn empty() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, 3_600_000_000, 3).unwrap_or_else(|_| unreachable!("these bounds are valid"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_freeze_counts_for_every_tick_it_swallowed() {
+        let mut overshoot = Overshoot::new();
+        for _ in 0..80 {
+            overshoot.fired(Duration::from_millis(1));
+        }
+        overshoot.fired(Duration::from_millis(200));
+        let histogram = overshoot.into_histogram();
+        assert_eq!(histogram.len(), 80 + 20);
+        assert!(histogram.value_at_quantile(0.9) > 90_000);
+    }
+}

@@ -1,0 +1,111 @@
+//! `session.launch`: when sessions are meant to start.
+
+use proto::{Launch, Process, limits};
+
+use super::reader::{Found, Reader, nearest};
+use crate::plan::parse::Value;
+
+const KEYS: &[&str] = &["kind", "over_seconds", "per_second", "for_seconds", "process"];
+
+/// A launch, and how many sessions it makes by itself (arrivals do, others start a batch that is given).
+pub(super) struct Launching {
+    pub(super) launch: Launch,
+    pub(super) arrivals: Option<u64>,
+}
+
+/// What a wrong launch is taken for, so that the rest of the plan can be looked at too.
+const NONE: Launching = Launching { launch: Launch::Burst, arrivals: None };
+
+impl Reader<'_> {
+    pub(super) fn launch(&self) -> Launching {
+        let Some(found) = self.find("session", "launch") else { return NONE };
+        let table = match &found.node.value {
+            table @ Value::Table(_) => table,
+            other => {
+                self.wrong(
+                    &found,
+                    format!("a table such as {{ kind = \"burst\" }} is expected, this is {}", other.kind()),
+                );
+                return NONE;
+            }
+        };
+        self.unknown_in(found.layer, "session.launch", table, KEYS);
+        let part = |key: &str| {
+            table.get(key).map(|node| Found { layer: found.layer, node, name: format!("session.launch.{key}") })
+        };
+        let stray = |kind: &str, allowed: &[&str]| {
+            for key in KEYS.iter().filter(|key| **key != "kind" && !allowed.contains(key)) {
+                if let Some(stray) = part(key) {
+                    self.wrong(&stray, format!("has no meaning with kind = {kind:?}; leave it out"));
+                }
+            }
+        };
+        let Some(kind) = part("kind") else {
+            self.wrong(&found, "no kind; give kind = \"burst\", \"ramp\" or \"arrivals\"");
+            return NONE;
+        };
+        match self.text(&kind).as_deref() {
+            Some("burst") => {
+                stray("burst", &[]);
+                NONE
+            }
+            Some("ramp") => {
+                stray("ramp", &["over_seconds"]);
+                let Some(over) = part("over_seconds") else {
+                    self.wrong(&found, "a ramp needs over_seconds, for example over_seconds = 5.0");
+                    return NONE;
+                };
+                self.seconds(&over, 0.001)
+                    .map_or(NONE, |over_us| Launching { launch: Launch::Ramp { over_us }, arrivals: None })
+            }
+            Some("arrivals") => {
+                stray("arrivals", &["per_second", "for_seconds", "process"]);
+                let process = part("process").map_or(Some(Process::Uniform), |process| {
+                    self.choice(&process, &[("uniform", Process::Uniform), ("poisson", Process::Poisson)])
+                });
+                let (Some(rate), Some(time)) = (part("per_second"), part("for_seconds")) else {
+                    self.wrong(
+                        &found,
+                        "arrivals need per_second and for_seconds, for example per_second = 500, for_seconds = 60",
+                    );
+                    return NONE;
+                };
+                let per_second = self.number(&rate, 0.001..=10_000_000.0, "per second");
+                let over_us = self.seconds(&time, 0.001);
+                match (per_second, over_us, process) {
+                    (Some(per_second), Some(over_us), Some(process)) => {
+                        let arrivals = self.count(&found, per_second, over_us);
+                        Launching { launch: Launch::Arrivals { over_us, process }, arrivals }
+                    }
+                    _ => NONE,
+                }
+            }
+            Some(other) => {
+                let hint = nearest(other, ["burst", "ramp", "arrivals"].into_iter());
+                self.wrong(&kind, format!("{other:?} is not known{hint}; give \"burst\", \"ramp\" or \"arrivals\""));
+                NONE
+            }
+            None => NONE,
+        }
+    }
+
+    /// `per_second x for_seconds`, to the nearest whole session.
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
+        reason = "in range: a rate of 1e7 for a year is 3e14"
+    )]
+    fn count(&self, found: &Found<'_>, per_second: f64, over_us: u64) -> Option<u64> {
+        let sessions = (per_second * (over_us as f64 / 1e6)).round() as u64;
+        if sessions == 0 || sessions > limits::SESSIONS_MAX {
+            self.wrong(
+                found,
+                format!("per_second x for_seconds is {sessions} sessions; give 1 to {}", limits::SESSIONS_MAX),
+            );
+            // The grid is not to complain about batch sizes on top.
+            return Some(sessions.clamp(1, limits::SESSIONS_MAX));
+        }
+        Some(sessions)
+    }
+}

@@ -1,0 +1,214 @@
+//! PURE: how far an agent's clock is from ours, and how sure that is.
+//!
+//! The one place where readings of two machines meet. A ping leaves at `sent`, the agent reads its clock when the ping
+//! gets there, the answer is back at `received`. Whatever the two ways took, the agent's reading was taken between the
+//! two: so the offset (the agent's clock less ours) lies between `reading - received` and `reading - sent` (Cristian,
+//! Probabilistic clock synchronization, 1989). Several rounds must all be right, so the offset lies where their
+//! intervals meet (Marzullo and Owicki, 1983), which is never wider than that of the shortest round trip.
+
+use std::time::Duration;
+
+use proto::convert::micros;
+
+/// How fast two monotonic clocks may part: a microsecond in ten milliseconds. Quartz oscillators are within 50 parts in
+/// a million of their nominal rate, each.
+const DRIFT_PPM: u64 = 100;
+
+/// One answered ping. Times are the coordinator's monotonic clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Round {
+    sent: Duration,
+    received: Duration,
+    agent_us: u64,
+}
+
+/// The rounds of one comparison with one agent.
+#[derive(Debug, Clone, Default)]
+pub struct Rounds {
+    waiting: Option<(u64, Duration)>,
+    next_sequence: u64,
+    done: Vec<Round>,
+}
+
+/// The agent's clock less ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Offset {
+    pub offset_us: i128,
+    /// The truth is no further away than this.
+    pub error_us: u64,
+    /// Of the quickest round.
+    pub round_trip_us: u64,
+}
+
+impl Offset {
+    /// What the agent's clock shows when ours shows `at`.
+    #[must_use]
+    pub fn agent_us(&self, at: Duration) -> u64 {
+        let shown = i128::from(micros(at)) + self.offset_us;
+        u64::try_from(shown.max(0)).unwrap_or(u64::MAX)
+    }
+}
+
+impl Rounds {
+    /// Forgets what is done, but no sequence number.
+    pub fn again(&mut self) {
+        self.done.clear();
+        self.waiting = None;
+    }
+
+    /// A ping leaves now; this is its sequence number.
+    pub fn ping(&mut self, now: Duration) -> u64 {
+        let sequence = self.next_sequence;
+        self.next_sequence += 1;
+        self.waiting = Some((sequence, now));
+        sequence
+    }
+
+    /// An answer has come: whether it was the one that is waited for.
+    pub fn pong(&mut self, now: Duration, sequence: u64, agent_us: u64) -> bool {
+        match self.waiting {
+            Some((waited_for, sent)) if waited_for == sequence => {
+                self.waiting = None;
+                self.done.push(Round { sent, received: now, agent_us });
+                true
+            }
+            _ => false,
+        }
+    }
+
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.done.len()
+    }
+
+    /// What all rounds say together, as of the last of them. `None` before the first.
+    #[must_use]
+    pub fn estimate(&self) -> Option<Offset> {
+        let last = self.done.last()?.received;
+        let interval = |round: &Round| {
+            let reading_ns = i128::from(round.agent_us) * 1_000;
+            let drift_ns = ns(last.saturating_sub(round.received)) * i128::from(DRIFT_PPM) / 1_000_000;
+            // The reading itself is cut to whole microseconds.
+            (reading_ns - ns(round.received) - drift_ns, reading_ns + 1_000 - ns(round.sent) + drift_ns)
+        };
+        let low = self.done.iter().map(|round| interval(round).0).max()?;
+        let high = self.done.iter().map(|round| interval(round).1).min()?;
+        let quickest = self.done.iter().min_by_key(|round| round.received.saturating_sub(round.sent))?;
+        // Rounds that contradict each other: a clock was not as steady as assumed, and only the quickest is believed.
+        let (low, high) = if low <= high { (low, high) } else { interval(quickest) };
+        Some(Offset {
+            offset_us: (low + high).div_euclid(2_000),
+            error_us: u64::try_from((high - low + 1_999) / 2_000 + 1).unwrap_or(u64::MAX),
+            round_trip_us: micros(quickest.received.saturating_sub(quickest.sent)),
+        })
+    }
+}
+
+fn ns(duration: Duration) -> i128 {
+    i128::try_from(duration.as_nanos()).unwrap_or(i128::MAX)
+}
+
+/// One agent's achieved start: how late after the ordered instant, and how well that instant is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Started {
+    pub offset_us: u64,
+    pub clock_error_us: u64,
+}
+
+/// The furthest apart that the first sessions of any two agents can have started, clock errors included; 0 for one.
+#[must_use]
+pub fn start_skew_us(started: &[Started]) -> u64 {
+    let mut most = 0;
+    for (n, late) in started.iter().enumerate() {
+        for (m, early) in started.iter().enumerate() {
+            if n != m {
+                let apart = late.offset_us.saturating_sub(early.offset_us);
+                most = most.max(apart.saturating_add(late.clock_error_us).saturating_add(early.clock_error_us));
+            }
+        }
+    }
+    most
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn us(value: u64) -> Duration {
+        Duration::from_micros(value)
+    }
+
+    /// Rounds against an agent whose clock is `offset_us` ahead: (way there, way back), one after the other.
+    fn rounds(offset_us: i64, ways: &[(u64, u64)], drift_ppm: i64) -> (Rounds, i64) {
+        let (mut rounds, mut now, mut ahead) = (Rounds::default(), 10_000_000_u64, offset_us);
+        for (there, back) in ways {
+            let sequence = rounds.ping(us(now));
+            now += there;
+            ahead = offset_us + i64::try_from(now).expect("small") * drift_ppm / 1_000_000;
+            let reading = now.checked_add_signed(ahead).expect("positive");
+            now += back;
+            assert!(rounds.pong(us(now), sequence, reading));
+        }
+        (rounds, ahead)
+    }
+
+    proptest! {
+        /// Whatever the ways took, however lopsided they were: the truth is within the bound.
+        #[test]
+        fn the_truth_is_within_the_bound(
+            offset in -5_000_000_i64..5_000_000,
+            ways in proptest::collection::vec((1_u64..100_000, 1_u64..100_000), 1..40),
+            drift_ppm in -90_i64..90,
+        ) {
+            let (rounds, truth) = rounds(offset, &ways, drift_ppm);
+            let found = rounds.estimate().expect("an estimate");
+            let off_by = (found.offset_us - i128::from(truth)).unsigned_abs();
+            prop_assert!(off_by <= u128::from(found.error_us), "{found:?}, truth {truth}");
+            let quickest = ways.iter().map(|(there, back)| there + back).min().expect("one");
+            prop_assert_eq!(found.round_trip_us, quickest);
+            // Never worse than half the quickest round trip and what the clocks can have parted by meanwhile.
+            let all: u64 = ways.iter().map(|(there, back)| there + back).sum();
+            prop_assert!(found.error_us <= quickest / 2 + all / 10_000 + 3, "{found:?} of {quickest}");
+        }
+
+        #[test]
+        fn two_agents_start_no_further_apart_than_the_skew_says(
+            agents in proptest::collection::vec((0_u64..1_000_000, 0_u64..5_000, -1.0_f64..1.0), 1..20),
+        ) {
+            let started: Vec<Started> =
+                agents.iter().map(|(offset_us, clock_error_us, _)| Started { offset_us: *offset_us, clock_error_us: *clock_error_us }).collect();
+            let truth = |(offset, error, share): &(u64, u64, f64)| *offset as f64 + *error as f64 * share;
+            let first = agents.iter().map(truth).fold(f64::INFINITY, f64::min);
+            let last = agents.iter().map(truth).fold(f64::NEG_INFINITY, f64::max);
+            prop_assert!(last - first <= start_skew_us(&started) as f64 + 1e-6);
+        }
+    }
+
+    #[test]
+    fn answers_to_other_pings_are_nothing() {
+        let mut rounds = Rounds::default();
+        assert!(rounds.estimate().is_none());
+        let first = rounds.ping(us(10));
+        let second = rounds.ping(us(20));
+        assert!(!rounds.pong(us(30), first, 1), "given up");
+        assert!(rounds.pong(us(40), second, 1));
+        assert!(!rounds.pong(us(50), second, 1), "twice");
+        assert_eq!(rounds.count(), 1);
+        rounds.again();
+        assert_eq!((rounds.count(), rounds.ping(us(60))), (0, 2));
+    }
+
+    #[test]
+    fn one_agent_has_no_skew() {
+        assert_eq!(start_skew_us(&[Started { offset_us: 5, clock_error_us: 7 }]), 0);
+        assert_eq!(start_skew_us(&[]), 0);
+    }
+
+    #[test]
+    fn an_agents_clock_is_read_from_ours() {
+        let offset = Offset { offset_us: -400, error_us: 1, round_trip_us: 1 };
+        assert_eq!((offset.agent_us(us(1_000)), offset.agent_us(us(100))), (600, 0));
+    }
+}

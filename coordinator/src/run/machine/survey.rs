@@ -1,0 +1,172 @@
+//! Between two batches: what can the agents carry just now? And before a start: how far apart are the clocks?
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use proto::message::Pong;
+use proto::{AttemptId, Capacity, FromCoordinator};
+
+use super::{Effect, Key, Machine, Now, Phase, ROUNDS_MAX, ROUNDS_MIN, SURVEY_TIMEOUT, SYNC_TIMEOUT};
+use crate::exit::{End, Failure};
+use crate::plan::OnShortfall;
+use crate::plan::expand::Batch;
+use crate::report::cells::Done;
+use crate::run::clock::Offset;
+use crate::run::events::RunEvent;
+
+/// Longer than any kernel keeps a port in TIME_WAIT, twice over.
+const PORTS_WAIT_MAX: Duration = Duration::from_secs(130);
+/// The last of them may come back a little later than its clock said.
+const PORTS_WAIT_MORE: Duration = Duration::from_millis(200);
+
+impl Machine {
+    // ---- clocks ----
+
+    pub(super) fn ping(&mut self, now: Now, key: Key) {
+        let Some(agent) = self.agents.get_mut(&key) else { return };
+        let sequence = agent.rounds.ping(now.mono);
+        self.send(key, FromCoordinator::Ping { sequence });
+    }
+
+    pub(super) fn pong(&mut self, now: Now, key: Key, pong: Pong) {
+        let Some(agent) = self.agents.get_mut(&key) else { return };
+        if !agent.rounds.pong(now.mono, pong.sequence, pong.agent_us) {
+            return;
+        }
+        if !self.compared(key) {
+            return self.ping(now, key);
+        }
+        match &self.phase {
+            Phase::Gathering { .. } => self.maybe_probe(now),
+            Phase::Preparing(current) if current.syncing => self.maybe_go(now),
+            _ => {}
+        }
+    }
+
+    /// Whether more rounds would tell nothing new.
+    pub(super) fn compared(&self, key: Key) -> bool {
+        let Some(agent) = self.agents.get(&key) else { return true };
+        let good = self.setup.plan.measure.max_clock_error_us / 2;
+        let rounds = agent.rounds.count();
+        let enough = || agent.rounds.estimate().is_some_and(|offset| offset.error_us <= good);
+        rounds >= ROUNDS_MAX || (rounds >= ROUNDS_MIN && enough())
+    }
+
+    pub(super) fn offset(&self, key: Key) -> Option<Offset> {
+        self.agents.get(&key)?.rounds.estimate()
+    }
+
+    /// The worst of all agents' bounds.
+    pub(super) fn clock_error_us(&self) -> Option<u64> {
+        self.agents.keys().filter_map(|key| self.offset(*key)).map(|offset| offset.error_us).max()
+    }
+
+    /// All agents of the attempt are armed and idle: the best moment to compare clocks.
+    pub(super) fn compare_clocks(&mut self, now: Now) {
+        let Phase::Preparing(current) = &mut self.phase else { return };
+        current.syncing = true;
+        current.deadline = Some(now.mono + SYNC_TIMEOUT);
+        let keys: Vec<Key> = current.parts.iter().map(|(key, _)| *key).collect();
+        for key in keys {
+            if let Some(agent) = self.agents.get_mut(&key) {
+                agent.rounds.again();
+            }
+            self.ping(now, key);
+        }
+    }
+
+    // ---- capacity ----
+
+    pub(super) fn survey(&mut self, now: Now, batch: Batch, waited: Duration) {
+        self.surveys += 1;
+        let keys: BTreeSet<Key> = self.agents.iter().filter(|(_, agent)| agent.ready).map(|(key, _)| *key).collect();
+        for key in &keys {
+            let survey = FromCoordinator::Survey { number: self.surveys, addresses: self.spread.addresses.clone() };
+            self.send(*key, survey);
+        }
+        self.phase = Phase::Surveying { batch, asked: keys, deadline: now.mono + SURVEY_TIMEOUT, waited };
+        self.maybe_surveyed(now);
+    }
+
+    pub(super) fn capacity(&mut self, now: Now, key: Key, number: u64, capacity: Capacity) {
+        let current = number == self.surveys;
+        if let Some(agent) = self.agents.get_mut(&key).filter(|_| current) {
+            agent.hello.capacity = capacity;
+        }
+        if let Phase::Surveying { asked, .. } = &mut self.phase
+            && current
+        {
+            asked.remove(&key);
+            self.maybe_surveyed(now);
+        }
+    }
+
+    /// Whoever has not answered by the deadline is taken to be as it was.
+    pub(super) fn maybe_surveyed(&mut self, now: Now) {
+        let Phase::Surveying { batch, asked, deadline, waited } = &self.phase else { return };
+        if !asked.is_empty() && now.mono < *deadline {
+            return;
+        }
+        let (batch, waited) = (*batch, *waited);
+        let short = match self.shares(&batch) {
+            Ok(_) => return self.prepare(now, batch),
+            Err(short) => short,
+        };
+        if let Some(pause) = self.ports_come_back(&batch).filter(|pause| waited + *pause <= PORTS_WAIT_MAX) {
+            self.tell(RunEvent::WaitingForPorts { batch, pause, why: short });
+            self.phase = Phase::PortsWait { batch, until: now.mono + pause, waited: waited + pause };
+            return;
+        }
+        if self.setup.plan.agents.on_shortfall == OnShortfall::Stop {
+            return self.over(End::failed(Failure::TooFewAgents(short)));
+        }
+        self.skip(batch, "the agents can't carry it (agents.on_shortfall)".to_owned());
+        self.next_batch(now);
+    }
+
+    pub(super) fn skip(&mut self, batch: Batch, why: String) {
+        let place = self.place();
+        self.tell(RunEvent::BatchSkipped { place, batch, why: why.clone() });
+        self.results.push(Done::Skipped { batch, why });
+        self.next += 1;
+        self.attempt = 1;
+    }
+
+    /// How long to wait, if ports in TIME_WAIT are all that is missing.
+    fn ports_come_back(&self, batch: &Batch) -> Option<Duration> {
+        let back_us = self
+            .agents
+            .values()
+            .filter(|agent| agent.ready && agent.hello.capacity.ports_waiting > 0)
+            .map(|agent| agent.hello.capacity.ports_back_us)
+            .max()?;
+        self.shares_after_wait(batch).ok()?;
+        Some(Duration::from_micros(back_us) + PORTS_WAIT_MORE)
+    }
+
+    /// An agent is gone that a survey, or a comparison of clocks, may be waiting for.
+    pub(super) fn no_longer_asked(&mut self, now: Now, key: Key) {
+        if let Phase::Surveying { asked, .. } = &mut self.phase {
+            asked.remove(&key);
+            self.maybe_surveyed(now);
+        }
+    }
+
+    /// Those of the attempt that never answered a ping can't be told when to start.
+    pub(super) fn sync_timed_out(&mut self, now: Now) {
+        let Phase::Preparing(current) = &self.phase else { return };
+        let keys: Vec<Key> = current.parts.iter().map(|(key, _)| *key).collect();
+        let silent: Vec<Key> = keys.into_iter().filter(|key| self.offset(*key).is_none()).collect();
+        if silent.is_empty() {
+            return self.go(now);
+        }
+        for key in silent {
+            self.effects.push(Effect::Hangup(key));
+            self.left(now, key, &format!("answered no ping within {} s", SYNC_TIMEOUT.as_secs()));
+        }
+    }
+
+    pub(super) fn is_warmup(batch: &Batch) -> bool {
+        batch.index == AttemptId::WARMUP
+    }
+}

@@ -1,0 +1,157 @@
+//! A batch that missed a criterion, by no fault of the generator's that is known: was it plainly the server?
+
+use std::collections::BTreeMap;
+
+use proto::{Outcome, Phase};
+
+use super::words::{busiest, handshakes};
+use super::{Criteria, Evidence};
+use crate::report::facts::{Limit, Row};
+use crate::report::format::{count, latency};
+
+/// Agents that shared a machine with the target took CPU from it: above this share of a host that had none left, a slow
+/// server may be their doing.
+const SHARED_CPU_PERMILLE_MIN: u64 = 200;
+const HOST_FULL_PERMILLE: u32 = 900;
+
+/// Without receive stamps: timers that fire no later than this show an agent that kept up.
+pub(super) const IDLE_OVERSHOOT_US_MAX: u64 = 20_000;
+
+/// Who it was, with the evidence in words.
+pub(super) fn of(evidence: &Evidence<'_>, criteria: &Criteria) -> (Limit, Vec<String>) {
+    let Evidence { summary, rows, .. } = evidence;
+    let mut reasons = Vec::new();
+    if !criteria.success && mostly_refused(rows) {
+        if let Some((kind, n)) = most_frequent_no(rows) {
+            reasons.push(format!("by the server: {} of {} {kind}", count(n), count(summary.ledger.planned)));
+        }
+        reasons.extend(handshakes(evidence));
+        return (Limit::Server, reasons);
+    }
+    if let Some(reason) = shared_machine(evidence) {
+        reasons.push(reason);
+        return (Limit::Unknown, reasons);
+    }
+    let slow = if criteria.success { slow_but_successful(evidence, criteria) } else { timed_out(evidence) };
+    match slow {
+        Some(reason) => {
+            reasons.push(reason);
+            reasons.extend(handshakes(evidence));
+            (Limit::Server, reasons)
+        }
+        None => (Limit::Unknown, reasons),
+    }
+}
+
+fn slow_but_successful(evidence: &Evidence<'_>, criteria: &Criteria) -> Option<String> {
+    let summary = evidence.summary;
+    let slowest = slowest_phase(evidence);
+    match criteria.without_own_p99_us {
+        Some(without_us) => Some(format!(
+            "by the server: without what the agents added p99 is still {} of {}, above the criterion of {}; {slowest}",
+            latency(without_us),
+            latency(criteria.total_p99_us),
+            latency(criteria.limit_us)
+        )),
+        None if kept_up(summary) => Some(format!(
+            "by the server: p99 is {}, above the criterion of {}, and the agents' timers fired on time; {slowest}",
+            latency(criteria.total_p99_us),
+            latency(criteria.limit_us)
+        )),
+        None => None,
+    }
+}
+
+fn timed_out(evidence: &Evidence<'_>) -> Option<String> {
+    let Evidence { plan, summary, rows, .. } = evidence;
+    let mut phases: BTreeMap<Phase, u64> = BTreeMap::new();
+    let mut own: Vec<u64> = Vec::new();
+    let mut unknown = 0_u64;
+    for row in *rows {
+        if let Outcome::TimedOut(phase) = &row.record.outcome {
+            *phases.entry(*phase).or_default() += 1;
+            match row.record.wire.own_delay_us {
+                Some(us) => own.push(us),
+                None => unknown += 1,
+            }
+        }
+    }
+    let (phase, _) = phases.into_iter().max_by_key(|(_, n)| *n)?;
+    let limit_us = match phase {
+        Phase::Connect => plan.session.connect_timeout_us,
+        Phase::Reset => plan.session.reset_timeout_us,
+        Phase::Step => plan.session.step_timeout_us,
+        Phase::Close => plan.session.close_timeout_us,
+    };
+    // A reply that is there is read before its time limit is looked at: what timed out was not there, unless nobody
+    // looked for so long that nothing can be said.
+    let agents_kept_up =
+        if unknown == 0 { super::p99(own).is_some_and(|own_us| own_us <= limit_us / 10) } else { kept_up(summary) };
+    agents_kept_up.then(|| {
+        format!(
+            "by the server: {} of {} timed out, mostly at {phase} after {}, while {}",
+            count(summary.ledger.timed_out),
+            count(summary.ledger.planned),
+            latency(limit_us),
+            busiest(summary).unwrap_or_else(|| "the agents kept up".to_owned())
+        )
+    })
+}
+
+fn kept_up(summary: &crate::report::summary::Summary) -> bool {
+    let late: Vec<Option<u64>> = summary.by_agent.iter().map(|agent| agent.timer_overshoot_p99_us).collect();
+    !late.is_empty() && late.iter().all(|us| us.is_some_and(|us| us <= IDLE_OVERSHOOT_US_MAX))
+}
+
+/// Load and server on one machine that had no CPU left.
+fn shared_machine(evidence: &Evidence<'_>) -> Option<String> {
+    let beside =
+        || evidence.summary.by_agent.iter().filter_map(|agent| agent.vitals.as_ref()).filter(|v| v.beside_target);
+    let host = beside().next()?;
+    let full = beside().filter_map(|v| v.host_cpu_permille).max()? >= HOST_FULL_PERMILLE;
+    let wall_us = beside().map(|v| v.wall_us).max()?.max(1);
+    let cpus = u64::from(host.host_cpus.max(1));
+    let used: u64 = beside().map(|v| v.process_cpu_us).sum();
+    let share_permille = used.saturating_mul(1_000) / wall_us.saturating_mul(cpus);
+    (full && share_permille >= SHARED_CPU_PERMILLE_MIN).then(|| {
+        format!(
+            "load and target shared a machine without a free CPU ({cpus} CPUs, {}.{} of them used by the agents): the server may \
+             do better alone; start the agents on another machine",
+            used * 10 / wall_us / 10,
+            used * 10 / wall_us % 10
+        )
+    })
+}
+
+/// Where the time went.
+fn slowest_phase(evidence: &Evidence<'_>) -> String {
+    let summary = evidence.summary;
+    let asked = summary.batch.wait_us;
+    let phases = [
+        ("connect", summary.connect.p99_us),
+        ("reset", summary.reset.p99_us),
+        ("step beyond its wait", summary.step.p99_us.saturating_sub(asked)),
+    ];
+    let (name, us) = phases.into_iter().max_by_key(|(_, us)| *us).unwrap_or(("step", 0));
+    format!("most of it in {name}, p99 {}", latency(us))
+}
+
+/// The commonest of the server's refusals, by kind and phase.
+fn most_frequent_no(rows: &[Row]) -> Option<(String, u64)> {
+    let mut kinds: BTreeMap<String, u64> = BTreeMap::new();
+    for row in rows {
+        if let Outcome::Failed(kind, phase) = &row.record.outcome
+            && kind.blames_server()
+        {
+            *kinds.entry(format!("{kind} at {phase}")).or_default() += 1;
+        }
+    }
+    kinds.into_iter().max_by_key(|(_, n)| *n)
+}
+
+/// Whether most of what failed was refused by the server in so many words, as opposed to slow or silent.
+fn mostly_refused(rows: &[Row]) -> bool {
+    let failed = rows.iter().filter(|row| row.record.outcome != Outcome::Succeeded).count();
+    let said_no = |row: &&Row| matches!(&row.record.outcome, Outcome::Failed(kind, _) if kind.blames_server());
+    failed > 0 && rows.iter().filter(said_no).count() * 2 > failed
+}

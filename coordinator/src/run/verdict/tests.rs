@@ -1,0 +1,330 @@
+//! Batches made up of rows, and what they are judged to be worth.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use proto::{Bounds, FailureKind, HistogramSet, Mode, Outcome, Phase, SessionRecord};
+
+use super::*;
+use crate::plan::check::plan_of;
+use crate::plan::expand::Batch;
+use crate::report::facts::AgentResult;
+use crate::report::summary::Context;
+
+const SECOND: u64 = 1_000_000;
+
+fn plan(more: &str) -> Plan {
+    plan_of(&format!("target.urls=\"http://h\"\ngrid.batch_sizes=[1]\n{more}")).expect("plan")
+}
+
+/// A session that starts at `started`, connects at once and lives for `total`.
+fn session(number: u64, outcome: Outcome, started: u64, total: u64) -> Row {
+    let mut record = SessionRecord::without_life(number, outcome, String::new());
+    record.started_us = Some(started);
+    record.connect_us = Some(1);
+    record.total_us = Some(total);
+    record.host_url = Some("one:1".to_owned());
+    Row { agent: Arc::from("a"), record }
+}
+
+fn vitals() -> proto::Vitals {
+    proto::Vitals { wall_us: SECOND, threads: 1, load_cpu_us: SECOND / 2, ..Default::default() }
+}
+
+fn summary_of(rows: &[Row]) -> Summary {
+    let mut histograms = HistogramSet::new(Bounds::STANDARD);
+    for row in rows {
+        histograms.record(&row.record);
+    }
+    let batch = Batch { index: 0, mode: Mode::Ws, batch_size: rows.len() as u64, wait_us: SECOND, repetition: 1 };
+    let context = Context {
+        batch,
+        url: "u",
+        hardware: "h",
+        timestamp: Timestamp::UNIX_EPOCH,
+        asked_wait_us: SECOND,
+        agents: 1,
+        attempt: 1,
+    };
+    Summary::of(&context, rows, &histograms)
+}
+
+fn judged(plan: &Plan, rows: &[Row], faults: &[&str], lost: &[&str]) -> Verdict {
+    judged_with(plan, rows, faults, lost, &vitals())
+}
+
+fn judged_with(plan: &Plan, rows: &[Row], faults: &[&str], lost: &[&str], vitals: &proto::Vitals) -> Verdict {
+    let mut summary = summary_of(rows);
+    let mut agent = AgentResult { name: "a".to_owned(), sessions: rows.len() as u64, ..AgentResult::default() };
+    agent.measured(rows, vitals.clone());
+    summary.by_agent = vec![agent];
+    let owned = |texts: &[&str]| -> Vec<String> { texts.iter().map(|text| (*text).to_owned()).collect() };
+    judge(&Evidence { plan, summary: &summary, rows, faults: &owned(faults), lost: &owned(lost) })
+}
+
+fn good(count: u64) -> Vec<Row> {
+    (0..count).map(|n| session(n, Outcome::Succeeded, n, SECOND)).collect()
+}
+
+#[test]
+fn a_batch_that_met_everything_is_valid_and_nobody_was_the_limit() {
+    let verdict = judged(&plan(""), &good(20), &[], &[]);
+    assert_eq!((verdict.worth, verdict.limit, verdict.reasons.len()), (Worth::Valid, Limit::None, 0));
+}
+
+#[test]
+fn the_worst_holds_and_every_reason_is_told() {
+    let verdict = judged(&plan(""), &good(20), &["a contradiction"], &["n2 was lost: silent"]);
+    assert_eq!(verdict.worth, Worth::Invalid);
+    assert_eq!(verdict.reasons, ["a contradiction", "agent n2 was lost: silent"]);
+}
+
+#[test]
+fn missing_hosts_warn_or_make_it_invalid() {
+    let warned = judged(&plan("target.expected_hosts=2"), &good(4), &[], &[]);
+    assert_eq!((warned.worth, warned.hosts_missing), (Worth::Valid, false));
+    assert_eq!(warned.reasons, ["1 of 2 expected hosts answered: one:1"]);
+    let required = plan("target.expected_hosts=2\ntarget.require_hosts=true");
+    let alone = judged(&required, &good(4), &[], &[]);
+    assert_eq!((alone.worth, alone.only_hosts_missing), (Worth::Invalid, true));
+    let with_loss = judged(&required, &good(4), &[], &["n2 was lost"]);
+    assert_eq!((with_loss.hosts_missing, with_loss.only_hosts_missing), (true, false));
+    let refused = |n| session(n, Outcome::Failed(FailureKind::Refused, Phase::Connect), 0, 5);
+    let nobody = judged(&required, &[refused(0), refused(1)], &[], &[]);
+    assert!(!nobody.hosts_missing, "where nothing succeeded nobody said who it was");
+}
+
+#[test]
+fn a_slow_burst_is_no_fault_unless_sessions_had_ended_before_the_last_began() {
+    // Launching took longer than the session lives: at no instant were all open.
+    let rows: Vec<Row> = (0..20).map(|n| session(n, Outcome::Succeeded, n * SECOND / 10, SECOND)).collect();
+    let verdict = judged(&plan(""), &rows, &[], &[]);
+    assert_eq!((verdict.worth, verdict.limit), (Worth::GeneratorLimited, Limit::Generator));
+    assert!(verdict.reasons[0].starts_with("only 10 of 20 sessions were open at once"), "{:?}", verdict.reasons);
+    // The same launch with sessions that outlive it.
+    let rows: Vec<Row> = (0..20).map(|n| session(n, Outcome::Succeeded, n * SECOND / 10, 3 * SECOND)).collect();
+    assert_eq!(judged(&plan(""), &rows, &[], &[]).worth, Worth::Valid);
+}
+
+#[test]
+fn late_launches_of_a_ramp_count_when_they_decide_the_latency_criterion() {
+    let ramp = "session.launch={kind='ramp',over_seconds=1}\n";
+    let late = |lag: u64| -> Vec<Row> {
+        (0..20)
+            .map(|n| {
+                let mut row = session(n, Outcome::Succeeded, n * 1_000 + lag, SECOND);
+                row.record.intended_us = n * 1_000;
+                row
+            })
+            .collect()
+    };
+    // The criterion is 2 x (1 s + 0.5 s).
+    assert_eq!(judged(&plan(ramp), &late(SECOND), &[], &[]).worth, Worth::Valid);
+    let verdict = judged(&plan(ramp), &late(3 * SECOND), &[], &[]);
+    assert_eq!(verdict.worth, Worth::GeneratorLimited);
+    assert!(verdict.reasons[0].contains("up to 3.00s late (launch lag p99)"), "{:?}", verdict.reasons);
+}
+
+#[test]
+fn who_said_no_is_the_limit() {
+    let mixed = |kind: FailureKind| -> Vec<Row> {
+        (0..20)
+            .map(|n| match n {
+                0..10 => session(n, Outcome::Succeeded, 0, SECOND),
+                _ => session(n, Outcome::Failed(kind.clone(), Phase::Reset), 0, 10),
+            })
+            .collect()
+    };
+    let server = judged(&plan(""), &mixed(FailureKind::CapacityReached), &[], &[]);
+    assert_eq!((server.worth, server.limit), (Worth::Valid, Limit::Server));
+    assert_eq!(server.reasons, ["by the server: 10 of 20 capacity_reached at reset"]);
+    // However slowly it was launched: a faster generator would have been refused as well.
+    let mut slow = mixed(FailureKind::CapacityReached);
+    for (n, row) in (0..).zip(&mut slow) {
+        row.record.started_us = Some(n * SECOND);
+    }
+    assert_eq!(judged(&plan(""), &slow, &[], &[]).worth, Worth::Valid, "it proves something");
+    let own = judged(&plan(""), &mixed(FailureKind::PortExhausted), &[], &[]);
+    assert_eq!((own.worth, own.limit), (Worth::GeneratorLimited, Limit::Generator));
+    let silent: Vec<Row> = (0..20).map(|n| session(n, Outcome::TimedOut(Phase::Step), 0, 9 * SECOND)).collect();
+    assert_eq!(judged(&plan(""), &silent, &[], &[]).limit, Limit::Unknown, "slow may be either side's doing");
+}
+
+/// A session of which it is known what this side added.
+fn measured(number: u64, total: u64, own: u64) -> Row {
+    let mut row = session(number, Outcome::Succeeded, 0, total);
+    row.record.wire.own_delay_us = Some(own);
+    row
+}
+
+#[test]
+fn late_reads_count_when_they_decide_the_latency_criterion() {
+    // The criterion is 2 x (1 s + 0.5 s).
+    let rows = |total: u64, own: u64| -> Vec<Row> { (0..20).map(|n| measured(n, total, own)).collect() };
+    let late = judged(&plan(""), &rows(4 * SECOND, 2 * SECOND), &[], &[]);
+    assert_eq!((late.worth, late.limit), (Worth::GeneratorLimited, Limit::Generator));
+    insta::assert_snapshot!(late.reasons.join("\n"), @"agent a added 2.00s to its sessions (p99) with 0.50 of 1 load threads busy: the generator was the limit; without its own delay (measured) p99 would be 2.00s instead of 4.00s, within the criterion of 3.00s; add agents, give them more CPU, or ramp");
+    // Slow as the agent was, the server was too slow as well: the conclusion stands.
+    let both = judged(&plan(""), &rows(6 * SECOND, 2 * SECOND), &[], &[]);
+    assert_eq!((both.worth, both.limit), (Worth::Valid, Limit::Server));
+    assert!(both.reasons[0].starts_with("by the server: without what the agents added p99 is still 4.00s of 6.00s"));
+    // And where the criterion is met nothing would have been different.
+    let met = judged(&plan(""), &rows(3 * SECOND, 2 * SECOND), &[], &[]);
+    assert_eq!((met.worth, met.limit), (Worth::Valid, Limit::None));
+}
+
+#[test]
+fn without_receive_stamps_late_timers_are_the_evidence() {
+    let slow: Vec<Row> = (0..20).map(|n| session(n, Outcome::Succeeded, 0, 4 * SECOND)).collect();
+    let with = |overshoot_us: u64| {
+        let mut histogram = agent::load::overshoot::empty();
+        histogram.record_n(overshoot_us, 100).expect("in range");
+        let mut bytes = Vec::new();
+        hdrhistogram::serialization::Serializer::serialize(
+            &mut hdrhistogram::serialization::V2Serializer::new(),
+            &histogram,
+            &mut bytes,
+        )
+        .expect("written");
+        judged_with(&plan(""), &slow, &[], &[], &proto::Vitals { overshoot: bytes, ..vitals() })
+    };
+    let late = with(SECOND / 2);
+    assert_eq!((late.worth, late.limit), (Worth::GeneratorLimited, Limit::Generator));
+    assert!(late.reasons[0].contains("estimated from late timers"), "{:?}", late.reasons);
+    let idle = with(2_000);
+    assert_eq!((idle.worth, idle.limit), (Worth::Valid, Limit::Server));
+    assert!(idle.reasons[0].contains("timers fired on time"), "{:?}", idle.reasons);
+    assert_eq!(with(100_000).limit, Limit::Unknown, "neither idle nor late enough");
+}
+
+#[test]
+fn silence_is_the_servers_when_the_agents_kept_up() {
+    let silent = |own: u64| -> Vec<Row> {
+        (0..20)
+            .map(|n| {
+                let mut row = session(n, Outcome::TimedOut(Phase::Step), 0, 9 * SECOND);
+                row.record.wire.own_delay_us = Some(own);
+                row.record.wire.syn_retransmits = Some(u32::from(n < 3));
+                row
+            })
+            .collect()
+    };
+    let plan = plan("session.timeout_seconds=5");
+    let server = judged(&plan, &silent(1_000), &[], &[]);
+    assert_eq!((server.worth, server.limit), (Worth::Valid, Limit::Server));
+    assert!(server.reasons[0].starts_with("by the server: 20 of 20 timed out, mostly at step after 5.00s"));
+    assert!(server.reasons[1].starts_with("3 connections took more than one SYN"), "{:?}", server.reasons);
+    assert_eq!(judged(&plan, &silent(2 * SECOND), &[], &[]).limit, Limit::Unknown);
+}
+
+#[test]
+fn a_machine_that_load_and_target_share_proves_nothing_about_the_server() {
+    let rows: Vec<Row> = (0..20).map(|n| measured(n, 4 * SECOND, 1_000)).collect();
+    let shared = proto::Vitals {
+        beside_target: true,
+        host_cpus: 2,
+        host_cpu_permille: Some(990),
+        process_cpu_us: SECOND,
+        ..vitals()
+    };
+    let verdict = judged_with(&plan(""), &rows, &[], &[], &shared);
+    assert_eq!((verdict.worth, verdict.limit), (Worth::Valid, Limit::Unknown));
+    assert!(verdict.reasons[0].contains("shared a machine"), "{:?}", verdict.reasons);
+    let idle = proto::Vitals { host_cpu_permille: Some(600), ..shared };
+    assert_eq!(judged_with(&plan(""), &rows, &[], &[], &idle).limit, Limit::Server);
+}
+
+#[test]
+fn a_total_time_limit_spent_by_the_agent_is_the_generators() {
+    let limited = plan("session.total_timeout_seconds=2");
+    let rows: Vec<Row> = (0..20)
+        .map(|n| match n {
+            0..10 => measured(n, SECOND, 0),
+            _ => {
+                let mut row = session(n, Outcome::TimedOut(Phase::Step), 0, 2 * SECOND);
+                row.record.wire.own_delay_us = Some(SECOND);
+                row
+            }
+        })
+        .collect();
+    let verdict = judged(&limited, &rows, &[], &[]);
+    assert_eq!(verdict.worth, Worth::GeneratorLimited);
+    assert!(verdict.reasons[0].contains("10 sessions were cut at their total time limit"), "{:?}", verdict.reasons);
+}
+
+#[test]
+fn clocks_that_are_not_known_well_make_a_start_together_invalid() {
+    let two = |error_us: u64| -> Vec<AgentResult> {
+        ["n1", "n2"]
+            .map(|name| AgentResult {
+                name: name.to_owned(),
+                sessions: 10,
+                clock_error_us: Some(error_us),
+                ..AgentResult::default()
+            })
+            .to_vec()
+    };
+    let judge_of = |agents: Vec<AgentResult>| {
+        let rows = good(20);
+        let mut summary = summary_of(&rows);
+        summary.by_agent = agents;
+        judge(&Evidence { plan: &plan(""), summary: &summary, rows: &rows, faults: &[], lost: &[] })
+    };
+    assert_eq!(judge_of(two(2_000)).worth, Worth::Valid);
+    let loose = judge_of(two(9_150));
+    assert_eq!(loose.worth, Worth::Invalid);
+    assert!(loose.reasons[0].contains("is known within 9.1 ms only") && loose.reasons[0].contains("(2.0 ms)"));
+    assert_eq!(judge_of(two(9_150)[..1].to_vec()).worth, Worth::Valid, "one agent has nobody to start together with");
+    let mut set = two(100);
+    set[1].vitals =
+        Some(proto::Vitals { wire: proto::WireState::Void, realtime_step_us: -1_500_000, ..Default::default() });
+    let void = judge_of(set);
+    assert_eq!(void.worth, Worth::Valid);
+    assert!(void.reasons[0].contains("agent n2 was set by 1.50s"), "{:?}", void.reasons);
+}
+
+#[test]
+fn a_host_with_more_than_its_share_is_named() {
+    let on = |counts: &[u64]| -> Verdict {
+        let mut rows = Vec::new();
+        for (host, n) in counts.iter().enumerate() {
+            for _ in 0..*n {
+                let mut row = session(rows.len() as u64, Outcome::Succeeded, 0, SECOND);
+                row.record.host_url = Some(format!("h{host}:1"));
+                rows.push(row);
+            }
+        }
+        judged(&plan(""), &rows, &[], &[])
+    };
+    let skewed = on(&[300, 100, 100]);
+    assert_eq!(skewed.worth, Worth::Valid);
+    assert!(skewed.reasons[0].starts_with("host h0:1 had 300 of 500 sessions, 3 hosts would have 166 each"));
+    assert_eq!(on(&[110, 90]).reasons, [] as [String; 0], "within what chance gives");
+    assert_eq!(on(&[3, 1]).reasons, [] as [String; 0], "few are always uneven");
+    assert_eq!(on(&[100]).reasons, [] as [String; 0]);
+}
+
+#[test]
+fn arrivals_without_a_place_are_told_from_a_slow_agent() {
+    let arrivals = plan_of("target.urls=\"http://h\"\nsession.launch={kind='arrivals',per_second=20,for_seconds=1}\n")
+        .expect("plan");
+    let rows: Vec<Row> = (0..20)
+        .map(|n| {
+            let mut row = session(n, Outcome::Succeeded, 4 * SECOND, SECOND);
+            row.record.intended_us = n;
+            row
+        })
+        .collect();
+    let reason = |places: u64| {
+        let mut summary = summary_of(&rows);
+        let mut agent =
+            AgentResult { name: "a".to_owned(), sessions: 20, at_once: Some(places), ..AgentResult::default() };
+        agent.measured(&rows, proto::Vitals { in_flight_max: 8, ..vitals() });
+        summary.by_agent = vec![agent];
+        let verdict = judge(&Evidence { plan: &arrivals, summary: &summary, rows: &rows, faults: &[], lost: &[] });
+        assert_eq!(verdict.worth, Worth::GeneratorLimited);
+        verdict.reasons[0].clone()
+    };
+    assert!(reason(8).contains("because all of its 8 places were taken"), "{}", reason(8));
+    assert!(!reason(20).contains("places were taken"));
+}

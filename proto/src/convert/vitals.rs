@@ -1,0 +1,85 @@
+//! An agent's vitals.
+
+use super::basics::{Checked, Invalid, invalid};
+use crate::limits as max;
+use crate::vitals::{Vitals, WireState};
+use crate::wire;
+
+impl From<Vitals> for wire::Vitals {
+    fn from(v: Vitals) -> Self {
+        Self {
+            threads: v.threads,
+            wall_us: v.wall_us,
+            process_cpu_us: v.process_cpu_us,
+            load_cpu_us: v.load_cpu_us,
+            run_queue_us: v.run_queue_us,
+            throttled_us: v.throttled_us,
+            host_cpu_permille: v.host_cpu_permille,
+            host_steal_permille: v.host_steal_permille,
+            overshoot: v.overshoot,
+            retransmits: v.retransmits,
+            syn_retransmits: v.syn_retransmits,
+            listen_overflows: v.listen_overflows,
+            errnos: v.errnos.into_iter().map(|(errno, count)| wire::ErrnoCount { errno, count }).collect(),
+            memory_bytes_max: v.memory_bytes_max,
+            descriptors_max: v.descriptors_max,
+            in_flight_max: v.in_flight_max,
+            tcp_in_use: v.tcp_in_use,
+            time_wait: v.time_wait,
+            realtime_step_us: v.realtime_step_us,
+            wire: match v.wire {
+                WireState::Measured => wire::Wire::Measured,
+                WireState::Off => wire::Wire::Off,
+                WireState::Unavailable => wire::Wire::Unavailable,
+                WireState::Void => wire::Wire::Void,
+            }
+            .into(),
+            host_cpus: v.host_cpus,
+            beside_target: v.beside_target,
+        }
+    }
+}
+
+impl TryFrom<wire::Vitals> for Vitals {
+    type Error = Invalid;
+
+    fn try_from(v: wire::Vitals) -> Checked<Self> {
+        if v.overshoot.len() > max::HISTOGRAM_BYTES_MAX {
+            return invalid("vitals.overshoot", "too large");
+        }
+        if v.errnos.len() > max::ERRNOS_MAX {
+            return invalid("vitals.errnos", format!("{} of them", v.errnos.len()));
+        }
+        let state = match wire::Wire::try_from(v.wire) {
+            Ok(wire::Wire::Measured) => WireState::Measured,
+            Ok(wire::Wire::Off) => WireState::Off,
+            Ok(wire::Wire::Unavailable) => WireState::Unavailable,
+            Ok(wire::Wire::Void) => WireState::Void,
+            Ok(wire::Wire::Unspecified) | Err(_) => return invalid("vitals.wire", format!("unknown value {}", v.wire)),
+        };
+        Ok(Self {
+            threads: v.threads,
+            wall_us: v.wall_us,
+            process_cpu_us: v.process_cpu_us,
+            load_cpu_us: v.load_cpu_us,
+            run_queue_us: v.run_queue_us,
+            throttled_us: v.throttled_us,
+            host_cpu_permille: v.host_cpu_permille,
+            host_steal_permille: v.host_steal_permille,
+            overshoot: v.overshoot,
+            retransmits: v.retransmits,
+            syn_retransmits: v.syn_retransmits,
+            listen_overflows: v.listen_overflows,
+            errnos: v.errnos.into_iter().map(|e| (e.errno, e.count)).collect(),
+            memory_bytes_max: v.memory_bytes_max,
+            descriptors_max: v.descriptors_max,
+            in_flight_max: v.in_flight_max,
+            tcp_in_use: v.tcp_in_use,
+            time_wait: v.time_wait,
+            realtime_step_us: v.realtime_step_us,
+            wire: state,
+            host_cpus: v.host_cpus,
+            beside_target: v.beside_target,
+        })
+    }
+}
