@@ -1,5 +1,6 @@
 //! `coordinator run`: everything that is needed around the event loop.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
 use std::io::IsTerminal as _;
@@ -17,6 +18,8 @@ use super::{Problem, RunArgs, check, print, source};
 use crate::children;
 use crate::plan::{OnShortfall, Plan};
 use crate::progress::{Progress, Verbosity};
+use crate::report::cells::Done;
+use crate::report::remarks;
 use crate::report::summary::rfc3339;
 use crate::report::tables::final_tables;
 use crate::run::event_loop::{self, Frame, Outcome, Outside};
@@ -173,11 +176,15 @@ fn conclude(
         progress.warn(&failure.to_string());
     }
     if outcome.end.hosts_missing {
-        let expected = plan.target.expected_hosts.unwrap_or(0);
-        progress.warn(&format!(
-            "fewer than {expected} hosts answered (target.expected_hosts): is every backend up, does the load balancer \
-             know it, does it pin this client to one?"
-        ));
+        let seen: BTreeSet<String> = outcome
+            .results
+            .iter()
+            .filter_map(Done::summary)
+            .filter(|summary| summary.verdict.hosts_missing)
+            .flat_map(|summary| summary.hosts.keys().cloned())
+            .collect();
+        let seen: Vec<String> = seen.into_iter().collect();
+        progress.warn(&remarks::missing_hosts(plan.target.expected_hosts.unwrap_or(0), &seen));
     }
     if args.json {
         let facts = Facts {

@@ -3,5 +3,6 @@
 pub mod cells;
 pub mod facts;
 pub mod format;
+pub mod remarks;
 pub mod summary;
 pub mod tables;

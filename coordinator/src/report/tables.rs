@@ -5,6 +5,7 @@ use proto::Mode;
 
 use super::cells::{Cell, CellHistograms, Done, Grid};
 use super::format::{count, latency, percent, rate, seconds_short};
+use super::remarks;
 use crate::plan::Plan;
 
 /// Results summary, scaling behaviour and the one-line answer, as Markdown.
@@ -15,6 +16,7 @@ pub fn final_tables(plan: &Plan, results: &[Done], histograms: &CellHistograms) 
     text.push_str("Results Summary\n");
     text.push_str(&results_summary(plan, &grid));
     text.push('\n');
+    text.push_str(&remarks::timeouts(results));
     for mode in plan.target.mode.list() {
         // As in the experiment log, scaling is shown at the smallest wait.
         if let Some(((_, wait_us), line)) = grid.lines.iter().find(|((m, _), _)| m == mode) {
@@ -22,6 +24,10 @@ pub fn final_tables(plan: &Plan, results: &[Done], histograms: &CellHistograms) 
             text.push_str(&scaling(plan, &grid, line));
             text.push('\n');
         }
+    }
+    let hosts = remarks::hosts(results);
+    if !hosts.is_empty() {
+        text.push_str(&format!("\n{hosts}"));
     }
     text.push('\n');
     text.push_str(&answer(plan, &grid));

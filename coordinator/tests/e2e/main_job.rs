@@ -245,7 +245,19 @@ fn hosts_that_are_required_and_do_not_answer_have_their_own_exit_code() {
         let out = dir.path().join(require);
         let mut command = coordinator();
         command
-            .args(["run", "--target", &server.url, "--batch-sizes", "4", "--wait", "0", "--reps", "1", "--local", "1"])
+            .args([
+                "run",
+                "--target",
+                &server.url,
+                "--batch-sizes",
+                "4",
+                "--wait",
+                "0.5",
+                "--reps",
+                "1",
+                "--local",
+                "1",
+            ])
             .args(["--set", "target.expected_hosts=2", "--set", &format!("target.require_hosts={require}"), "--output"])
             .arg(&out);
         let ended = run(command);

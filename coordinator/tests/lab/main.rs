@@ -7,5 +7,8 @@
 #[expect(dead_code, reason = "shared with the other test binary, which uses all of it")]
 mod support;
 
+mod clocks;
 mod namespaces;
+mod network;
 mod openenv;
+mod ports;
