@@ -207,7 +207,7 @@ fn explain(total: u64, carried: u64, carriers: &[Carrier<'_>], spread: &Spread) 
     if binds.ports {
         text.push_str(", or give agents --source-ip with further addresses, or widen net.ipv4.ip_local_port_range");
     }
-    if binds.back_us > 0 {
+    if binds.waiting >= missing && binds.back_us > 0 {
         let seconds = binds.back_us.div_ceil(1_000_000);
         text.push_str(&format!(", or wait {seconds} s until the ports in TIME_WAIT are back"));
     }
@@ -227,6 +227,8 @@ struct Binds {
     ports: bool,
     tracking: bool,
     descriptors: bool,
+    /// Ports in TIME_WAIT that would come back, and when.
+    waiting: u64,
     back_us: u64,
 }
 
@@ -254,6 +256,8 @@ impl Binds {
             return format!("room for {room} connections in the host's connection tracking{shared}");
         }
         self.ports = true;
+        // Agents of one pool see the same ones.
+        self.waiting += c.ports_waiting.div_ceil(members.len().max(1) as u64);
         self.back_us = self.back_us.max(if c.ports_waiting > 0 { c.ports_back_us } else { 0 });
         let mut text = format!("{} ephemeral ports to {}{shared}", count(free), spread.busiest);
         let mut less = Vec::new();

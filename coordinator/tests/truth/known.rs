@@ -3,7 +3,9 @@
 use std::path::Path;
 use std::process::Command;
 
-use crate::support::{Ended, Results, Server, coordinator, run, workspace};
+use nix::sys::signal::Signal;
+
+use crate::support::{Ended, Process, Results, coordinator, run, workspace};
 
 /// Delays of every kind, each phase its own, the same in every run.
 const DELAYS: [&str; 8] = [
@@ -33,29 +35,24 @@ fn check_truth(results: &Path, truth: &Path) -> Ended {
 fn wire_latencies_are_what_the_server_took() {
     let dir = tempfile::tempdir().expect("dir");
     let (out, truth) = (dir.path().join("out"), dir.path().join("truth.jsonl"));
-    let flags = [&DELAYS[..], &["--max-concurrent-envs", "0", "--truth", truth.to_str().expect("path")]].concat();
-    let server = Server::start(&flags);
+    let mut server = {
+        let mut command = coordinator();
+        command.args(["__refserver", "--listen", "127.0.0.1:0", "--max-concurrent-envs", "0", "--truth"]).arg(&truth);
+        command.args(DELAYS);
+        Process::start(command)
+    };
+    let listening = server.line_with("listening on ");
+    let url = format!("http://{}", listening.trim_start_matches("listening on "));
     let mut command = coordinator();
     command
-        .args([
-            "run",
-            "--target",
-            &server.url,
-            "--batch-sizes",
-            "16384",
-            "--wait",
-            "0.1",
-            "--reps",
-            "1",
-            "--local",
-            "4",
-        ])
+        .args(["run", "--target", &url, "--batch-sizes", "16384", "--wait", "0.1", "--reps", "1", "--local", "4"])
         .args(["--set", "session.launch={kind=\"ramp\",over_seconds=33}", "--output"])
         .arg(&out);
     let ended = run(command);
     assert_eq!(ended.code(), Some(0), "{}", ended.text);
     // Its log is complete when it has ended.
-    drop(server.stop());
+    server.signal(Signal::SIGTERM);
+    assert_eq!(server.end().code(), Some(0));
     let results = Results::of(&out);
     results.check_with_python();
     let row = &results.summary()[0];
