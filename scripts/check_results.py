@@ -24,7 +24,8 @@ HISTORICAL = (
 ).split()
 OURS = (
     "agents attempt timed_out lost never_started open_max response_p50 response_p99 wire_p50 wire_p99 launch_window "
-    "launch_lag_p99 receive_lag_p99 start_skew over_range limit verdict verdict_reasons"
+    "launch_lag_p99 receive_lag_p99 start_skew over_range limit verdict verdict_reasons accepted handshake_rtt_p50 "
+    "handshake_rtt_p99 syn_retransmissions"
 ).split()
 RAW_KEYS = (
     "request_id mode timestamp wait_requested batch_size hardware connect_latency reset_latency step_latency "
@@ -63,6 +64,8 @@ def metrics(rows):
             for name in ("connect", "reset", "close", "total"):
                 values[name].append(micros(row[f"{name}_latency"]))
             values["step"].extend(micros(step) for step in row["step_latencies"])
+            if row["handshake_rtt"] is not None:
+                values["handshake_rtt"].append(micros(row["handshake_rtt"]))
             values["wire"].extend(micros(step) for step in row["step_wire_latencies"])
             values["receive_lag"].extend(micros(step) for step in row["step_receive_lags"])
             if row["reset_receive_lag"] is not None:
@@ -172,7 +175,9 @@ class Checker:
         stamped = sum(len(r["step_wire_latencies"]) for r in good)
         for column in HISTORICAL + OURS:
             metric, _, percent = column.rpartition("_p")
-            if column in OF_STAMPS and (replies == 0 or stamped * 1000 < replies * 999):
+            if metric == "handshake_rtt" and not values.get(metric):
+                equal(column, "")
+            elif column in OF_STAMPS and (replies == 0 or stamped * 1000 < replies * 999):
                 equal(column, "")
             elif metric and percent.isdigit():
                 exact = quantile(values.get(metric, []), int(percent) / 100)
@@ -185,6 +190,8 @@ class Checker:
         equal("unique_sessions", len({r["session_hash"] for r in good if r["session_hash"] is not None}))
         equal("unique_hosts", len({r["host_url"] for r in good if r["host_url"] is not None}))
         equal("agents", len({r["agent"] for r in rows}))
+        again = [r["syn_retransmissions"] for r in rows if r["syn_retransmissions"] is not None]
+        equal("syn_retransmissions", sum(again) if again else "")
         for r in rows:
             self.split(name, r)
         for r in good:

@@ -61,10 +61,12 @@ pub enum Metric {
     Wire,
     /// Of replies to resets and steps.
     ReceiveLag,
+    /// The kernel's round trip of the TCP handshake.
+    HandshakeRtt,
 }
 
 impl Metric {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Connect,
         Self::Reset,
         Self::Step,
@@ -75,6 +77,7 @@ impl Metric {
         Self::LaunchLag,
         Self::Wire,
         Self::ReceiveLag,
+        Self::HandshakeRtt,
     ];
 
     #[must_use]
@@ -90,6 +93,7 @@ impl Metric {
             Self::LaunchLag => "launch_lag",
             Self::Wire => "wire",
             Self::ReceiveLag => "receive_lag",
+            Self::HandshakeRtt => "handshake_rtt",
         }
     }
 
@@ -175,6 +179,7 @@ impl HistogramSet {
                 for step in &record.step_us {
                     once(Metric::Step, Some(*step));
                 }
+                once(Metric::HandshakeRtt, record.wire.handshake_rtt_us);
                 once(Metric::ReceiveLag, record.wire.reset.map(|split| split.lag_us));
                 for split in &record.wire.steps {
                     once(Metric::Wire, Some(split.wire_us));
@@ -317,6 +322,7 @@ mod tests {
                 total_us: Some(us[5]),
                 wire: WireRecord {
                     reset: Some(Split { wire_us: us[0], lag_us: us[1] }),
+                    handshake_rtt_us: Some(us[2]),
                     steps: us[3..].iter().take(steps).map(|us| Split { wire_us: *us, lag_us: us / 3 }).collect(),
                     ..WireRecord::default()
                 },

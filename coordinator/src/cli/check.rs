@@ -94,6 +94,19 @@ fn needs(plan: &Plan) -> String {
         n if n == plan.agents.count => ", started by the coordinator".to_owned(),
         n => format!(", {n} of them started by the coordinator"),
     };
+    if let Launch::Arrivals { over_us, .. } = plan.session.launch {
+        // Little's law: what is open at once is the rate of arrivals times how long each stays.
+        let longest_us = plan.grid.waits_us.iter().map(|wait_us| plan.session_floor_us(*wait_us)).max().unwrap_or(0);
+        let open = u128::from(largest) * u128::from(longest_us) / u128::from(over_us.max(1));
+        return format!(
+            "needs      about {} sessions open at once if the server costs nothing, more if it is slow: as many descriptors and\n           \
+             ports; what finds no place on an agent waits for one\n\
+             agents     {}{local}; about {} sessions each\n",
+            count(u64::try_from(open).unwrap_or(u64::MAX).clamp(1, largest.max(1))),
+            count(agents),
+            count(largest.div_ceil(agents.max(1)))
+        );
+    }
     format!(
         "needs      {} sessions at once: as many file descriptors, and {} ephemeral ports {destination} (a host has 28,232\n           \
          by default, shared by its agents)\n\

@@ -30,11 +30,37 @@ pub struct AgentResult {
     pub launch_lag_p99_us: Option<u64>,
     /// Of what the agent added to each of its sessions after their start.
     pub own_delay_p99_us: Option<u64>,
-    /// How late its timers fired: by this much in 99 of 100 looks at most.
-    pub timer_overshoot_p99_us: Option<u64>,
+    /// How late its load threads' own timers fired.
+    pub timer_overshoot: Option<Overshoot>,
     pub vitals: Option<Vitals>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lost: Option<String>,
+}
+
+/// What is kept of a histogram of late timers, in microseconds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Overshoot {
+    /// How often it was looked at; a look that came very late stands for those that it kept from being made.
+    pub looks: u64,
+    pub p50_us: u64,
+    pub p90_us: u64,
+    pub p99_us: u64,
+    pub p999_us: u64,
+    pub max_us: u64,
+}
+
+impl Overshoot {
+    fn of(late: &Histogram<u64>) -> Self {
+        let at = |quantile: f64| late.value_at_quantile(quantile).min(late.max());
+        Self {
+            looks: late.len(),
+            p50_us: at(0.5),
+            p90_us: at(0.9),
+            p99_us: at(0.99),
+            p999_us: at(0.999),
+            max_us: late.max(),
+        }
+    }
 }
 
 impl AgentResult {
@@ -43,8 +69,13 @@ impl AgentResult {
         self.launch_lag_p99_us = p99(rows.iter().filter_map(|row| row.record.launch_lag_us()).collect());
         self.own_delay_p99_us = p99(rows.iter().filter_map(|row| row.record.wire.own_delay_us).collect());
         let overshoot: Option<Histogram<u64>> = Deserializer::new().deserialize(&mut vitals.overshoot.as_slice()).ok();
-        self.timer_overshoot_p99_us = overshoot.filter(|o| !o.is_empty()).map(|o| o.value_at_quantile(0.99));
+        self.timer_overshoot = overshoot.filter(|o| !o.is_empty()).map(|o| Overshoot::of(&o));
         self.vitals = Some(vitals);
+    }
+
+    #[must_use]
+    pub fn timer_overshoot_p99_us(&self) -> Option<u64> {
+        self.timer_overshoot.map(|late| late.p99_us)
     }
 
     #[must_use]

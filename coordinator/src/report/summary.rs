@@ -52,6 +52,10 @@ pub struct Summary {
     /// Of step replies; `None` unless the kernel stamped (nearly) all of them.
     pub wire: Option<Percentiles>,
     pub receive_lag_p99_us: Option<u64>,
+    /// Of the TCP handshakes of succeeded sessions, as the kernel measured them.
+    pub handshake_rtt: Option<Percentiles>,
+    /// SYN segments that had to be sent again, all sessions together; `None` where nobody asked the kernel.
+    pub syn_retransmits: Option<u64>,
     /// The furthest apart that two agents' first sessions can have started, clock errors included.
     pub start_skew_us: Option<u64>,
     /// What each agent contributed, and how it was doing.
@@ -88,9 +92,13 @@ impl Summary {
         let (mut first_start, mut last_start) = (u64::MAX, 0);
         let mut largest = Largest::default();
         let (mut steps, mut stamped) = (0_u64, 0_u64);
+        let mut syn_retransmits = None;
         for row in rows {
             let record = &row.record;
             ledger.count(&record.outcome);
+            if let Some(again) = record.wire.syn_retransmits {
+                syn_retransmits = Some(syn_retransmits.unwrap_or(0_u64).saturating_add(again.into()));
+            }
             wall_us = wall_us.max(record.ended_us().unwrap_or(0));
             largest.see(record);
             if let Some(started) = record.started_us {
@@ -152,6 +160,9 @@ impl Summary {
             wire: nearly_all(stamped, steps).then(|| percentiles(histograms, Metric::Wire, &largest)),
             receive_lag_p99_us: nearly_all(stamped, steps)
                 .then(|| percentiles(histograms, Metric::ReceiveLag, &largest).p99_us),
+            handshake_rtt: (!histograms.get(Metric::HandshakeRtt).is_empty())
+                .then(|| percentiles(histograms, Metric::HandshakeRtt, &largest)),
+            syn_retransmits,
             start_skew_us: None,
             by_agent: Vec::new(),
             errors,
@@ -223,7 +234,7 @@ fn open_max(rows: &[Row]) -> u64 {
 }
 
 /// The columns of summary.csv, historical ones first, all in their fixed order.
-pub const COLUMNS: [&str; 52] = [
+pub const COLUMNS: [&str; 55] = [
     "mode",
     "url",
     "num_requests",
@@ -276,6 +287,9 @@ pub const COLUMNS: [&str; 52] = [
     "verdict",
     "verdict_reasons",
     "accepted",
+    "handshake_rtt_p50",
+    "handshake_rtt_p99",
+    "syn_retransmissions",
 ];
 
 impl Summary {
@@ -340,6 +354,9 @@ impl Summary {
             self.verdict.worth.to_string(),
             self.verdict.reasons.join("; "),
             self.accepted.to_string(),
+            measured(self.handshake_rtt.map(|rtt| rtt.p50_us)),
+            measured(self.handshake_rtt.map(|rtt| rtt.p99_us)),
+            self.syn_retransmits.map(|n| n.to_string()).unwrap_or_default(),
         ]
     }
 }

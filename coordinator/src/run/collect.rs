@@ -134,7 +134,7 @@ impl Part {
             clock_error_us: self.clock.map(|offset| offset.error_us),
             launch_lag_p99_us: None,
             own_delay_p99_us: None,
-            timer_overshoot_p99_us: None,
+            timer_overshoot: None,
             vitals: None,
             lost: self.lost.clone(),
         };

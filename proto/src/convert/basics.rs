@@ -118,6 +118,7 @@ pub(super) fn metric(value: i32) -> Checked<Metric> {
         Ok(wire::Metric::LaunchLag) => Metric::LaunchLag,
         Ok(wire::Metric::Wire) => Metric::Wire,
         Ok(wire::Metric::ReceiveLag) => Metric::ReceiveLag,
+        Ok(wire::Metric::HandshakeRtt) => Metric::HandshakeRtt,
         _ => return invalid("metric", format!("unknown value {value}")),
     })
 }
@@ -134,6 +135,7 @@ pub(super) fn wire_metric(metric: Metric) -> i32 {
         Metric::LaunchLag => wire::Metric::LaunchLag,
         Metric::Wire => wire::Metric::Wire,
         Metric::ReceiveLag => wire::Metric::ReceiveLag,
+        Metric::HandshakeRtt => wire::Metric::HandshakeRtt,
     }
     .into()
 }

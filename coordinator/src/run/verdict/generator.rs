@@ -62,7 +62,7 @@ fn late_reads(evidence: &Evidence<'_>, criteria: &Criteria) -> Option<String> {
         Some(us) => (us, "measured"),
         // Without receive stamps: every reply is read as late as the thread's own timers fire.
         None => {
-            let late_us = evidence.summary.by_agent.iter().filter_map(|agent| agent.timer_overshoot_p99_us).max()?;
+            let late_us = evidence.summary.by_agent.iter().filter_map(|agent| agent.timer_overshoot_p99_us()).max()?;
             let awaited = u64::from(evidence.plan.session.steps) + 4;
             (criteria.total_p99_us.saturating_sub(late_us.saturating_mul(awaited)), "estimated from late timers")
         }

@@ -99,7 +99,7 @@ fn timed_out(evidence: &Evidence<'_>) -> Option<String> {
 }
 
 fn kept_up(summary: &crate::report::summary::Summary) -> bool {
-    let late: Vec<Option<u64>> = summary.by_agent.iter().map(|agent| agent.timer_overshoot_p99_us).collect();
+    let late: Vec<Option<u64>> = summary.by_agent.iter().map(|agent| agent.timer_overshoot_p99_us()).collect();
     !late.is_empty() && late.iter().all(|us| us.is_some_and(|us| us <= IDLE_OVERSHOOT_US_MAX))
 }
 

@@ -328,3 +328,60 @@ fn arrivals_without_a_place_are_told_from_a_slow_agent() {
     assert!(reason(8).contains("because all of its 8 places were taken"), "{}", reason(8));
     assert!(!reason(20).contains("places were taken"));
 }
+
+mod corners {
+    use proptest::prelude::*;
+
+    use super::*;
+    use proto::{Split, WireRecord};
+
+    /// Whatever a peer that passed the door may have put into a record.
+    fn any_us() -> impl Strategy<Value = u64> {
+        prop_oneof![Just(0), Just(1), 0_u64..10_000_000, Just(u64::MAX), Just(u64::MAX - 1), any::<u64>()]
+    }
+
+    fn any_row() -> impl Strategy<Value = (u8, Vec<u64>, Option<u32>)> {
+        (0_u8..6, proptest::collection::vec(any_us(), 9), proptest::option::of(any::<u32>()))
+    }
+
+    proptest! {
+        /// No count or sum overflows, percentiles stay within what there was, and a verdict is always given.
+        #[test]
+        fn the_largest_numbers_neither_overflow_nor_panic(
+            rows in proptest::collection::vec(any_row(), 1..30), kind in 0_usize..3,
+        ) {
+            let rows: Vec<Row> = (0..).zip(rows).map(|(n, (outcome, us, again))| {
+                let outcome = match outcome {
+                    0..3 => Outcome::Succeeded,
+                    3 => Outcome::TimedOut(Phase::Step),
+                    4 => Outcome::Failed(FailureKind::Refused, Phase::Connect),
+                    _ => Outcome::Failed(FailureKind::PortExhausted, Phase::Connect),
+                };
+                let mut row = session(n, outcome, us[0], us[1]);
+                row.record.intended_us = us[2] % (1 << 40);
+                row.record.connect_us = Some(us[3]);
+                row.record.step_us = vec![us[4], us[5]];
+                row.record.wire = WireRecord {
+                    reset: Some(Split { wire_us: us[6], lag_us: us[7] }),
+                    steps: vec![Split { wire_us: us[6], lag_us: us[7] }; 2],
+                    own_delay_us: Some(us[8]),
+                    handshake_rtt_us: Some(us[7]),
+                    syn_retransmits: again,
+                };
+                row
+            }).collect();
+            let launch = ["", "session.launch={kind='ramp',over_seconds=1}", "session.total_timeout_seconds=1"][kind];
+            let plan = plan(launch);
+            let verdict = judged(&plan, &rows, &[], &[]);
+            prop_assert!(verdict.worth <= Worth::GeneratorLimited, "{verdict:?}");
+            let summary = summary_of(&rows);
+            prop_assert!(summary.ledger.balances());
+            prop_assert!(summary.total.p50_us <= summary.total.p99_us && summary.total.p99_us <= summary.total_max_us.max(1));
+            prop_assert!(summary.open_max <= rows.len() as u64);
+            // Each cell reads back: plain decimals, no exponent.
+            for cell in &summary.cells()[10..30] {
+                prop_assert!(cell.parse::<f64>().is_ok_and(f64::is_finite) && !cell.contains('e'), "{cell}");
+            }
+        }
+    }
+}

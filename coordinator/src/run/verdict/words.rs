@@ -15,13 +15,13 @@ pub(super) fn busiest(summary: &Summary) -> Option<String> {
         .by_agent
         .iter()
         .filter(|agent| agent.vitals.is_some())
-        .max_by_key(|agent| (agent.own_delay_p99_us.or(agent.timer_overshoot_p99_us), agent.launch_lag_p99_us))?;
+        .max_by_key(|agent| (agent.own_delay_p99_us.or(agent.timer_overshoot_p99_us()), agent.launch_lag_p99_us))?;
     Some(doing(most))
 }
 
 fn doing(agent: &AgentResult) -> String {
     let Some(vitals) = &agent.vitals else { return format!("agent {}", agent.name) };
-    let mut text = match (agent.own_delay_p99_us, agent.timer_overshoot_p99_us) {
+    let mut text = match (agent.own_delay_p99_us, agent.timer_overshoot_p99_us()) {
         (Some(us), _) => format!("agent {} added {} to its sessions (p99)", agent.name, latency(us)),
         (None, Some(us)) => format!("the timers of agent {} fired {} late (p99)", agent.name, latency(us)),
         (None, None) => format!("agent {}", agent.name),
