@@ -60,6 +60,7 @@ pub enum Effect {
     Survey {
         number: u64,
         addresses: Vec<String>,
+        sessions: u64,
     },
     /// Cut the sessions in flight; the load then ends.
     CutLoad,
@@ -164,7 +165,9 @@ impl Machine {
             }
             // Answered where the stream is read: nothing of ours may stand between a ping and its answer.
             FromCoordinator::Ping { .. } => Vec::new(),
-            FromCoordinator::Survey { number, addresses } => vec![Effect::Survey { number, addresses }],
+            FromCoordinator::Survey { number, addresses, sessions } => {
+                vec![Effect::Survey { number, addresses, sessions }]
+            }
             FromCoordinator::Go { attempt, start_at_us } => match self.state {
                 State::Armed(current) if current == attempt => {
                     self.state = State::Running(attempt);

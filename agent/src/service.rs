@@ -240,10 +240,10 @@ impl Life {
                     });
                     self.attempt = Some(Attempt::Preparing { _task: AbortOnDropHandle::new(task) });
                 }
-                Effect::Survey { number, addresses } => {
+                Effect::Survey { number, addresses, sessions } => {
                     let (wishes, done) = (self.settings.wishes.clone(), done.clone());
                     tokio::task::spawn_blocking(move || {
-                        let capacity = capacity::towards(&wishes, &addresses);
+                        let capacity = capacity::towards(&wishes, &addresses, sessions);
                         // Whoever asked may be gone.
                         let _ = done.blocking_send(Done::Surveyed(number, capacity));
                     });

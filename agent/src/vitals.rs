@@ -10,6 +10,7 @@ use nix::sys::time::TimeValLike as _;
 use proto::convert::micros;
 use proto::{Vitals, WireState};
 
+use crate::capacity::{SocketCounts, cores};
 use crate::stamps;
 
 /// What the scheduler gave a thread (`/proc/PID/task/TID/schedstat`, Linux `Documentation/scheduler/sched-stats.rst`).
@@ -100,7 +101,7 @@ impl Sampler {
     #[must_use]
     pub fn finish(self, wall: Duration, threads: FromThreads, realtime_step_us: i64) -> Vitals {
         let (first, last) = (self.first, Reading::take());
-        let sockets = parse_sockstat(&read("/proc/net/sockstat"), &read("/proc/net/sockstat6"));
+        let sockets = SocketCounts::read();
         let since = |now: Option<u64>, then: Option<u64>| now.zip(then).map(|(now, then)| now.saturating_sub(then));
         let host = last.host.zip(first.host).map(|(now, then)| now.since(then));
         Vitals {
@@ -120,11 +121,11 @@ impl Sampler {
             memory_bytes_max: memory_bytes_max(&read("/proc/self/status")),
             descriptors_max: self.descriptors + threads.in_flight_max,
             in_flight_max: threads.in_flight_max,
-            tcp_in_use: sockets.0,
-            time_wait: sockets.1,
+            tcp_in_use: sockets.in_use,
+            time_wait: sockets.time_wait,
             realtime_step_us,
             wire: threads.wire,
-            host_cpus: crate::capacity::cores(),
+            host_cpus: cores(),
             beside_target: threads.beside_target,
         }
     }
@@ -213,17 +214,6 @@ fn counter(text: &str, prefix: &str, name: &str) -> Option<u64> {
     values.split_whitespace().nth(place)?.parse().ok()
 }
 
-/// TCP sockets in use, and in TIME_WAIT.
-fn parse_sockstat(v4: &str, v6: &str) -> (Option<u64>, Option<u64>) {
-    let number = |text: &str, prefix: &str, name: &str| -> Option<u64> {
-        let line = text.lines().find(|line| line.starts_with(prefix))?;
-        let mut words = line.split_whitespace().skip_while(|word| *word != name);
-        words.nth(1)?.parse().ok()
-    };
-    let in_use = number(v4, "TCP:", "inuse").map(|n| n + number(v6, "TCP6:", "inuse").unwrap_or(0));
-    (in_use, number(v4, "TCP:", "tw"))
-}
-
 /// The most that was resident, in bytes (proc_pid_status(5), VmHWM).
 fn memory_bytes_max(status: &str) -> u64 {
     let line = status.lines().find(|line| line.starts_with("VmHWM:"));
@@ -274,8 +264,6 @@ mod tests {
         let counts = Counts { retransmits: Some(77), syn_retransmits: Some(333), listen_overflows: Some(22) };
         assert_eq!(Counts::parse(snmp, netstat), counts);
         assert_eq!(Counts::parse("", "TcpExt: A\n"), Counts::default());
-        let v4 = "sockets: used 25\nTCP: inuse 11 orphan 0 tw 42 alloc 1 mem 123\n";
-        assert_eq!(parse_sockstat(v4, "TCP6: inuse 2\n"), (Some(13), Some(42)));
         assert_eq!(memory_bytes_max("VmPeak: 1 kB\nVmHWM:\t  2048 kB\n"), 2 << 20);
         assert_eq!(parse_throttled("nr_periods 3\nthrottled_usec 77\n"), Some(77));
         assert_eq!(parse_throttled("nr_throttled 3\nthrottled_time 77000\n"), Some(77));

@@ -346,7 +346,7 @@ fn a_survey_tells_what_can_be_carried_now() {
         let (mut visit, _) = coordinator.welcome(RunId::random()).await;
         let mut taken = Vec::new();
         for (number, addresses) in [(1, vec![address]), (2, vec!["192.0.2.1:9".to_owned()])] {
-            visit.say(FromCoordinator::Survey { number, addresses }).await;
+            visit.say(FromCoordinator::Survey { number, addresses, sessions: 1 << 20 }).await;
             let Some(FromAgent::Surveyed { number: about, capacity }) = visit.hear().await else { panic!("no answer") };
             assert_eq!((about, capacity.max_sessions), (number, Some(77)));
             taken.push(capacity.ports_taken);

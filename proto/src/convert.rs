@@ -166,7 +166,9 @@ impl From<FromCoordinator> for wire::CoordinatorMessage {
             FromCoordinator::Stored(attempt) => Body::Stored(wire::Stored { attempt: Some(attempt.into()) }),
             FromCoordinator::Dismiss(reason) => Body::Dismiss(wire::Dismiss { reason }),
             FromCoordinator::Ping { sequence } => Body::Ping(wire::Ping { sequence }),
-            FromCoordinator::Survey { number, addresses } => Body::Survey(wire::Survey { number, addresses }),
+            FromCoordinator::Survey { number, addresses, sessions } => {
+                Body::Survey(wire::Survey { number, addresses, sessions })
+            }
         };
         Self { body: Some(body) }
     }
@@ -221,6 +223,7 @@ impl TryFrom<wire::CoordinatorMessage> for FromCoordinator {
                 }
                 Self::Survey {
                     number: survey.number,
+                    sessions: at_most("sessions", survey.sessions, max::SESSIONS_MAX)?,
                     addresses: survey
                         .addresses
                         .into_iter()

@@ -61,10 +61,11 @@ pub enum FromCoordinator {
     Ping {
         sequence: u64,
     },
-    /// What can be carried towards these destinations (`ip:port`) now?
+    /// What can be carried towards these destinations (`ip:port`) now, for a batch of so many sessions?
     Survey {
         number: u64,
         addresses: Vec<String>,
+        sessions: u64,
     },
 }
 

@@ -125,7 +125,7 @@ pub struct Capacity {
     pub descriptors: u64,
     /// Ephemeral ports per destination, over all source addresses.
     pub ports: u64,
-    /// Agents with equal pools draw from the same ports (same network namespace and source addresses).
+    /// `namespace/address+address`: agents that have a namespace and an address in common draw from the same ports.
     pub port_pool: String,
     pub memory_bytes: u64,
     /// The user's own limit.

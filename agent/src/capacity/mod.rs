@@ -3,6 +3,7 @@
 pub mod ports;
 
 use std::fs;
+use std::io::{BufRead as _, BufReader};
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 
@@ -25,21 +26,31 @@ pub struct Wishes {
 /// Raises the soft limit of open files to the hard one and measures.
 #[must_use]
 pub fn measure(wishes: &Wishes) -> Capacity {
-    towards(wishes, &[])
+    towards(wishes, &[], 0)
 }
 
-/// The same, with the ports that can't be had just now towards `addresses` (`ip:port`; what is none is left out).
+/// The same, with the ports that can't be had just now towards `addresses` (`ip:port`; what is none is left out). Where
+/// all sockets that there are would leave room for `sessions`, they are only counted: the table of tens of thousands takes
+/// tens of milliseconds to read.
 #[must_use]
-pub fn towards(wishes: &Wishes, addresses: &[String]) -> Capacity {
+pub fn towards(wishes: &Wishes, addresses: &[String], sessions: u64) -> Capacity {
     let threads = wishes.threads.unwrap_or_else(cores).max(1);
     let range = port_range();
     let ports = count_ports(&range, &sysctl("ip_local_reserved_ports"));
     let destinations: Vec<SocketAddr> = addresses.iter().filter_map(|address| address.parse().ok()).collect();
+    let at_most = SocketCounts::read().at_most().saturating_mul(wishes.source_ips.len().max(1) as u64);
     let taken = if destinations.is_empty() {
         Taken::default()
+    } else if sessions.saturating_add(at_most) <= ports {
+        Taken { all: at_most, ..Taken::default() }
     } else {
-        let tables = [read("/proc/net/tcp"), read("/proc/net/tcp6")];
-        let sockets: Vec<_> = tables.iter().flat_map(|table| ports::parse(table)).collect();
+        let mut sockets: Vec<_> = ports::parse(&read("/proc/net/tcp")).collect();
+        if destinations.iter().all(SocketAddr::is_ipv4) {
+            // Of the other family only what listens stands in the way; it comes first in its table.
+            sockets.extend(listeners("/proc/net/tcp6"));
+        } else {
+            sockets.extend(ports::parse(&read("/proc/net/tcp6")));
+        }
         let reuse = Reuse::parse(&sysctl("tcp_tw_reuse"), &sysctl("tcp_tw_reuse_delay"));
         ports::taken(&sockets, &range, &wishes.source_ips, &destinations, reuse)
     };
@@ -48,7 +59,11 @@ pub fn towards(wishes: &Wishes, addresses: &[String]) -> Capacity {
         threads,
         descriptors: descriptors_free(),
         ports,
-        port_pool: port_pool(&wishes.source_ips),
+        port_pool: if wishes.source_ips.is_empty() {
+            port_pool(&chosen_sources(&destinations))
+        } else {
+            port_pool(&wishes.source_ips)
+        },
         memory_bytes: memory_available_bytes(),
         max_sessions: wishes.max_sessions,
         ports_taken: taken.all.min(ports),
@@ -59,6 +74,49 @@ pub fn towards(wishes: &Wishes, addresses: &[String]) -> Capacity {
             &read("/proc/sys/net/netfilter/nf_conntrack_count"),
         ),
     }
+}
+
+/// How many TCP sockets this network namespace has (`/proc/net/sockstat`); `None` where it is not told.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SocketCounts {
+    pub in_use: Option<u64>,
+    pub orphans: Option<u64>,
+    pub time_wait: Option<u64>,
+}
+
+impl SocketCounts {
+    #[must_use]
+    pub fn read() -> Self {
+        Self::parse(&read("/proc/net/sockstat"), &read("/proc/net/sockstat6"))
+    }
+
+    /// Both families: the second file has the sockets in use only.
+    fn parse(v4: &str, v6: &str) -> Self {
+        let after = |text: &str, prefix: &str, name: &str| -> Option<u64> {
+            let line = text.lines().find(|line| line.starts_with(prefix))?;
+            line.split_whitespace().skip_while(|word| *word != name).nth(1)?.parse().ok()
+        };
+        Self {
+            in_use: after(v4, "TCP:", "inuse").map(|n| n + after(v6, "TCP6:", "inuse").unwrap_or(0)),
+            orphans: after(v4, "TCP:", "orphan"),
+            time_wait: after(v4, "TCP:", "tw"),
+        }
+    }
+
+    /// No more ports than this can be taken. Where nothing is told nothing is known: the table decides.
+    fn at_most(self) -> u64 {
+        [self.in_use, self.orphans, self.time_wait]
+            .into_iter()
+            .try_fold(0_u64, |sum, count| count.map(|count| sum + count))
+            .unwrap_or(u64::MAX)
+    }
+}
+
+/// The listening sockets of a table, which come before all others.
+fn listeners(path: &str) -> Vec<ports::Socket> {
+    let Ok(file) = fs::File::open(path) else { return Vec::new() };
+    let lines = BufReader::new(file).lines().map_while(Result::ok).skip(1);
+    lines.map_while(|line| ports::parse_line(&line).filter(ports::Socket::listens)).collect()
 }
 
 /// Connections that are tracked beyond the maximum are dropped without a word: to a client it looks like a time-out.
@@ -114,7 +172,22 @@ fn count_ports(range: &RangeInclusive<u16>, reserved: &str) -> u64 {
     (high + 1).saturating_sub(low).saturating_sub(inside)
 }
 
-/// Ports belong to a network namespace and a source address.
+/// The addresses from which the kernel would reach these places: a UDP socket that is connected sends nothing, but has
+/// been given its local address.
+fn chosen_sources(destinations: &[SocketAddr]) -> Vec<IpAddr> {
+    let chosen = |to: &SocketAddr| {
+        let any: SocketAddr = if to.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0_u16; 8], 0).into() };
+        let socket = std::net::UdpSocket::bind(any).ok()?;
+        socket.connect(to).ok()?;
+        socket.local_addr().ok().map(|address| address.ip())
+    };
+    let mut sources: Vec<IpAddr> = destinations.iter().filter_map(chosen).collect();
+    sources.sort();
+    sources.dedup();
+    sources
+}
+
+/// Ports belong to a network namespace and a source address: `namespace/address+address`.
 fn port_pool(source_ips: &[IpAddr]) -> String {
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_else(|_| host_name());
     let namespace = fs::read_link("/proc/self/ns/net").map(|p| p.display().to_string()).unwrap_or_default();
@@ -169,6 +242,17 @@ mod tests {
     }
 
     #[test]
+    fn sockets_are_counted_without_their_table() {
+        let v4 = "sockets: used 25\nTCP: inuse 11 orphan 1 tw 42 alloc 1 mem 123\n";
+        let both = SocketCounts::parse(v4, "TCP6: inuse 2\n");
+        assert_eq!((both.in_use, both.time_wait, both.at_most()), (Some(13), Some(42), 56));
+        assert_eq!(SocketCounts::parse(v4, "").at_most(), 54);
+        assert_eq!(SocketCounts::parse("", "").at_most(), u64::MAX);
+        let few = towards(&Wishes::default(), &["127.0.0.9:80".to_owned()], 0);
+        assert!(few.ports_taken <= few.ports && few.ports_waiting == 0, "{few:?}");
+    }
+
+    #[test]
     fn memory_is_the_least_of_host_and_control_group() {
         assert_eq!(memory_left("MemTotal: 9 kB\nMemAvailable:   8 kB\n", &[]), 8_192);
         assert_eq!(memory_left("MemAvailable: 8 kB\n", &[("max\n", "5\n"), ("4096\n", "1024\n")]), 3_072);
@@ -183,6 +267,9 @@ mod tests {
         assert_eq!(two.ports, 2 * plain.ports);
         assert_eq!(two.threads, 3);
         assert_ne!(two.port_pool, plain.port_pool);
+        let places = ["127.0.0.9:80".to_owned(), "no address".to_owned()];
+        let towards = towards(&Wishes::default(), &places, 1 << 20);
+        assert!(towards.port_pool.ends_with("/127.0.0.1"), "{}", towards.port_pool);
         assert!(plain.descriptors > 0);
     }
 }

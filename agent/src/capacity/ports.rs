@@ -56,14 +56,25 @@ const STATE_LISTEN: u8 = 10;
 
 /// Lines that are not understood are left out.
 pub fn parse(table: &str) -> impl Iterator<Item = Socket> {
-    table.lines().skip(1).filter_map(|line| {
-        let mut words = line.split_whitespace().skip(1);
-        let (local, remote) = (address(words.next()?)?, address(words.next()?)?);
-        let state = u8::from_str_radix(words.next()?, 16).ok()?;
-        let (_, when) = words.nth(1)?.split_once(':')?;
-        let timer_us = u64::from_str_radix(when, 16).ok()?.saturating_mul(TICK_US);
-        Some(Socket { local, remote, state, timer_us })
-    })
+    table.lines().skip(1).filter_map(parse_line)
+}
+
+/// One line of a table.
+#[must_use]
+pub fn parse_line(line: &str) -> Option<Socket> {
+    let mut words = line.split_whitespace().skip(1);
+    let (local, remote) = (address(words.next()?)?, address(words.next()?)?);
+    let state = u8::from_str_radix(words.next()?, 16).ok()?;
+    let (_, when) = words.nth(1)?.split_once(':')?;
+    let timer_us = u64::from_str_radix(when, 16).ok()?.saturating_mul(TICK_US);
+    Some(Socket { local, remote, state, timer_us })
+}
+
+impl Socket {
+    #[must_use]
+    pub fn listens(&self) -> bool {
+        self.state == STATE_LISTEN
+    }
 }
 
 /// `0100007F:1F90`: the address as the machine's own 32-bit words, the port as a number.

@@ -241,3 +241,48 @@ async fn work(
     recorder.scheduled = Scheduled::of_this_thread().since(before);
     recorder
 }
+
+#[cfg(test)]
+mod tests {
+    use proto::{Metric, Phase, Split, WireRecord};
+
+    use super::*;
+
+    #[test]
+    fn a_voided_batch_keeps_everything_but_what_rests_on_the_time_of_day() {
+        let split = Split { wire_us: 5, lag_us: 6 };
+        let wire = WireRecord {
+            reset: Some(split),
+            steps: vec![split, split],
+            own_delay_us: Some(9),
+            handshake_rtt_us: Some(30),
+            syn_retransmits: Some(1),
+        };
+        let record = |outcome| SessionRecord {
+            started_us: Some(1),
+            total_us: Some(100),
+            step_us: vec![11, 11],
+            wire: wire.clone(),
+            ..SessionRecord::without_life(0, outcome, String::new())
+        };
+        let mut records = [record(Outcome::Succeeded), record(Outcome::TimedOut(Phase::Close))];
+        let histograms = void(&mut records, Bounds::STANDARD);
+        let count = |metric| histograms.get(metric).len();
+        assert_eq!((count(Metric::Wire), count(Metric::ReceiveLag), count(Metric::Step)), (0, 0, 2));
+        assert_eq!((count(Metric::Response), count(Metric::HandshakeRtt)), (2, 1));
+        for record in &records {
+            assert_eq!((record.wire.own_delay_us, record.wire.steps.len()), (None, 0));
+            assert_eq!((record.wire.handshake_rtt_us, record.wire.syn_retransmits), (Some(30), Some(1)));
+        }
+    }
+
+    #[test]
+    fn places_are_split_exactly_and_every_thread_has_one() {
+        let all = |places: u64, threads: u64| -> Vec<u64> {
+            (0..threads).map(|thread| in_flight_max(places, thread, threads)).collect()
+        };
+        assert_eq!(all(10, 4), [3, 3, 2, 2]);
+        assert_eq!(all(8, 2), [4, 4]);
+        assert_eq!(all(1, 3), [1, 1, 1], "a thread without a place would never end");
+    }
+}

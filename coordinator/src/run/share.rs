@@ -119,14 +119,39 @@ fn pool_room(members: &[&Capacity], spread: &Spread) -> u64 {
     spread.sessions(free, members.len()).min(tracked)
 }
 
+/// Who draws from the same ports: the same network namespace, and a source address in common, directly or by way of
+/// others. Agents whose lists of addresses overlap without being equal are taken to have no more than the best of them.
+fn pools(carriers: &[Carrier<'_>]) -> Vec<Vec<usize>> {
+    let mut pools: Vec<Vec<usize>> = Vec::new();
+    for n in 0..carriers.len() {
+        let (meets, apart): (Vec<_>, Vec<_>) = pools
+            .into_iter()
+            .partition(|pool| pool.iter().any(|m| share_ports(carriers[*m].capacity, carriers[n].capacity)));
+        let mut joined: Vec<usize> = meets.into_iter().flatten().collect();
+        joined.push(n);
+        pools = apart;
+        pools.push(joined);
+    }
+    pools
+}
+
+fn share_ports(a: &Capacity, b: &Capacity) -> bool {
+    if a.port_pool == b.port_pool {
+        return true;
+    }
+    match (a.port_pool.rsplit_once('/'), b.port_pool.rsplit_once('/')) {
+        (Some((here, mine)), Some((there, theirs))) => {
+            here == there
+                && mine.split('+').any(|address| !address.is_empty() && theirs.split('+').any(|t| t == address))
+        }
+        _ => false,
+    }
+}
+
 /// How many sessions each may carry at most.
 fn limits(carriers: &[Carrier<'_>], spread: &Spread) -> Vec<u64> {
     let mut limits: Vec<u64> = carriers.iter().map(|c| own_limit(c.capacity)).collect();
-    let mut pools: Vec<&str> = carriers.iter().map(|c| c.capacity.port_pool.as_str()).collect();
-    pools.sort_unstable();
-    pools.dedup();
-    for pool in pools {
-        let members: Vec<usize> = (0..carriers.len()).filter(|n| carriers[*n].capacity.port_pool == pool).collect();
+    for members in pools(carriers) {
         let capacities: Vec<&Capacity> = members.iter().map(|n| carriers[*n].capacity).collect();
         let room = pool_room(&capacities, spread);
         let wants: u64 = members.iter().map(|n| limits[*n]).fold(0, u64::saturating_add);
@@ -247,7 +272,7 @@ impl Binds {
             return format!("{} MiB of free memory", count(c.memory_bytes >> 20));
         }
         let members: Vec<&Capacity> =
-            carriers.iter().map(|other| other.capacity).filter(|other| other.port_pool == c.port_pool).collect();
+            carriers.iter().map(|other| other.capacity).filter(|other| share_ports(other, c)).collect();
         let shared = if members.len() > 1 { format!(", shared by {} agents", members.len()) } else { String::new() };
         let free = c.ports.saturating_sub(c.ports_taken);
         if c.conntrack_room.is_some_and(|room| room < spread.sessions(free, members.len())) {
@@ -313,6 +338,15 @@ mod tests {
         let two = [capacity(1, 19_900, 10_000, 0), capacity(1, 19_900, 10_000, 0)];
         assert_eq!(split_of(16_384, &two).map_err(|short| short.carried), Err(10_000));
         assert_eq!(split_of(10_000, &two), Ok(vec![5_000, 5_000]));
+    }
+
+    #[test]
+    fn overlapping_source_addresses_are_one_pool() {
+        let with = |pool: &str| Capacity { port_pool: pool.to_owned(), ..capacity(1, 19_900, 10_000, 0) };
+        let overlap = [with("ns/10.0.0.1+10.0.0.2"), with("ns/10.0.0.2+10.0.0.3"), with("ns/10.0.0.3")];
+        assert_eq!(split_of(16_384, &overlap).map_err(|short| short.carried), Err(10_000), "each by way of another");
+        let apart = [with("ns/10.0.0.1"), with("ns/10.0.0.2"), with("other/10.0.0.1"), with("ns/")];
+        assert_eq!(split_of(40_000, &apart), Ok(vec![10_000; 4]));
     }
 
     #[test]

@@ -81,7 +81,11 @@ impl Machine {
         self.surveys += 1;
         let keys: BTreeSet<Key> = self.agents.iter().filter(|(_, agent)| agent.ready).map(|(key, _)| *key).collect();
         for key in &keys {
-            let survey = FromCoordinator::Survey { number: self.surveys, addresses: self.spread.addresses.clone() };
+            let survey = FromCoordinator::Survey {
+                number: self.surveys,
+                addresses: self.spread.addresses.clone(),
+                sessions: batch.batch_size,
+            };
             self.send(*key, survey);
         }
         self.phase = Phase::Surveying { batch, asked: keys, deadline: now.mono + SURVEY_TIMEOUT, waited };
