@@ -1,5 +1,6 @@
 //! What this machine can carry: file descriptors, ephemeral ports, connection tracking, cores, memory.
 
+pub mod diag;
 pub mod ports;
 
 use std::fs;
@@ -30,19 +31,21 @@ pub fn measure(wishes: &Wishes) -> Capacity {
 }
 
 /// The same, with the ports that can't be had just now towards `addresses` (`ip:port`; what is none is left out). Where
-/// all sockets that there are would leave room for `sessions`, they are only counted: the table of tens of thousands takes
-/// tens of milliseconds to read.
+/// all sockets that there are would leave room for `sessions`, they are only counted: to read the table of tens of thousands
+/// takes tens of milliseconds.
 #[must_use]
 pub fn towards(wishes: &Wishes, addresses: &[String], sessions: u64) -> Capacity {
     let threads = wishes.threads.unwrap_or_else(cores).max(1);
     let range = port_range();
     let ports = count_ports(&range, &sysctl("ip_local_reserved_ports"));
     let destinations: Vec<SocketAddr> = addresses.iter().filter_map(|address| address.parse().ok()).collect();
-    let at_most = SocketCounts::read().at_most().saturating_mul(wishes.source_ips.len().max(1) as u64);
+    let sources = wishes.source_ips.len().max(1) as u64;
+    let fits =
+        |at_most: &u64| sessions.saturating_add(at_most.saturating_mul(sources)) <= ports.saturating_mul(sources);
     let taken = if destinations.is_empty() {
         Taken::default()
-    } else if sessions.saturating_add(at_most) <= ports {
-        Taken { all: at_most, ..Taken::default() }
+    } else if let Some(all) = at_most(&destinations).find(fits) {
+        Taken { all: all.saturating_mul(sources), ..Taken::default() }
     } else {
         let mut sockets: Vec<_> = ports::parse(&read("/proc/net/tcp")).collect();
         if destinations.iter().all(SocketAddr::is_ipv4) {
@@ -54,7 +57,7 @@ pub fn towards(wishes: &Wishes, addresses: &[String], sessions: u64) -> Capacity
         let reuse = Reuse::parse(&sysctl("tcp_tw_reuse"), &sysctl("tcp_tw_reuse_delay"));
         ports::taken(&sockets, &range, &wishes.source_ips, &destinations, reuse)
     };
-    let ports = ports.saturating_mul(wishes.source_ips.len().max(1) as u64);
+    let ports = ports.saturating_mul(sources);
     Capacity {
         threads,
         descriptors: descriptors_free(),
@@ -74,6 +77,12 @@ pub fn towards(wishes: &Wishes, addresses: &[String], sessions: u64) -> Capacity
             &read("/proc/sys/net/netfilter/nf_conntrack_count"),
         ),
     }
+}
+
+/// No more ports than these can be taken: what is known at once, then what takes a question.
+fn at_most(destinations: &[SocketAddr]) -> impl Iterator<Item = u64> {
+    std::iter::once(SocketCounts::read().at_most())
+        .chain(std::iter::once_with(|| diag::taken_at_most(destinations).unwrap_or(u64::MAX)))
 }
 
 /// How many TCP sockets this network namespace has (`/proc/net/sockstat`); `None` where it is not told.
