@@ -17,8 +17,9 @@ is within 1 % or 1 us, whichever is more (which includes what a histogram with 3
 Last, how far apart the agents of each batch began, by the server's clock. "First accepted" is the spread over the agents
 of accepted_us of the session each began first. A session was accepted its start_offset after its agent's start and some
 delay of the connection after that: "starts" is the spread of what is left without the offset, of each agent's session
-that was delayed least. Beside them start_skew of summary.csv, which is the run's own account. Exit code 1 when --within is given and a wire percentile is further off than that, or
-nothing could be compared.
+that was delayed least. Beside them start_skew of summary.csv, which is the run's own account.
+
+Exit code 1 when --within is given and a wire percentile is further off than that, or nothing could be compared.
 """
 
 import argparse
@@ -151,16 +152,16 @@ def print_tables(report):
             off = "-" if p["off_percent"] is None else f"{p['off_percent']:+.2f} %"
             cells.append(f"{p['figure_us']:,} {p['server_us']:,} {off}")
         apart = row["apart_us"]
-        print(f"| {row['figure']} | {row['phase']} | {row['n']:,} | {' | '.join(cells)} | {apart['p50']:,} | {apart['p99']:,} | "
-              f"{apart['max']:,} | {row['below']:,} | {100 * row['agree']:.1f} % |")
+        print(f"| {row['figure']} | {row['phase']} | {row['n']:,} | {' | '.join(cells)} | {apart['p50']:,} | "
+              f"{apart['p99']:,} | {apart['max']:,} | {row['below']:,} | {100 * row['agree']:.1f} % |")
     for reason, n in report["left_out"].items():
         print(f"left out: {n:,} {reason}")
     print("\n| batch | agents | first accepted, spread us | starts, spread us | start_skew us |")
     print("| --- | ---: | ---: | ---: | ---: |")
     for s in report["starts"]:
         skew = "not measured" if s["start_skew_us"] is None else f"{s['start_skew_us']:,}"
-        print(f"| {s['mode']} {s['batch_size']:,}, wait {s['wait_seconds']:g} s, repetition {s['repetition']} | {s['agents']} | "
-              f"{s['accepted_spread_us']:,} | {s['start_spread_us']:,} | {skew} |")
+        print(f"| {s['mode']} {s['batch_size']:,}, wait {s['wait_seconds']:g} s, repetition {s['repetition']} | "
+              f"{s['agents']} | {s['accepted_spread_us']:,} | {s['start_spread_us']:,} | {skew} |")
 
 
 def main():

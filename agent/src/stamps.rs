@@ -83,6 +83,21 @@ impl Times {
         self.had_ns.set(now_ns);
     }
 
+    /// The peer's end of stream was read. It has no stamp; the kernel knows, to the tick of its clock, when the last
+    /// segment came.
+    pub fn ended(&self, socket: &impl AsFd) {
+        let Ok(info) = getsockopt(socket, TcpInfo) else { return };
+        self.ended_at(u64::from(info.tcpi_last_ack_recv).saturating_mul(1_000_000), realtime_ns());
+    }
+
+    fn ended_at(&self, since_last_segment_ns: u64, now_ns: u64) {
+        let had_ns = self.had_ns.get().max(self.sent_ns.get());
+        if had_ns > 0 {
+            self.add_own_ns(now_ns.saturating_sub(had_ns).min(since_last_segment_ns));
+            self.had_ns.set(now_ns);
+        }
+    }
+
     /// The reply to the last request has been read and understood. `None` if the kernel did not stamp it, or it was
     /// there before the request.
     #[must_use]
@@ -250,6 +265,17 @@ mod tests {
         times.received_at(Some(140 * MS), 141 * MS);
         assert_eq!(times.replied_at(141 * MS), Some(Split { wire_us: 40_000, lag_us: 1_000 }));
         assert_eq!(times.own_delay_us(), Some(2_000));
+    }
+
+    #[test]
+    fn an_end_that_was_noticed_late_is_on_the_account_too() {
+        let times = sent(100 * MS);
+        times.received_at(Some(110 * MS), 120 * MS);
+        // It came 30 ms ago and we had our bytes 50 ms ago; then one that came before those.
+        times.ended_at(30 * MS, 170 * MS);
+        assert_eq!(times.own_delay_us(), Some(40_000));
+        times.ended_at(900 * MS, 171 * MS);
+        assert_eq!(times.own_delay_us(), Some(41_000), "no longer than it was waited for");
     }
 
     #[test]

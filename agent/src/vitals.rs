@@ -125,7 +125,8 @@ impl Sampler {
             time_wait: sockets.time_wait,
             realtime_step_us,
             wire: threads.wire,
-            host_cpus: cores(),
+            // Of the whole host, as its busy share is; a quota of ours does not make it smaller.
+            host_cpus: host.map_or_else(cores, |host| host.cpus),
             beside_target: threads.beside_target,
         }
     }
@@ -156,6 +157,7 @@ struct HostCpu {
     all: u64,
     idle: u64,
     steal: u64,
+    cpus: u32,
 }
 
 impl HostCpu {
@@ -164,7 +166,13 @@ impl HostCpu {
         let ticks: Vec<u64> = line.split_whitespace().map_while(|word| word.parse().ok()).collect();
         // user nice system idle iowait irq softirq steal; guest times are part of user already.
         let idle = ticks.get(3)? + ticks.get(4)?;
-        Some(Self { all: ticks.iter().take(8).sum(), idle, steal: ticks.get(7).copied().unwrap_or(0) })
+        let each = text.lines().filter(|line| line.starts_with("cpu") && !line.starts_with("cpu ")).count();
+        Some(Self {
+            all: ticks.iter().take(8).sum(),
+            idle,
+            steal: ticks.get(7).copied().unwrap_or(0),
+            cpus: u32::try_from(each).unwrap_or(0),
+        })
     }
 
     fn since(self, earlier: Self) -> Self {
@@ -172,6 +180,7 @@ impl HostCpu {
             all: self.all.saturating_sub(earlier.all),
             idle: self.idle.saturating_sub(earlier.idle),
             steal: self.steal.saturating_sub(earlier.steal),
+            cpus: self.cpus,
         }
     }
 

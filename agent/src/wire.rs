@@ -121,6 +121,8 @@ fn poll_stamped(
             (Some((bytes, stamp_ns)), _) => {
                 if bytes > 0 {
                     times.received(stamp_ns);
+                } else {
+                    times.ended(stream);
                 }
                 buf.advance(bytes);
                 return Poll::Ready(Ok(()));

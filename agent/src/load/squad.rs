@@ -32,7 +32,7 @@ pub struct Measured {
     pub ledger: Ledger,
     pub histograms: HistogramSet,
     pub records: Vec<SessionRecord>,
-    /// From the ordered start instant to the first session's actual start.
+    /// How much later than ordered the first session started.
     pub start_offset_us: u64,
     pub vitals: Vitals,
 }
@@ -174,7 +174,9 @@ impl Squad {
         };
         told.beside_target = self.beside_target;
         let vitals = sampler.finish(wall, told, step_us);
-        let start_offset_us = records.iter().filter_map(|record| record.started_us).min().unwrap_or(0);
+        // The first one's, from when it was meant to start: in a ramp agents begin one after the other on purpose.
+        let first = records.iter().filter(|record| record.started_us.is_some()).min_by_key(|record| record.started_us);
+        let start_offset_us = first.and_then(SessionRecord::launch_lag_us).unwrap_or(0);
         Ok(Measured { ledger, histograms, records, start_offset_us, vitals })
     }
 }

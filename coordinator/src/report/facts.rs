@@ -23,7 +23,7 @@ pub struct AgentResult {
     pub ledger: Ledger,
     /// As many of them it might have open at one time.
     pub at_once: Option<u64>,
-    /// From the ordered start instant to its first session's actual start; `None` if it never reported.
+    /// How much later than ordered its first session started; `None` if it never reported.
     pub start_offset_us: Option<u64>,
     /// How far the ordered instant may have been from the one that was meant, on this agent's clock.
     pub clock_error_us: Option<u64>,
@@ -42,6 +42,7 @@ pub struct AgentResult {
 pub struct Overshoot {
     /// How often it was looked at; a look that came very late stands for those that it kept from being made.
     pub looks: u64,
+    pub mean_us: u64,
     pub p50_us: u64,
     pub p90_us: u64,
     pub p99_us: u64,
@@ -54,6 +55,7 @@ impl Overshoot {
         let at = |quantile: f64| late.value_at_quantile(quantile).min(late.max());
         Self {
             looks: late.len(),
+            mean_us: mean(late),
             p50_us: at(0.5),
             p90_us: at(0.9),
             p99_us: at(0.99),
@@ -61,6 +63,11 @@ impl Overshoot {
             max_us: late.max(),
         }
     }
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between the least and the most")]
+fn mean(late: &Histogram<u64>) -> u64 {
+    late.mean() as u64
 }
 
 impl AgentResult {

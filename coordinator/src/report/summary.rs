@@ -214,16 +214,15 @@ fn percentiles(histograms: &HistogramSet, metric: Metric, largest: &Largest) -> 
     Percentiles { p50_us: at(0.50), p90_us: at(0.90), p95_us: at(0.95), p99_us: at(0.99) }
 }
 
-/// Most sessions that were open at one instant, over all agents, on the common time line of their start instants. A
-/// session that ends at the microsecond at which another opens does not count twice.
+/// Most sessions that were open at one instant, over all agents, on the common time line of their start instants.
 fn open_max(rows: &[Row]) -> u64 {
-    let mut changes: Vec<(u64, i64)> = Vec::with_capacity(rows.len() * 2);
-    for row in rows {
-        if let (Some(opened), Some(ended)) = (row.record.opened_us(), row.record.ended_us()) {
-            changes.push((opened, 1));
-            changes.push((ended.max(opened), -1));
-        }
-    }
+    most_at_once(rows.iter().filter_map(|row| Some((row.record.opened_us()?, row.record.ended_us()?))))
+}
+
+/// The most of these intervals that overlap at one instant; one that ends at the microsecond at which another begins does
+/// not count twice.
+pub fn most_at_once(intervals: impl Iterator<Item = (u64, u64)>) -> u64 {
+    let mut changes: Vec<(u64, i64)> = intervals.flat_map(|(from, to)| [(from, 1), (to.max(from), -1)]).collect();
     changes.sort_unstable();
     let (mut open, mut most) = (0_i64, 0_i64);
     for (_, change) in changes {

@@ -1,7 +1,8 @@
 //! PURE: what a batch is worth, and who was the limit.
 //!
 //! The question is always whether the *conclusion* would change without what the generator did: a burst of thousands
-//! takes time to launch, and that alone is no fault. The conclusion of a batch is whether its success criteria were met.
+//! takes time to launch, and that alone is no fault. The conclusion of a batch is whether its success criteria were met
+//! (in a ramp or with arrivals from the intended starts as well), and in a burst whether all sessions were open at once.
 //! [`generator`] asks whether a generator that adds nothing would have come to another one; [`limit`] who kept the batch
 //! from doing better. How often they are right is measured, see docs/truth.md.
 

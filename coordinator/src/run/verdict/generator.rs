@@ -2,20 +2,22 @@
 
 use proto::{FailureKind, Launch, Outcome, SessionRecord};
 
-use super::words::{busiest, cure};
+use super::words::{busiest, cure, exact};
 use super::{Criteria, Evidence};
 use crate::report::format::{count, latency};
+use crate::report::summary::most_at_once;
 
 /// Why the conclusion would have been another one; empty if it would not.
 pub(super) fn why(evidence: &Evidence<'_>, criteria: &Criteria) -> Vec<String> {
     let Evidence { plan, summary, rows, .. } = evidence;
-    let records = || rows.iter().map(|row| &row.record);
-    // What the server refused it would have refused a faster generator too: that failure stands.
-    let refused = records().filter(|r| matches!(&r.outcome, Outcome::Failed(kind, _) if kind.blames_server())).count();
-    if !plan.enough_succeeded(summary.ledger.planned - refused as u64, summary.ledger.planned) {
-        return Vec::new();
-    }
+    let refused = rows.iter().filter(|row| refused(&row.record)).count() as u64;
     let mut reasons = Vec::new();
+    if !plan.enough_succeeded(summary.ledger.planned - refused, summary.ledger.planned) {
+        // What the server refused it would have refused a faster generator too, and that failure stands; unless it was
+        // full only because of how long the agents kept their sessions.
+        reasons.extend(stretched(evidence, refused));
+        return reasons;
+    }
     reasons.extend(own_failures(evidence, criteria));
     reasons.extend(late_reads(evidence, criteria));
     match plan.session.launch {
@@ -23,6 +25,45 @@ pub(super) fn why(evidence: &Evidence<'_>, criteria: &Criteria) -> Vec<String> {
         Launch::Ramp { .. } | Launch::Arrivals { .. } => reasons.extend(late_starts(evidence, criteria)),
     }
     reasons
+}
+
+fn refused(record: &SessionRecord) -> bool {
+    matches!(&record.outcome, Outcome::Failed(kind, _) if kind.blames_server())
+}
+
+/// In a ramp or with arrivals, sessions that the agents make longer pile up. Would as many have been open, had each begun
+/// when it was meant to and lasted without the agents' own delay? Those that were refused are given the median life.
+fn stretched(evidence: &Evidence<'_>, refused_number: u64) -> Option<String> {
+    let Evidence { plan, summary, rows, .. } = evidence;
+    if matches!(plan.session.launch, Launch::Burst) {
+        return None;
+    }
+    let lived = || rows.iter().map(|row| &row.record).filter(|r| r.outcome == Outcome::Succeeded);
+    let mut lives: Vec<u64> = lived().filter_map(SessionRecord::total_without_own_delay_us).collect();
+    if (lives.len() as u64) < summary.ledger.succeeded || lives.is_empty() {
+        return None;
+    }
+    let middle = lives.len() / 2;
+    let median_us = *lives.select_nth_unstable(middle).1;
+    let was = most_at_once(lived().filter_map(|r| Some((r.opened_us()?, r.ended_us()?))));
+    let would_be = most_at_once(rows.iter().map(|row| {
+        let life_us = match row.record.outcome {
+            Outcome::Succeeded => row.record.total_without_own_delay_us().unwrap_or(median_us),
+            _ => median_us,
+        };
+        (row.record.intended_us, row.record.intended_us.saturating_add(life_us))
+    }));
+    (would_be < was).then(|| {
+        format!(
+            "{}: the server refused {} sessions when {} were open at once; with a generator that adds nothing {} would have been; \
+             {}",
+            busiest(summary).unwrap_or_else(|| "the agents".to_owned()),
+            count(refused_number),
+            count(was),
+            count(would_be),
+            cure(plan)
+        )
+    })
 }
 
 /// Sessions that this side could not begin, or spent its own time limit on.
@@ -60,12 +101,7 @@ fn late_reads(evidence: &Evidence<'_>, criteria: &Criteria) -> Option<String> {
     }
     let (without_us, how) = match criteria.without_own_p99_us {
         Some(us) => (us, "measured"),
-        // Without receive stamps: every reply is read as late as the thread's own timers fire.
-        None => {
-            let late_us = evidence.summary.by_agent.iter().filter_map(|agent| agent.timer_overshoot_p99_us()).max()?;
-            let awaited = u64::from(evidence.plan.session.steps) + 4;
-            (criteria.total_p99_us.saturating_sub(late_us.saturating_mul(awaited)), "estimated from late timers")
-        }
+        None => (criteria.total_p99_us.saturating_sub(estimated_own_us(evidence)?), "estimated from late timers"),
     };
     if !criteria.in_time(without_us) {
         return None;
@@ -74,16 +110,34 @@ fn late_reads(evidence: &Evidence<'_>, criteria: &Criteria) -> Option<String> {
     Some(format!(
         "{agent}: the generator was the limit; without its own delay ({how}) p99 would be {} instead of {}, within the \
          criterion of {}; {}",
-        latency(without_us),
-        latency(criteria.total_p99_us),
-        latency(criteria.limit_us),
+        exact(without_us),
+        exact(criteria.total_p99_us),
+        exact(criteria.limit_us),
         cure(evidence.plan)
     ))
 }
 
-/// In a burst: sessions had ended before the last one began, so that at no instant all were open.
+/// Without receive stamps: what an agent adds to a session at the 99th percentile, if one of its replies is read as late as
+/// its timers fire in the worst hundredth and the others as late as on average. `None` where too few were looked at.
+pub(super) fn estimated_own_us(evidence: &Evidence<'_>) -> Option<u64> {
+    let others = u64::from(evidence.plan.session.steps) + 3;
+    let looked = evidence.summary.by_agent.iter().filter_map(|agent| agent.timer_overshoot);
+    looked
+        .filter(|late| late.looks >= OVERSHOOT_LOOKS_MIN)
+        .map(|late| late.p99_us.saturating_add(late.mean_us.saturating_mul(others)))
+        .max()
+}
+
+/// Below this a hundredth is not even one look.
+const OVERSHOOT_LOOKS_MIN: u64 = 100;
+
+/// In a burst: sessions had ended before the last one was open, and that was the agents' doing: it was launched after the
+/// first had ended, or it would have been open before that without the agents' own delay.
 fn never_all_open(evidence: &Evidence<'_>) -> Option<String> {
     let Evidence { summary, rows, .. } = evidence;
+    if summary.open_max >= summary.batch.batch_size {
+        return None;
+    }
     let last_start = rows.iter().filter_map(|row| row.record.started_us).max().unwrap_or(0);
     // Only sessions that lived their whole life: a refused one ends early by the server's doing.
     let first_end = rows
@@ -93,13 +147,23 @@ fn never_all_open(evidence: &Evidence<'_>) -> Option<String> {
         .filter_map(SessionRecord::ended_us)
         .min()
         .unwrap_or(u64::MAX);
-    (summary.open_max < summary.batch.batch_size && first_end < last_start).then(|| {
+    // In a burst a session's offset is its launch lag.
+    let could_open = |record: &SessionRecord| {
+        let connect_us = record.connect_us?;
+        Some(connect_us - record.wire.own_delay_us.unwrap_or(0).min(connect_us))
+    };
+    let all_could: Option<Vec<u64>> = rows.iter().map(|row| could_open(&row.record)).collect();
+    let in_time = all_could.is_some_and(|opened| opened.into_iter().max().is_some_and(|last| last < first_end));
+    (first_end < last_start || in_time).then(|| {
+        let last_open = rows.iter().filter_map(|row| row.record.opened_us()).max().unwrap_or(0);
         format!(
-            "only {} of {} sessions were open at once: launching took {}, and the first had ended before the last began; \
-             add agents, or give a longer wait",
+            "only {} of {} sessions were open at once: launching took {}, the last was open after {}, the first had ended after \
+             {}; add agents, or give a longer wait",
             count(summary.open_max),
             count(summary.batch.batch_size),
             latency(summary.launch_window_us),
+            latency(last_open),
+            latency(first_end),
         )
     })
 }
@@ -129,8 +193,8 @@ fn late_starts(evidence: &Evidence<'_>, criteria: &Criteria) -> Option<String> {
          the actual starts, {} from the intended ones; {}",
         late.name,
         latency(late.launch_lag_p99_us.unwrap_or(0)),
-        latency(criteria.total_p99_us),
-        latency(criteria.response_p99_us),
+        exact(criteria.total_p99_us),
+        exact(criteria.response_p99_us),
         cure(evidence.plan)
     ))
 }

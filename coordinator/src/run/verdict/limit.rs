@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use proto::{Outcome, Phase};
 
-use super::words::{busiest, handshakes};
+use super::generator::estimated_own_us;
+use super::words::{busiest, exact, handshakes};
 use super::{Criteria, Evidence};
 use crate::report::facts::{Limit, Row};
 use crate::report::format::{count, latency};
@@ -13,9 +14,6 @@ use crate::report::format::{count, latency};
 /// server may be their doing.
 const SHARED_CPU_PERMILLE_MIN: u64 = 200;
 const HOST_FULL_PERMILLE: u32 = 900;
-
-/// Without receive stamps: timers that fire no later than this show an agent that kept up.
-pub(super) const IDLE_OVERSHOOT_US_MAX: u64 = 20_000;
 
 /// Who it was, with the evidence in words.
 pub(super) fn of(evidence: &Evidence<'_>, criteria: &Criteria) -> (Limit, Vec<String>) {
@@ -34,35 +32,39 @@ pub(super) fn of(evidence: &Evidence<'_>, criteria: &Criteria) -> (Limit, Vec<St
     }
     let slow = if criteria.success { slow_but_successful(evidence, criteria) } else { timed_out(evidence) };
     match slow {
-        Some(reason) => {
+        Ok(reason) => {
             reasons.push(reason);
             reasons.extend(handshakes(evidence));
             (Limit::Server, reasons)
         }
-        None => (Limit::Unknown, reasons),
+        Err(reason) => {
+            reasons.push(reason);
+            (Limit::Unknown, reasons)
+        }
     }
 }
 
-fn slow_but_successful(evidence: &Evidence<'_>, criteria: &Criteria) -> Option<String> {
-    let summary = evidence.summary;
-    let slowest = slowest_phase(evidence);
-    match criteria.without_own_p99_us {
-        Some(without_us) => Some(format!(
-            "by the server: without what the agents added p99 is still {} of {}, above the criterion of {}; {slowest}",
-            latency(without_us),
-            latency(criteria.total_p99_us),
-            latency(criteria.limit_us)
-        )),
-        None if kept_up(summary) => Some(format!(
-            "by the server: p99 is {}, above the criterion of {}, and the agents' timers fired on time; {slowest}",
-            latency(criteria.total_p99_us),
-            latency(criteria.limit_us)
-        )),
-        None => None,
-    }
+/// `Err`: why nothing can be said.
+fn slow_but_successful(evidence: &Evidence<'_>, criteria: &Criteria) -> Result<String, String> {
+    let (without_us, how) = match (criteria.without_own_p99_us, estimated_own_us(evidence)) {
+        (Some(us), _) => (us, "measured"),
+        (None, Some(own_us)) => (criteria.total_p99_us.saturating_sub(own_us), "estimated from late timers"),
+        (None, None) => {
+            return Err("p99 misses the criterion, and what the agents added to it is not known: without receive stamps a batch \
+                        must last a second at least"
+                .to_owned());
+        }
+    };
+    Ok(format!(
+        "by the server: without what the agents added ({how}) p99 is still {} of {}, above the criterion of {}; {}",
+        exact(without_us),
+        exact(criteria.total_p99_us),
+        exact(criteria.limit_us),
+        slowest_phase(evidence)
+    ))
 }
 
-fn timed_out(evidence: &Evidence<'_>) -> Option<String> {
+fn timed_out(evidence: &Evidence<'_>) -> Result<String, String> {
     let Evidence { plan, summary, rows, .. } = evidence;
     let mut phases: BTreeMap<Phase, u64> = BTreeMap::new();
     let mut own: Vec<u64> = Vec::new();
@@ -76,7 +78,9 @@ fn timed_out(evidence: &Evidence<'_>) -> Option<String> {
             }
         }
     }
-    let (phase, _) = phases.into_iter().max_by_key(|(_, n)| *n)?;
+    let Some((phase, _)) = phases.into_iter().max_by_key(|(_, n)| *n) else {
+        return Err("sessions failed in ways that tell nothing about who was too slow".to_owned());
+    };
     let limit_us = match phase {
         Phase::Connect => plan.session.connect_timeout_us,
         Phase::Reset => plan.session.reset_timeout_us,
@@ -85,22 +89,19 @@ fn timed_out(evidence: &Evidence<'_>) -> Option<String> {
     };
     // A reply that is there is read before its time limit is looked at: what timed out was not there, unless nobody
     // looked for so long that nothing can be said.
-    let agents_kept_up =
-        if unknown == 0 { super::p99(own).is_some_and(|own_us| own_us <= limit_us / 10) } else { kept_up(summary) };
-    agents_kept_up.then(|| {
-        format!(
-            "by the server: {} of {} timed out, mostly at {phase} after {}, while {}",
-            count(summary.ledger.timed_out),
-            count(summary.ledger.planned),
-            latency(limit_us),
-            busiest(summary).unwrap_or_else(|| "the agents kept up".to_owned())
-        )
-    })
-}
-
-fn kept_up(summary: &crate::report::summary::Summary) -> bool {
-    let late: Vec<Option<u64>> = summary.by_agent.iter().map(|agent| agent.timer_overshoot_p99_us()).collect();
-    !late.is_empty() && late.iter().all(|us| us.is_some_and(|us| us <= IDLE_OVERSHOOT_US_MAX))
+    let own_us = if unknown == 0 { super::p99(own) } else { estimated_own_us(evidence) };
+    let what = format!(
+        "{} of {} timed out, mostly at {phase} after {}",
+        count(summary.ledger.timed_out),
+        count(summary.ledger.planned),
+        latency(limit_us)
+    );
+    let who = busiest(summary).unwrap_or_else(|| "nothing is known of the agents".to_owned());
+    if own_us.is_some_and(|us| us <= limit_us / 10) {
+        Ok(format!("by the server: {what}, while {who}"))
+    } else {
+        Err(format!("{what}, but {who}: it may be either side's doing"))
+    }
 }
 
 /// Load and server on one machine that had no CPU left.

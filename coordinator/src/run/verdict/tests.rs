@@ -163,11 +163,14 @@ fn late_reads_count_when_they_decide_the_latency_criterion() {
     let rows = |total: u64, own: u64| -> Vec<Row> { (0..20).map(|n| measured(n, total, own)).collect() };
     let late = judged(&plan(""), &rows(4 * SECOND, 2 * SECOND), &[], &[]);
     assert_eq!((late.worth, late.limit), (Worth::GeneratorLimited, Limit::Generator));
-    insta::assert_snapshot!(late.reasons.join("\n"), @"agent a added 2.00s to its sessions (p99) with 0.50 of 1 load threads busy: the generator was the limit; without its own delay (measured) p99 would be 2.00s instead of 4.00s, within the criterion of 3.00s; add agents, give them more CPU, or ramp");
+    insta::assert_snapshot!(late.reasons.join("\n"), @"agent a added 2.00s to its sessions (p99) with 0.50 of 1 load threads busy: the generator was the limit; without its own delay (measured) p99 would be 2.000s instead of 4.000s, within the criterion of 3.000s; add agents, give them more CPU, or ramp");
     // Slow as the agent was, the server was too slow as well: the conclusion stands.
     let both = judged(&plan(""), &rows(6 * SECOND, 2 * SECOND), &[], &[]);
     assert_eq!((both.worth, both.limit), (Worth::Valid, Limit::Server));
-    assert!(both.reasons[0].starts_with("by the server: without what the agents added p99 is still 4.00s of 6.00s"));
+    assert!(
+        both.reasons[0]
+            .starts_with("by the server: without what the agents added (measured) p99 is still 4.000s of 6.000s")
+    );
     // And where the criterion is met nothing would have been different.
     let met = judged(&plan(""), &rows(3 * SECOND, 2 * SECOND), &[], &[]);
     assert_eq!((met.worth, met.limit), (Worth::Valid, Limit::None));
@@ -176,9 +179,9 @@ fn late_reads_count_when_they_decide_the_latency_criterion() {
 #[test]
 fn without_receive_stamps_late_timers_are_the_evidence() {
     let slow: Vec<Row> = (0..20).map(|n| session(n, Outcome::Succeeded, 0, 4 * SECOND)).collect();
-    let with = |overshoot_us: u64| {
+    let with = |overshoot_us: u64, looks: u64| {
         let mut histogram = agent::load::overshoot::empty();
-        histogram.record_n(overshoot_us, 100).expect("in range");
+        histogram.record_n(overshoot_us, looks).expect("in range");
         let mut bytes = Vec::new();
         hdrhistogram::serialization::Serializer::serialize(
             &mut hdrhistogram::serialization::V2Serializer::new(),
@@ -188,13 +191,15 @@ fn without_receive_stamps_late_timers_are_the_evidence() {
         .expect("written");
         judged_with(&plan(""), &slow, &[], &[], &proto::Vitals { overshoot: bytes, ..vitals() })
     };
-    let late = with(SECOND / 2);
+    let late = with(SECOND / 2, 100);
     assert_eq!((late.worth, late.limit), (Worth::GeneratorLimited, Limit::Generator));
     assert!(late.reasons[0].contains("estimated from late timers"), "{:?}", late.reasons);
-    let idle = with(2_000);
+    let idle = with(2_000, 100);
     assert_eq!((idle.worth, idle.limit), (Worth::Valid, Limit::Server));
-    assert!(idle.reasons[0].contains("timers fired on time"), "{:?}", idle.reasons);
-    assert_eq!(with(100_000).limit, Limit::Unknown, "neither idle nor late enough");
+    assert!(idle.reasons[0].contains("(estimated from late timers) p99 is still 3.990s"), "{:?}", idle.reasons);
+    let few = with(SECOND / 2, 99);
+    assert_eq!((few.worth, few.limit), (Worth::Valid, Limit::Unknown), "too few looks to say anything");
+    assert!(few.reasons[0].contains("is not known"), "{:?}", few.reasons);
 }
 
 #[test]
@@ -327,6 +332,50 @@ fn arrivals_without_a_place_are_told_from_a_slow_agent() {
     };
     assert!(reason(8).contains("because all of its 8 places were taken"), "{}", reason(8));
     assert!(!reason(20).contains("places were taken"));
+}
+
+#[test]
+fn a_last_session_that_was_late_to_connect_is_told_from_a_server_that_was() {
+    // All are launched at once and live for 1 s; the last is connected only when the first has ended.
+    let rows = |own: u64| -> Vec<Row> {
+        (0..20)
+            .map(|n| {
+                let mut row = session(n, Outcome::Succeeded, 0, if n == 19 { 2 * SECOND } else { SECOND });
+                row.record.connect_us = Some(if n == 19 { SECOND + 1 } else { 10 });
+                row.record.wire.own_delay_us = Some(if n == 19 { own } else { 0 });
+                row
+            })
+            .collect()
+    };
+    let agent = judged(&plan(""), &rows(SECOND), &[], &[]);
+    assert_eq!(agent.worth, Worth::GeneratorLimited);
+    assert!(agent.reasons[0].contains("only 19 of 20") && agent.reasons[0].contains("the last was open after 1.00s"));
+    assert_eq!(judged(&plan(""), &rows(0), &[], &[]).worth, Worth::Valid, "the server took its time");
+}
+
+#[test]
+fn a_server_filled_by_sessions_that_the_agents_made_longer_refused_because_of_them() {
+    let ramp = plan("session.launch={kind='ramp',over_seconds=2}");
+    // One every 0.1 s; a true life of 0.5 s makes 5 at once, lives of 1 s make 10, and every second is refused.
+    let rows = |own: u64| -> Vec<Row> {
+        (0..20)
+            .map(|n| {
+                let outcome = match n % 2 {
+                    0 => Outcome::Succeeded,
+                    _ => Outcome::Failed(FailureKind::CapacityReached, Phase::Reset),
+                };
+                let mut row = session(n, outcome, n * SECOND / 10, SECOND);
+                row.record.intended_us = n * SECOND / 10;
+                row.record.wire.own_delay_us = Some(own);
+                row
+            })
+            .collect()
+    };
+    let agents = judged(&ramp, &rows(SECOND * 3 / 4), &[], &[]);
+    assert_eq!((agents.worth, agents.limit), (Worth::GeneratorLimited, Limit::Generator));
+    assert!(agents.reasons[0].contains("refused 10 sessions when 5 were open at once"), "{:?}", agents.reasons);
+    let server = judged(&ramp, &rows(0), &[], &[]);
+    assert_eq!((server.worth, server.limit), (Worth::Valid, Limit::Server));
 }
 
 mod corners {

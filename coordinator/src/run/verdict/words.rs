@@ -37,6 +37,11 @@ fn doing(agent: &AgentResult) -> String {
     text
 }
 
+/// A latency that is compared with another one: to the millisecond.
+pub(super) fn exact(us: u64) -> String {
+    format!("{}.{:03}s", us / 1_000_000, us % 1_000_000 / 1_000)
+}
+
 /// What helps against a generator that was too slow.
 pub(super) fn cure(plan: &Plan) -> &'static str {
     match plan.session.launch {
