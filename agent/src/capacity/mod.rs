@@ -128,10 +128,11 @@ fn listeners(path: &str) -> Vec<ports::Socket> {
     lines.map_while(|line| ports::parse_line(&line).filter(ports::Socket::listens)).collect()
 }
 
-/// Connections that are tracked beyond the maximum are dropped without a word: to a client it looks like a time-out.
+/// Connections that are tracked beyond the maximum are dropped without a word: to a client it looks like a time-out. The
+/// module may be there and track nothing: then not even our connection to the coordinator is counted.
 fn conntrack_room(max: &str, count: &str) -> Option<u64> {
     let (max, count) = (max.trim().parse::<u64>().ok()?, count.trim().parse::<u64>().ok()?);
-    Some(max.saturating_sub(count))
+    (count > 0).then(|| max.saturating_sub(count))
 }
 
 fn read(path: &str) -> String {
@@ -247,6 +248,7 @@ mod tests {
     fn connection_tracking_has_room_where_it_is_there() {
         assert_eq!(conntrack_room("262144\n", "144\n"), Some(262_000));
         assert_eq!(conntrack_room("10", "12"), Some(0));
+        assert_eq!(conntrack_room("262144", "0"), None, "it is there and tracks nothing");
         assert_eq!(conntrack_room("", ""), None);
     }
 

@@ -80,6 +80,10 @@ impl Machine {
     pub(super) fn survey(&mut self, now: Now, batch: Batch, waited: Duration) {
         self.surveys += 1;
         let keys: BTreeSet<Key> = self.agents.iter().filter(|(_, agent)| agent.ready).map(|(key, _)| *key).collect();
+        if keys.is_empty() {
+            let text = "no agent is left; start agents, or run again with more of them".to_owned();
+            return self.over(End::failed(Failure::TooFewAgents(text)));
+        }
         for key in &keys {
             let survey = FromCoordinator::Survey {
                 number: self.surveys,
@@ -89,7 +93,6 @@ impl Machine {
             self.send(*key, survey);
         }
         self.phase = Phase::Surveying { batch, asked: keys, deadline: now.mono + SURVEY_TIMEOUT, waited };
-        self.maybe_surveyed(now);
     }
 
     pub(super) fn capacity(&mut self, now: Now, key: Key, number: u64, capacity: Capacity) {
