@@ -120,7 +120,11 @@ impl Progress {
             RunEvent::AgentRefused { name, why } => self.warn(&format!("agent {name} was refused: {why}")),
             RunEvent::AgentsReady { names, threads, ports, clock_error_us } => {
                 let clocks = match clock_error_us {
-                    Some(us) if names.len() > 1 => format!(" · clocks within {}.{} ms", us / 1_000, us % 1_000 / 100),
+                    // A bound is rounded up.
+                    Some(us) if names.len() > 1 => {
+                        let tenths = us.div_ceil(100);
+                        format!(" · clocks within {}.{} ms", tenths / 10, tenths % 10)
+                    }
                     _ => String::new(),
                 };
                 self.say(&format!(
