@@ -31,7 +31,8 @@ RAW_KEYS = (
     "request_id mode timestamp wait_requested batch_size hardware connect_latency reset_latency step_latency "
     "total_latency waited_seconds pid session_hash host_url success error_type error_message repetition attempt agent "
     "outcome phase launch_lag response_time wire_latency receive_lag close_latency step_latencies start_offset "
-    "step_wire_latencies step_receive_lags reset_wire_latency reset_receive_lag generator_delay handshake_rtt "
+    "step_wire_latencies step_receive_lags reset_wire_latency reset_receive_lag generator_delay "
+    "connect_generator_delay handshake_rtt "
     "syn_retransmissions"
 ).split()
 OF_STAMPS = {"wire_p50", "wire_p99", "receive_lag_p99"}

@@ -67,7 +67,7 @@ async fn carry(mode: Mode, target: &str, sessions: u64, script: Script) -> Recor
     }
 }
 
-/// A thread that is held for 200 ms, from 200 ms before replies are due to when they have long arrived.
+/// Holds the thread, from before replies are due to when they have long arrived.
 fn starve_for(pause: Duration) {
     let (_keep, never) = mpsc::channel::<()>();
     assert!(never.recv_timeout(pause).is_err(), "nobody sends");
@@ -93,23 +93,23 @@ fn a_starved_thread_moves_the_programs_latency_and_not_the_wires() {
         let _stamping = Switch::on().expect("receive stamps");
         for mode in [Mode::Ws, Mode::Http] {
             let (target, _server) = elsewhere(refserver::Options::default());
-            let slow = Script { wait: ms(300), ..script() };
+            let slow = Script { wait: ms(1_000), ..script() };
             let starve = async {
                 // All have sent their steps and wait; the replies come in the middle of this.
                 tokio::task::yield_now().await;
                 let begun = Instant::now();
-                while begun.elapsed() < ms(200) {
+                while begun.elapsed() < ms(700) {
                     tokio::task::yield_now().await;
                 }
-                starve_for(ms(300));
+                starve_for(ms(600));
             };
             let (recorder, ()) = tokio::join!(carry(mode, &target, 20, slow), starve);
             assert_eq!(recorder.ledger.succeeded, 20, "{mode}: {}", recorder.ledger);
             let p50_us = |metric| recorder.histograms.get(metric).value_at_quantile(0.5);
-            let (step, wire, lag) = (p50_us(Metric::Step), p50_us(Metric::Wire), p50_us(Metric::ReceiveLag));
-            assert!(step >= 450_000, "{mode}: the program saw {step} us");
-            // Truth is 300 ms; what the held thread added, around 200 ms, is not in it.
-            assert!((300_000..400_000).contains(&wire), "{mode}: on the wire {wire} us");
+            let (step, wire) = (p50_us(Metric::Step), p50_us(Metric::Wire));
+            assert!(step >= wire + 100_000, "{mode}: the program saw {step} us, the wire {wire}");
+            // Truth is 1 s; what the held thread added, around 0.3 s, is not in it.
+            assert!((1_000_000..1_100_000).contains(&wire), "{mode}: on the wire {wire} us");
             for record in &recorder.records {
                 let split = record.wire.steps[0];
                 let (sum, whole) = (split.wire_us + split.lag_us, record.step_us[0]);
@@ -118,7 +118,6 @@ fn a_starved_thread_moves_the_programs_latency_and_not_the_wires() {
                 let own = record.wire.own_delay_us.expect("known");
                 assert!(own >= split.lag_us && own < record.total_us.expect("total"), "{mode}: {own} of {record:?}");
             }
-            let _ = lag;
         }
     });
 }

@@ -344,7 +344,7 @@ mod tests {
                 session: 5, outcome, error_message: message, intended_us: 9,
                 started_us: lived.then_some(started), connect_us: us[0], reset_us: us[1], step_us: steps, close_us: us[2],
                 total_us: lived.then_some(started), waited_us: us[3], pid: us[4], session_hash: hash.clone(), host_url: hash,
-                wire: WireRecord { reset: reset_split, steps: splits, own_delay_us: us[5], handshake_rtt_us: us[0], syn_retransmits: None },
+                wire: WireRecord { reset: reset_split, steps: splits, own_delay_us: us[5], connect_own_us: us[4], handshake_rtt_us: us[0], syn_retransmits: None },
             };
             prop_assert_eq!(SessionRecord::try_from(wire::Record::from(record.clone())), Ok(record));
         }

@@ -48,6 +48,8 @@ pub struct WireRecord {
     /// All that this side added to the session after its start: receive lags of every phase, handshakes noticed late,
     /// pauses that took longer than asked for.
     pub own_delay_us: Option<u64>,
+    /// Of it, what was added until it was connected.
+    pub connect_own_us: Option<u64>,
     /// The kernel's round trip of the TCP handshake.
     pub handshake_rtt_us: Option<u64>,
     /// SYN segments that had to be sent again: the peer's queue of connections was full, or the network lost them.

@@ -5,8 +5,10 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use proto::convert::micros;
 
-/// Between two looks. Tokio's timers have a resolution of one millisecond, so that up to that is no lateness.
+/// Between two looks.
 pub const TICK: Duration = Duration::from_millis(10);
+/// Of tokio's timers: up to that is no lateness.
+const RESOLUTION: Duration = Duration::from_millis(1);
 
 /// Lateness of one thread's ticks, in microseconds.
 #[derive(Debug)]
@@ -28,7 +30,7 @@ impl Overshoot {
     /// correction for coordinated omission).
     pub fn fired(&mut self, late: Duration) {
         // Above an hour it saturates: such a thread has other problems.
-        let late_us = micros(late).min(self.0.high());
+        let late_us = micros(late.saturating_sub(RESOLUTION)).min(self.0.high());
         let _ = self.0.record_correct(late_us, micros(TICK));
     }
 
@@ -49,12 +51,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_resolution_of_timers_is_no_lateness() {
+        let mut overshoot = Overshoot::new();
+        overshoot.fired(Duration::from_micros(1_090));
+        assert!(overshoot.into_histogram().max() <= 100);
+    }
+
+    #[test]
     fn a_long_freeze_counts_for_every_tick_it_swallowed() {
         let mut overshoot = Overshoot::new();
         for _ in 0..80 {
             overshoot.fired(Duration::from_millis(1));
         }
-        overshoot.fired(Duration::from_millis(200));
+        overshoot.fired(Duration::from_millis(201));
         let histogram = overshoot.into_histogram();
         assert_eq!(histogram.len(), 80 + 20);
         assert!(histogram.value_at_quantile(0.9) > 90_000);

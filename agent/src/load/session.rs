@@ -128,6 +128,7 @@ async fn phases<D: Driver>(
     trace.connect_us = Some(us);
     // Read and understood: what the upgrade was late by is on the account.
     let _ = replied();
+    trace.wire.connect_own_us = times.and_then(|times| times.own_delay_us());
     course.counters.connected();
 
     trace.phase = Phase::Reset;

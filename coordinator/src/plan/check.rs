@@ -32,6 +32,16 @@ pub fn check(layers: &[Layer], earlier: Vec<Fault>) -> Result<Plan, Vec<Fault>> 
         target,
         agents,
     };
+    let longest_us = plan.grid.waits_us.iter().map(|wait_us| plan.session_floor_us(*wait_us)).max().unwrap_or(0);
+    if let Some(found) = reader.find("session", "total_timeout_seconds")
+        && plan.session.total_timeout_us.is_some_and(|total_us| total_us < longest_us)
+    {
+        let at_least = crate::report::format::seconds_short(longest_us);
+        reader.wrong(
+            &found,
+            format!("no session can meet it: steps x (wait + think) is {at_least} s; give more than that"),
+        );
+    }
     let mut faults = reader.faults.into_inner();
     // What stands behind a syntax error may not have been read: it is not called missing.
     if faults.iter().any(Fault::is_syntax) {

@@ -38,9 +38,18 @@ pub struct Offset {
     pub error_us: u64,
     /// Of the quickest round.
     pub round_trip_us: u64,
+    /// When that was known.
+    pub as_of: Duration,
 }
 
 impl Offset {
+    /// What is left of it later: clocks part.
+    #[must_use]
+    pub fn at(self, later: Duration) -> Self {
+        let drift_us = (micros(later.saturating_sub(self.as_of)) * DRIFT_PPM).div_ceil(1_000_000);
+        Self { error_us: self.error_us.saturating_add(drift_us), as_of: later, ..self }
+    }
+
     /// What the agent's clock shows when ours shows `at`.
     #[must_use]
     pub fn agent_us(&self, at: Duration) -> u64 {
@@ -100,6 +109,7 @@ impl Rounds {
             offset_us: (low + high).div_euclid(2_000),
             error_us: u64::try_from((high - low + 1_999) / 2_000 + 1).unwrap_or(u64::MAX),
             round_trip_us: micros(quickest.received.saturating_sub(quickest.sent)),
+            as_of: last,
         })
     }
 }
@@ -208,7 +218,8 @@ mod tests {
 
     #[test]
     fn an_agents_clock_is_read_from_ours() {
-        let offset = Offset { offset_us: -400, error_us: 1, round_trip_us: 1 };
+        let offset = Offset { offset_us: -400, error_us: 1, round_trip_us: 1, as_of: us(0) };
+        assert_eq!(offset.at(us(5_000_000)).error_us, 501);
         assert_eq!((offset.agent_us(us(1_000)), offset.agent_us(us(100))), (600, 0));
     }
 }

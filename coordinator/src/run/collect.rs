@@ -56,6 +56,12 @@ impl Part {
         Self { at_once, ..self }
     }
 
+    /// How many of its sessions may have to follow each other in one place.
+    #[must_use]
+    pub fn turns(&self) -> u64 {
+        self.sessions.div_ceil(self.at_once.max(1)).max(1)
+    }
+
     /// It was told to start by this knowledge of its clock.
     pub fn clock_is(&mut self, offset: Offset) {
         self.clock = Some(offset);

@@ -112,7 +112,7 @@ fn own_limit(c: &Capacity) -> u64 {
     c.descriptors.min(c.max_sessions.unwrap_or(u64::MAX)).min(memory)
 }
 
-/// Sessions that a pool of ports, and the connection tracking of its host, have room for.
+/// Sessions that a pool of ports, and the connection tracking of its namespace, have room for.
 fn pool_room(members: &[&Capacity], spread: &Spread) -> u64 {
     let free = members.iter().map(|c| c.ports.saturating_sub(c.ports_taken)).max().unwrap_or(0);
     let tracked = members.iter().filter_map(|c| c.conntrack_room).min().unwrap_or(u64::MAX);
@@ -140,9 +140,12 @@ fn share_ports(a: &Capacity, b: &Capacity) -> bool {
         return true;
     }
     match (a.port_pool.rsplit_once('/'), b.port_pool.rsplit_once('/')) {
+        // From where an agent goes that has not said so yet is not known: it may be from there.
         (Some((here, mine)), Some((there, theirs))) => {
             here == there
-                && mine.split('+').any(|address| !address.is_empty() && theirs.split('+').any(|t| t == address))
+                && (mine.is_empty()
+                    || theirs.is_empty()
+                    || mine.split('+').any(|address| theirs.split('+').any(|other| other == address)))
         }
         _ => false,
     }
@@ -154,18 +157,34 @@ fn limits(carriers: &[Carrier<'_>], spread: &Spread) -> Vec<u64> {
     for members in pools(carriers) {
         let capacities: Vec<&Capacity> = members.iter().map(|n| carriers[*n].capacity).collect();
         let room = pool_room(&capacities, spread);
-        let wants: u64 = members.iter().map(|n| limits[*n]).fold(0, u64::saturating_add);
-        if wants > room {
-            let weights: Vec<u64> = members.iter().map(|n| carriers[*n].capacity.threads.into()).collect();
-            let caps: Vec<u64> = members.iter().map(|n| limits[*n]).collect();
-            if let Ok(shares) = fill(room, &weights, &caps) {
-                for (n, share) in members.iter().zip(shares) {
-                    limits[*n] = share;
-                }
-            }
+        cap(&mut limits, carriers, &members, room);
+    }
+    // Tracking knows no source addresses: all pools of a namespace share it.
+    let namespace = |n: usize| carriers[n].capacity.port_pool.rsplit_once('/').map(|(namespace, _)| namespace);
+    for n in 0..carriers.len() {
+        let Some(own) = namespace(n) else { continue };
+        let members: Vec<usize> = (0..carriers.len()).filter(|m| namespace(*m) == Some(own)).collect();
+        let room = members.iter().filter_map(|m| carriers[*m].capacity.conntrack_room).min();
+        if let Some(room) = room.filter(|_| members.first() == Some(&n)) {
+            cap(&mut limits, carriers, &members, room);
         }
     }
     limits
+}
+
+/// Lowers the limits of these agents until they have no more than `room` together.
+fn cap(limits: &mut [u64], carriers: &[Carrier<'_>], members: &[usize], room: u64) {
+    let wants: u64 = members.iter().map(|n| limits[*n]).fold(0, u64::saturating_add);
+    if wants <= room {
+        return;
+    }
+    let weights: Vec<u64> = members.iter().map(|n| carriers[*n].capacity.threads.into()).collect();
+    let caps: Vec<u64> = members.iter().map(|n| limits[*n]).collect();
+    if let Ok(shares) = fill(room, &weights, &caps) {
+        for (n, share) in members.iter().zip(shares) {
+            limits[*n] = share;
+        }
+    }
 }
 
 /// Proportional to the weights, never above the caps, largest remainders first; `Err` is the sum of the caps.
@@ -345,8 +364,13 @@ mod tests {
         let with = |pool: &str| Capacity { port_pool: pool.to_owned(), ..capacity(1, 19_900, 10_000, 0) };
         let overlap = [with("ns/10.0.0.1+10.0.0.2"), with("ns/10.0.0.2+10.0.0.3"), with("ns/10.0.0.3")];
         assert_eq!(split_of(16_384, &overlap).map_err(|short| short.carried), Err(10_000), "each by way of another");
-        let apart = [with("ns/10.0.0.1"), with("ns/10.0.0.2"), with("other/10.0.0.1"), with("ns/")];
-        assert_eq!(split_of(40_000, &apart), Ok(vec![10_000; 4]));
+        let apart = [with("ns/10.0.0.1"), with("ns/10.0.0.2"), with("other/10.0.0.1")];
+        assert_eq!(split_of(30_000, &apart), Ok(vec![10_000; 3]));
+        let unsaid = [with("ns/10.0.0.1"), with("ns/")];
+        assert_eq!(split_of(16_384, &unsaid).map_err(|short| short.carried), Err(10_000));
+        let tracked = |pool| Capacity { conntrack_room: Some(6_000), ..with(pool) };
+        let two = [tracked("ns/10.0.0.1"), tracked("ns/10.0.0.2")];
+        assert_eq!(split_of(16_384, &two).map_err(|short| short.carried), Err(6_000), "one table for both");
     }
 
     #[test]

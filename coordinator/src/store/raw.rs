@@ -58,6 +58,7 @@ struct Line<'a> {
     reset_wire_latency: Option<Number>,
     reset_receive_lag: Option<Number>,
     generator_delay: Option<Number>,
+    connect_generator_delay: Option<Number>,
     handshake_rtt: Option<Number>,
     syn_retransmissions: Option<u32>,
 }
@@ -114,6 +115,7 @@ fn line<'a>(finished: &'a Finished, row: &'a Row) -> Line<'a> {
         reset_wire_latency: seconds(r.wire.reset.map(|split| split.wire_us)),
         reset_receive_lag: seconds(r.wire.reset.map(|split| split.lag_us)),
         generator_delay: seconds(r.wire.own_delay_us),
+        connect_generator_delay: seconds(r.wire.connect_own_us),
         handshake_rtt: seconds(r.wire.handshake_rtt_us),
         syn_retransmissions: r.wire.syn_retransmits,
     }

@@ -131,6 +131,7 @@ impl From<SessionRecord> for wire::Record {
             step_wire_us: record.wire.steps.iter().map(|split| split.wire_us).collect(),
             step_lag_us: record.wire.steps.iter().map(|split| split.lag_us).collect(),
             own_delay_us: record.wire.own_delay_us,
+            connect_own_us: record.wire.connect_own_us,
             handshake_rtt_us: record.wire.handshake_rtt_us,
             syn_retransmits: record.wire.syn_retransmits,
         }
@@ -173,6 +174,7 @@ impl TryFrom<wire::Record> for SessionRecord {
             reset: value.reset_wire_us.zip(value.reset_lag_us).map(|(wire_us, lag_us)| Split { wire_us, lag_us }),
             steps: steps.map(|(wire_us, lag_us)| Split { wire_us, lag_us }).collect(),
             own_delay_us: value.own_delay_us,
+            connect_own_us: value.connect_own_us,
             handshake_rtt_us: value.handshake_rtt_us,
             syn_retransmits: value.syn_retransmits,
         };

@@ -118,6 +118,8 @@ impl Machine {
                 // Whoever is missing may come back: the search goes on as at the beginning.
                 let deadline = now.mono + Duration::from_micros(self.setup.plan.agents.ready_timeout_us);
                 self.phase = Phase::Gathering { deadline };
+                // It may have been one more than wanted.
+                self.maybe_probe(now);
             }
             Phase::Surveying { .. } => self.no_longer_asked(now, key),
             Phase::Preparing(current) | Phase::Running(current) => {

@@ -13,7 +13,7 @@ use crate::exit::{End, Failure};
 use crate::plan::OnLoss;
 use crate::plan::expand::Batch;
 use crate::report::cells::{Done, failing_sizes};
-use crate::report::facts::Worth;
+use crate::report::facts::{Limit, Worth};
 use crate::run::clock::Offset;
 use crate::run::collect::{Part, finish};
 use crate::run::events::{Place, RunEvent};
@@ -118,10 +118,11 @@ impl Machine {
         let round_trip_us = offsets.iter().flatten().map(|offset| offset.round_trip_us).max().unwrap_or(0);
         let start_after = START_AFTER + Duration::from_micros(round_trip_us) * START_AFTER_ROUND_TRIPS;
         current.started = now.wall.checked_add(start_after).unwrap_or(now.wall);
-        current.deadline = Some(now.mono + start_after + self.longest(&current.batch));
+        let turns = current.parts.iter().map(|(_, part)| part.turns()).max().unwrap_or(1);
+        current.deadline = Some(now.mono + start_after + self.longest(&current.batch, turns));
         for ((key, part), offset) in current.parts.iter_mut().zip(offsets) {
             let Some(offset) = offset else { continue };
-            part.clock_is(offset);
+            part.clock_is(offset.at(now.mono + start_after));
             let go = FromCoordinator::Go { attempt: current.id, start_at_us: offset.agent_us(now.mono + start_after) };
             self.effects.push(Effect::Send(*key, go));
         }
@@ -135,7 +136,8 @@ impl Machine {
     }
 
     /// After this, whoever has not reported will not: launch, every time limit of a session, and the upload.
-    fn longest(&self, batch: &Batch) -> Duration {
+    /// `turns`: how many sessions may have to follow each other in one place.
+    pub(super) fn longest(&self, batch: &Batch, turns: u64) -> Duration {
         let script = self.setup.plan.script(batch.wait_us);
         let step = script.think.saturating_add(script.wait).saturating_add(script.step_timeout);
         let session = script
@@ -144,6 +146,7 @@ impl Machine {
             .saturating_add(step.saturating_mul(script.steps))
             .saturating_add(script.close_timeout);
         let session = script.total_timeout.map_or(session, |total| total.min(session));
+        let session = session.saturating_mul(u32::try_from(turns).unwrap_or(u32::MAX));
         let launch = Duration::from_micros(self.setup.plan.session.launch.over_us());
         let upload = UPLOAD_TIMEOUT_PER_SESSION.saturating_mul(u32::try_from(batch.batch_size).unwrap_or(u32::MAX));
         [launch, session, UPLOAD_TIMEOUT, upload].into_iter().fold(Duration::ZERO, Duration::saturating_add)
@@ -204,9 +207,11 @@ impl Machine {
         let refused = current.cut.or_else(|| repeat.then(|| "an agent was lost".to_owned()));
         if let Some(why) = &refused {
             finished.summary.accepted = false;
-            if self.interrupted {
+            if !lost {
+                // Of a loss the verdict has spoken already.
                 finished.summary.verdict.worth = finished.summary.verdict.worth.max(Worth::Degraded);
-                finished.summary.verdict.reasons.push(why.clone());
+                finished.summary.verdict.limit = Limit::Unknown;
+                finished.summary.verdict.reasons.push(format!("given up: {why}"));
             }
         }
         let again = self.may_repeat() && self.shares_after_wait(&current.batch).is_ok();

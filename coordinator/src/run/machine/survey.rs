@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use proto::limits::URLS_MAX;
 use proto::message::Pong;
 use proto::{AttemptId, Capacity, FromCoordinator};
 
@@ -87,7 +88,8 @@ impl Machine {
         for key in &keys {
             let survey = FromCoordinator::Survey {
                 number: self.surveys,
-                addresses: self.spread.addresses.clone(),
+                // Of very many destinations, as many as a message holds.
+                addresses: self.spread.addresses.iter().take(URLS_MAX).cloned().collect(),
                 sessions: batch.batch_size,
             };
             self.send(*key, survey);

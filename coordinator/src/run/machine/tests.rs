@@ -305,6 +305,18 @@ fn a_target_that_is_not_ready_is_named_with_who_says_so() {
     assert!(text.contains("http://h:1 (ws) from agent a: refused"), "{text}");
 }
 
+#[test]
+fn one_more_than_wanted_that_leaves_during_the_readiness_check_does_not_stop_it() {
+    let mut play = Play::new(&format!("{PLAN}[agents]\ncount = 1\n"));
+    play.join(1, "a");
+    play.join(2, "b");
+    play.pongs();
+    assert!(matches!(play.machine.phase, Phase::Probing { .. }));
+    play.leave(2);
+    play.settle();
+    assert_eq!((play.code(), play.accepted().len()), (0, 4));
+}
+
 /// Silence is not readiness.
 #[test]
 fn an_agent_that_never_answers_the_readiness_check_keeps_the_run_from_starting() {

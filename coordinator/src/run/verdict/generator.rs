@@ -1,6 +1,6 @@
 //! Would a faster generator have come to another conclusion?
 
-use proto::{FailureKind, Launch, Outcome, SessionRecord};
+use proto::{FailureKind, Launch, Outcome, Phase, SessionRecord};
 
 use super::words::{busiest, cure, exact};
 use super::{Criteria, Evidence};
@@ -72,11 +72,15 @@ fn own_failures(evidence: &Evidence<'_>, criteria: &Criteria) -> Option<String> 
     let ran_out = |r: &SessionRecord| {
         matches!(&r.outcome, Outcome::Failed(FailureKind::PortExhausted | FailureKind::FdExhausted, _))
     };
-    // A session is only cut by the limit of a whole session for what this side added to it: within a phase, a reply
-    // that is there is read before the limit is looked at.
+    // Within a phase of one round trip a reply that is there is read before the limit is looked at. What this side added can
+    // use up the limit of a whole session, or of connect, which has several.
     let cut = |r: &SessionRecord| {
-        let (Some(limit), Outcome::TimedOut(_)) = (plan.session.total_timeout_us, &r.outcome) else { return false };
-        r.total_us >= Some(limit) && r.total_without_own_delay_us().is_some_and(|us| us < limit * 9 / 10)
+        let Outcome::TimedOut(phase) = &r.outcome else { return false };
+        let of_connect = (*phase == Phase::Connect).then_some(plan.session.connect_timeout_us);
+        let limit = [of_connect, plan.session.total_timeout_us].into_iter().flatten().min();
+        limit.is_some_and(|limit| {
+            r.total_us >= Some(limit) && r.total_without_own_delay_us().is_some_and(|us| us < limit - limit / 10)
+        })
     };
     let number = |what: &dyn Fn(&SessionRecord) -> bool| rows.iter().filter(|row| what(&row.record)).count() as u64;
     let (starved, late) = (number(&ran_out), number(&cut));
@@ -86,12 +90,19 @@ fn own_failures(evidence: &Evidence<'_>, criteria: &Criteria) -> Option<String> 
     }
     let mut parts = Vec::new();
     if starved > 0 {
-        parts.push(format!("{} sessions failed for want of ports or descriptors on the agents", count(starved)));
+        parts.push(format!(
+            "{} sessions failed for want of ports or descriptors on the agents: add agents, --source-ip, or raise ulimit -Hn",
+            count(starved)
+        ));
     }
     if late > 0 {
-        parts.push(format!("{} sessions were cut at their total time limit by the agents' own delay", count(late)));
+        parts.push(format!(
+            "{} sessions were cut at their time limit by the agents' own delay: {}",
+            count(late),
+            cure(plan)
+        ));
     }
-    Some(format!("{}; add agents or --source-ip", parts.join(", ")))
+    Some(parts.join("; "))
 }
 
 /// What the agents added to sessions moves the latency criterion.
@@ -147,13 +158,13 @@ fn never_all_open(evidence: &Evidence<'_>) -> Option<String> {
         .filter_map(SessionRecord::ended_us)
         .min()
         .unwrap_or(u64::MAX);
-    // In a burst a session's offset is its launch lag.
-    let could_open = |record: &SessionRecord| {
-        let connect_us = record.connect_us?;
-        Some(connect_us - record.wire.own_delay_us.unwrap_or(0).min(connect_us))
-    };
+    // With a generator that adds nothing all begin at once: a session is open after its connect, and ends after its total,
+    // both without what the agents added to them.
+    let could_open = |r: &SessionRecord| Some(r.connect_us?.saturating_sub(r.wire.connect_own_us?));
     let all_could: Option<Vec<u64>> = rows.iter().map(|row| could_open(&row.record)).collect();
-    let in_time = all_could.is_some_and(|opened| opened.into_iter().max().is_some_and(|last| last < first_end));
+    let good = rows.iter().map(|row| &row.record).filter(|record| record.outcome == Outcome::Succeeded);
+    let could_end = good.filter_map(SessionRecord::total_without_own_delay_us).min();
+    let in_time = all_could.is_some_and(|opened| opened.into_iter().max() < could_end);
     (first_end < last_start || in_time).then(|| {
         let last_open = rows.iter().filter_map(|row| row.record.opened_us()).max().unwrap_or(0);
         format!(

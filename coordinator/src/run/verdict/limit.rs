@@ -81,17 +81,22 @@ fn timed_out(evidence: &Evidence<'_>) -> Result<String, String> {
     let Some((phase, _)) = phases.into_iter().max_by_key(|(_, n)| *n) else {
         return Err("sessions failed in ways that tell nothing about who was too slow".to_owned());
     };
-    let limit_us = match phase {
+    let of_phase = match phase {
         Phase::Connect => plan.session.connect_timeout_us,
         Phase::Reset => plan.session.reset_timeout_us,
         Phase::Step => plan.session.step_timeout_us,
         Phase::Close => plan.session.close_timeout_us,
     };
+    // Most were cut by whichever limit was shorter.
+    let (limit_us, whose) = match plan.session.total_timeout_us {
+        Some(total_us) if total_limit_cut(rows, total_us) => (total_us, "at the total time limit of "),
+        _ => (of_phase, "after "),
+    };
     // A reply that is there is read before its time limit is looked at: what timed out was not there, unless nobody
     // looked for so long that nothing can be said.
     let own_us = if unknown == 0 { super::p99(own) } else { estimated_own_us(evidence) };
     let what = format!(
-        "{} of {} timed out, mostly at {phase} after {}",
+        "{} of {} timed out, mostly at {phase} {whose}{}",
         count(summary.ledger.timed_out),
         count(summary.ledger.planned),
         latency(limit_us)
@@ -102,6 +107,12 @@ fn timed_out(evidence: &Evidence<'_>) -> Result<String, String> {
     } else {
         Err(format!("{what}, but {who}: it may be either side's doing"))
     }
+}
+
+/// Whether most of the sessions that timed out had spent the limit of a whole session.
+fn total_limit_cut(rows: &[Row], total_us: u64) -> bool {
+    let cut = || rows.iter().filter(|row| matches!(row.record.outcome, Outcome::TimedOut(_)));
+    cut().filter(|row| row.record.total_us >= Some(total_us)).count() * 2 > cut().count()
 }
 
 /// Load and server on one machine that had no CPU left.

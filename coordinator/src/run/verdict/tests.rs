@@ -254,7 +254,7 @@ fn a_total_time_limit_spent_by_the_agent_is_the_generators() {
         .collect();
     let verdict = judged(&limited, &rows, &[], &[]);
     assert_eq!(verdict.worth, Worth::GeneratorLimited);
-    assert!(verdict.reasons[0].contains("10 sessions were cut at their total time limit"), "{:?}", verdict.reasons);
+    assert!(verdict.reasons[0].contains("10 sessions were cut at their time limit"), "{:?}", verdict.reasons);
 }
 
 #[test]
@@ -286,6 +286,34 @@ fn clocks_that_are_not_known_well_make_a_start_together_invalid() {
     let void = judge_of(set);
     assert_eq!(void.worth, Worth::Valid);
     assert!(void.reasons[0].contains("agent n2 was set by 1.50s"), "{:?}", void.reasons);
+}
+
+#[test]
+fn a_total_limit_is_named_as_what_it_is() {
+    let limited = plan("grid.wait_seconds=0\nsession.total_timeout_seconds=2");
+    let rows: Vec<Row> = (0..20)
+        .map(|n| {
+            let mut row = session(n, Outcome::TimedOut(Phase::Reset), 0, 2 * SECOND);
+            row.record.wire.own_delay_us = Some(SECOND / 5 + 1);
+            row
+        })
+        .collect();
+    let verdict = judged(&limited, &rows, &[], &[]);
+    assert!(
+        verdict.reasons[0].contains("cut at their time limit"),
+        "a tenth of it was the agents': {:?}",
+        verdict.reasons
+    );
+    let server: Vec<Row> = (0..20)
+        .map(|n| {
+            let mut row = session(n, Outcome::TimedOut(Phase::Reset), 0, 2 * SECOND);
+            row.record.wire.own_delay_us = Some(1_000);
+            row
+        })
+        .collect();
+    let verdict = judged(&limited, &server, &[], &[]);
+    assert_eq!(verdict.limit, Limit::Server);
+    assert!(verdict.reasons[0].contains("mostly at reset at the total time limit of 2.00s"), "{:?}", verdict.reasons);
 }
 
 #[test]
@@ -343,6 +371,7 @@ fn a_last_session_that_was_late_to_connect_is_told_from_a_server_that_was() {
                 let mut row = session(n, Outcome::Succeeded, 0, if n == 19 { 2 * SECOND } else { SECOND });
                 row.record.connect_us = Some(if n == 19 { SECOND + 1 } else { 10 });
                 row.record.wire.own_delay_us = Some(if n == 19 { own } else { 0 });
+                row.record.wire.connect_own_us = row.record.wire.own_delay_us;
                 row
             })
             .collect()
@@ -351,6 +380,12 @@ fn a_last_session_that_was_late_to_connect_is_told_from_a_server_that_was() {
     assert_eq!(agent.worth, Worth::GeneratorLimited);
     assert!(agent.reasons[0].contains("only 19 of 20") && agent.reasons[0].contains("the last was open after 1.00s"));
     assert_eq!(judged(&plan(""), &rows(0), &[], &[]).worth, Worth::Valid, "the server took its time");
+    // What was added after it was open does not excuse it.
+    let mut later = rows(SECOND);
+    for row in &mut later {
+        row.record.wire.connect_own_us = Some(0);
+    }
+    assert_eq!(judged(&plan(""), &later, &[], &[]).worth, Worth::Valid);
 }
 
 #[test]
@@ -414,6 +449,7 @@ mod corners {
                     reset: Some(Split { wire_us: us[6], lag_us: us[7] }),
                     steps: vec![Split { wire_us: us[6], lag_us: us[7] }; 2],
                     own_delay_us: Some(us[8]),
+                    connect_own_us: Some(us[8]),
                     handshake_rtt_us: Some(us[7]),
                     syn_retransmits: again,
                 };

@@ -133,3 +133,39 @@ fn an_agent_that_answers_no_ping_does_not_keep_the_others_from_starting() {
     play.settle();
     assert_eq!((play.code(), play.accepted().len()), (0, 4));
 }
+
+#[test]
+fn sessions_that_follow_each_other_in_one_place_are_waited_for() {
+    let plan = "[target]\nurls = [\"http://h:1\"]\n[session]\ntimeout_seconds = 1\n\
+                launch = { kind = \"arrivals\", per_second = 100, for_seconds = 2 }\n";
+    let play = Play::new(plan);
+    let batch = play.machine.batches[0];
+    let part = Part::new("a", 0, batch.batch_size).at_once(1);
+    assert_eq!((batch.batch_size, part.turns()), (200, 200));
+    // Four phases of a second and a wait of one: 5 s each, one after the other.
+    assert!(play.machine.longest(&batch, part.turns()) >= Duration::from_secs(1_000));
+    assert!(play.machine.longest(&batch, 1) < Duration::from_secs(100));
+}
+
+#[test]
+fn an_attempt_that_took_too_long_says_so_in_its_verdict() {
+    let mut play = Play::new(&format!("{PLAN}[agents]\ncount = 1\nmax_attempts = 1\n[session]\ntimeout_seconds = 1\n"));
+    play.join(1, "a");
+    play.until_running(0);
+    // The order to go is never obeyed; the one to stop is.
+    play.orders.get_mut(&1).map(VecDeque::clear);
+    for _ in 0..400 {
+        play.wait(Duration::from_millis(500));
+        if let Some(FromCoordinator::Abort { attempt, .. }) = play.orders.get(&1).and_then(VecDeque::front).cloned() {
+            play.orders.get_mut(&1).map(VecDeque::clear);
+            for message in report(attempt, 0, 8, |_| Outcome::Succeeded) {
+                play.say(1, message);
+            }
+            break;
+        }
+    }
+    let finished = play.to_store.as_ref().expect("an attempt");
+    let verdict = &finished.summary.verdict;
+    assert_eq!((finished.summary.accepted, verdict.worth), (false, Worth::Degraded));
+    assert!(verdict.reasons.iter().any(|reason| reason.starts_with("given up: it took longer")), "{verdict:?}");
+}
