@@ -189,16 +189,34 @@ pub fn request(socket: &impl AsFd) -> io::Result<()> {
 /// has asked for it, so that one must be there before the first session.
 #[derive(Debug)]
 pub struct Switch {
-    _socket: socket2::Socket,
+    _socket: std::net::UdpSocket,
 }
 
+/// How often, and with what pause, it is looked whether stamping is on.
+const LOOKS_MAX: u32 = 500;
+const LOOK_PAUSE: Duration = Duration::from_millis(1);
+
 impl Switch {
+    /// Asks, and waits until what this socket sends itself comes with a stamp.
+    ///
     /// # Errors
-    /// Where the kernel has no receive stamps.
-    pub fn on() -> io::Result<Self> {
-        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
+    /// Where the kernel has no receive stamps, or gives none.
+    pub async fn on() -> io::Result<Self> {
+        let socket = std::net::UdpSocket::bind((std::net::Ipv4Addr::LOCALHOST, 0))?;
         request(&socket)?;
-        Ok(Self { _socket: socket })
+        socket.set_nonblocking(true)?;
+        let own = socket.local_addr()?;
+        for _ in 0..LOOKS_MAX {
+            // Without a loopback it can't be tried; the records will show what there is.
+            if socket.send_to(&[0], own).is_err() {
+                return Ok(Self { _socket: socket });
+            }
+            if matches!(receive(&socket, &mut [0; 8]), Ok((_, Some(_)))) {
+                return Ok(Self { _socket: socket });
+            }
+            tokio::time::sleep(LOOK_PAUSE).await;
+        }
+        Err(io::Error::other("packets arrive without receive timestamps"))
     }
 }
 

@@ -90,7 +90,7 @@ fn elsewhere(options: refserver::Options) -> (String, tokio::sync::oneshot::Send
 #[test]
 fn a_starved_thread_moves_the_programs_latency_and_not_the_wires() {
     bounded(async {
-        let _stamping = Switch::on().expect("receive stamps");
+        let _stamping = Switch::on().await.expect("receive stamps");
         for mode in [Mode::Ws, Mode::Http] {
             let (target, _server) = elsewhere(refserver::Options::default());
             let slow = Script { wait: ms(1_000), ..script() };
@@ -125,7 +125,7 @@ fn a_starved_thread_moves_the_programs_latency_and_not_the_wires() {
 #[test]
 fn the_kernel_tells_of_the_handshake() {
     bounded(async {
-        let _stamping = Switch::on().expect("receive stamps");
+        let _stamping = Switch::on().await.expect("receive stamps");
         for mode in [Mode::Ws, Mode::Http] {
             let (target, _server) = reference(refserver::Options::default());
             let record =
@@ -161,7 +161,7 @@ fn a_full_accept_queue_shows_as_syns_that_were_sent_again() {
 #[test]
 fn a_session_that_fails_keeps_what_is_known_of_it() {
     bounded(async {
-        let _stamping = Switch::on().expect("receive stamps");
+        let _stamping = Switch::on().await.expect("receive stamps");
         let options = refserver::Options { max_concurrent_envs: 1, ..refserver::Options::default() };
         let (target, _server) = reference(options);
         let holder = Script { wait: DEADLINE / 2, ..script() };

@@ -59,12 +59,13 @@ impl Squad {
     pub async fn arm(assignment: Assignment, dialer: impl Fn() -> Dialer, threads: u32) -> Result<Self, String> {
         // Each thread has a place at least.
         let threads = u64::from(threads).min(assignment.sessions).min(assignment.in_flight_max).max(1);
-        let stamping = match assignment.wire {
-            false => Err(WireState::Off),
-            true => Switch::on().map_err(|error| {
+        let stamping = if assignment.wire {
+            Switch::on().await.map_err(|error| {
                 tracing::warn!("no kernel receive timestamps here ({error}): wire latencies are not measured");
                 WireState::Unavailable
-            }),
+            })
+        } else {
+            Err(WireState::Off)
         };
         let assignment = Arc::new(assignment);
         let (ready_tx, mut ready) = mpsc::channel(64);
