@@ -67,7 +67,12 @@ fn what_is_said_to_fit_is_what_fits() {
     let ended = coordinator.end();
     assert_eq!(ended.code(), Some(5), "{}", ended.text);
     agent.line_with("dismissed");
-    for part in ["(1,000 less 60 in TIME_WAIT and 10", "add 1 agent on another host", "--source-ip"] {
+    for part in [
+        "ephemeral ports to 10.97.0.1:8000 (1,000 less ",
+        " in TIME_WAIT and 10",
+        "add 1 agent on another host",
+        "--source-ip",
+    ] {
         assert!(ended.text.contains(part), "{part:?} in:\n{}", ended.text);
     }
     assert!(!ended.text.contains("or wait"), "60 more would not do:\n{}", ended.text);
