@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::io::{IsTerminal as _, Read as _};
 use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -15,15 +16,20 @@ use tracing_subscriber::EnvFilter;
 use crate::allow::AllowRule;
 use crate::capacity::{self, Wishes, host_name};
 use crate::clock::Clock;
-use crate::link::Link;
+use crate::identity::{self, Identity, IdentityError};
+use crate::link::{Connector, Link, Security};
+use crate::load::Loader;
 use crate::machine::End;
-use crate::probe::Means;
+use crate::probe::{Means, Prober};
+use crate::pulse::Home;
 use crate::service::{self, Outcome, Settings};
 
 /// Dismissed by the coordinator: the run is over.
 pub const EXIT_DISMISSED: u8 = 0;
 /// Flags that don't go together.
 pub const EXIT_USAGE: u8 = 2;
+/// No identity, or the coordinator has another one.
+pub const EXIT_IDENTITY: u8 = 10;
 /// No coordinator for longer than `--reconnect-for`.
 pub const EXIT_COORDINATOR_LOST: u8 = 11;
 /// Coordinator and agent are not of one version, or not of one plan.
@@ -31,13 +37,18 @@ pub const EXIT_MISMATCH: u8 = 12;
 /// SIGINT or SIGTERM.
 pub const EXIT_INTERRUPTED: u8 = 130;
 
+/// Between two looks for an identity.
+const IDENTITY_RETRY: Duration = Duration::from_millis(250);
+
 const EXAMPLES: &str = "\
 Examples:
   agent --coordinator 127.0.0.1:50051
-  srun agent --coordinator head-node:50051 --insecure-plaintext --allow-target 10.0.0.0/8
+  srun agent --coordinator head-node:50051
+  agent --coordinator head-node:50051 --identity ./agent-identity --allow-target 10.0.0.0/8
 
 Exit codes:
-  0 dismissed, 2 usage, 11 coordinator lost for longer than --reconnect-for, 12 version or plan mismatch, 130 interrupted";
+  0 dismissed, 2 usage, 10 identity refused or missing, 11 coordinator lost for longer than --reconnect-for,
+  12 version or plan mismatch, 130 interrupted";
 
 /// Muster's load generator: dials the coordinator, carries its share of every batch, reports what it measured.
 #[derive(Debug, Clone, Parser)]
@@ -71,11 +82,11 @@ pub struct Args {
     #[arg(long, value_name = "SECONDS", default_value_t = 60.0, value_parser = seconds)]
     reconnect_for: f64,
 
-    /// Identity folder (not supported yet)
-    #[arg(long, value_name = "DIR", hide = true)]
-    identity: Option<String>,
+    /// Identity folder, shared with the coordinator or issued by it [default: ~/.config/muster/identity]
+    #[arg(long, value_name = "DIR", conflicts_with = "insecure_plaintext")]
+    identity: Option<PathBuf>,
 
-    /// Take orders over an unencrypted, unauthenticated connection from another machine
+    /// Take orders over an unencrypted, unauthenticated connection; --allow-target is then required
     #[arg(long)]
     insecure_plaintext: bool,
 
@@ -152,21 +163,67 @@ fn run(args: Args) -> Result<u8, String> {
         instance: proto::RunId::random().0.into_bytes(),
         plan_hash: None,
         capacity,
+        holding: None,
     };
     let clock = Clock::shifted(args.clock_offset_ms.saturating_mul(1_000));
     let means = Means { allow: args.allow_target, source_ips: args.source_ip };
-    let settings = Settings { hello, means, wishes, clock };
+    let settings = Settings {
+        hello,
+        means,
+        wishes,
+        clock,
+        loader: Loader::default(),
+        prober: Prober::default(),
+        pulse: Home::Thread,
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
         .build()
         .map_err(|error| format!("can't start: {error}"))?;
+    let reconnect_for = Duration::from_secs_f64(args.reconnect_for);
     let outcome = runtime.block_on(async {
-        let link = Link::new(args.coordinator, Duration::from_secs_f64(args.reconnect_for), clock);
-        Ok::<_, String>(service::serve(settings, link, interrupt()?).await)
+        let interrupt = interrupt()?;
+        let security = if args.insecure_plaintext {
+            Security::Plaintext
+        } else {
+            let found = tokio::select! {
+                found = find_identity(args.identity.as_deref(), reconnect_for) => found,
+                () = interrupt.cancelled() => return Ok(Outcome::End(End::Interrupted)),
+            };
+            match found {
+                Ok(security) => security,
+                Err(problem) => return Ok(Outcome::Identity(problem)),
+            }
+        };
+        let link = Link::new(Connector::new(args.coordinator, security), reconnect_for, clock);
+        Ok::<_, String>(service::serve(settings, link, interrupt).await)
     })?;
     runtime.shutdown_timeout(Duration::from_millis(200));
     Ok(conclude(&outcome))
+}
+
+/// The coordinator makes the identity when it first runs; agents may be started before it, on machines that see the same
+/// home folder a little later.
+async fn find_identity(given: Option<&Path>, wait: Duration) -> Result<Security, String> {
+    let dir = given
+        .map(Path::to_path_buf)
+        .or_else(identity::default_dir)
+        .ok_or("no home folder to look for an identity in ($HOME is not set); give --identity DIR")?;
+    let begun = tokio::time::Instant::now();
+    let mut told = false;
+    loop {
+        match Identity::load(&dir) {
+            Ok(found) => return found.client().map(Security::Tls).map_err(|error| error.to_string()),
+            Err(IdentityError::Missing(_)) if begun.elapsed() < wait => {
+                if !std::mem::replace(&mut told, true) {
+                    tracing::warn!("no identity in {} yet; looking for {} s", dir.display(), wait.as_secs_f64());
+                }
+                tokio::time::sleep(IDENTITY_RETRY).await;
+            }
+            Err(error) => return Err(error.to_string()),
+        }
+    }
 }
 
 fn conclude(outcome: &Outcome) -> u8 {
@@ -187,17 +244,18 @@ fn conclude(outcome: &Outcome) -> u8 {
             complain(problem);
             EXIT_COORDINATOR_LOST
         }
+        Outcome::Identity(problem) => {
+            complain(problem);
+            EXIT_IDENTITY
+        }
     }
 }
 
 fn check(args: &Args) -> Result<(), String> {
-    if args.identity.is_some() {
-        return Err("--identity is not supported yet; use --insecure-plaintext on a network that you trust".to_owned());
-    }
-    let host = match args.coordinator.rsplit_once(':') {
-        Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0) => host,
+    match args.coordinator.rsplit_once(':') {
+        Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0) => {}
         _ => return Err(format!("--coordinator {}: give HOST:PORT", args.coordinator)),
-    };
+    }
     if let Some(name) = args.name.as_ref().filter(|name| **name != tidy(name)) {
         return Err(format!("--name {name}: give 1 to {NAME_CHARS_MAX} letters, digits, '-', '_' or '.'"));
     }
@@ -207,29 +265,17 @@ fn check(args: &Args) -> Result<(), String> {
             return Err(format!("--source-ip {ip}: no address of this machine ({error})"));
         }
     }
-    if !is_loopback(host) && !args.insecure_plaintext {
-        return Err(format!(
-            "the connection to {} would be neither encrypted nor authenticated; on a network that you trust, say so \
-             with --insecure-plaintext (and name what may be loaded with --allow-target)",
-            args.coordinator
-        ));
-    }
     if args.insecure_plaintext {
         if args.allow_target.is_empty() {
             return Err("--insecure-plaintext lets anyone on the network give orders: name what may be loaded with \
                         --allow-target HOST[:PORT] or a network such as 10.0.0.0/8"
                 .to_owned());
         }
-        tracing::warn!("orders are taken over an unencrypted, unauthenticated connection");
+        tracing::warn!(
+            "orders are taken over an unencrypted, unauthenticated connection: whoever reaches it can give them"
+        );
     }
     Ok(())
-}
-
-/// Whether a coordinator of that name is on this machine.
-#[must_use]
-pub fn is_loopback(host: &str) -> bool {
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 /// A host name as an agent's name: what is not allowed becomes `-`.
@@ -250,7 +296,8 @@ fn end_with_stdin() {
     });
 }
 
-/// Cancelled by SIGINT or SIGTERM.
+/// Cancelled by SIGINT or SIGTERM. A second Ctrl-C ends the process, whatever it is doing; a second SIGTERM does not:
+/// schedulers send it to a job, to its steps and through `srun`.
 fn interrupt() -> Result<CancellationToken, String> {
     use tokio::signal::unix::{SignalKind, signal};
     let token = CancellationToken::new();
@@ -258,7 +305,11 @@ fn interrupt() -> Result<CancellationToken, String> {
         let mut stream = signal(kind).map_err(|error| format!("can't listen for signals: {error}"))?;
         let token = token.clone();
         tokio::spawn(async move {
-            if stream.recv().await.is_some() {
+            while stream.recv().await.is_some() {
+                if token.is_cancelled() && kind == SignalKind::interrupt() {
+                    #[expect(clippy::exit, reason = "said twice: nothing is waited for")]
+                    std::process::exit(EXIT_INTERRUPTED.into());
+                }
                 token.cancel();
             }
         });
@@ -275,11 +326,12 @@ mod tests {
     }
 
     #[test]
-    fn plaintext_off_this_machine_must_be_asked_for_and_limited() {
+    fn plaintext_must_be_asked_for_and_limited() {
         assert_eq!(checked(&["127.0.0.1:1"]), Ok(()));
-        assert_eq!(checked(&["[::1]:1"]), Ok(()));
-        assert!(checked(&["10.0.0.1:1"]).is_err_and(|e| e.contains("--insecure-plaintext")));
-        assert!(checked(&["10.0.0.1:1", "--insecure-plaintext"]).is_err_and(|e| e.contains("--allow-target")));
+        assert_eq!(checked(&["10.0.0.1:1"]), Ok(()));
+        for host in ["10.0.0.1:1", "127.0.0.1:1"] {
+            assert!(checked(&[host, "--insecure-plaintext"]).is_err_and(|e| e.contains("--allow-target")));
+        }
         assert_eq!(checked(&["h:1", "--insecure-plaintext", "--allow-target", "10.0.0.0/8"]), Ok(()));
         for bad in ["h", ":1", "h:0", "h:x"] {
             assert!(checked(&[bad]).is_err_and(|e| e.contains("HOST:PORT")), "{bad}");

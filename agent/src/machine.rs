@@ -7,10 +7,13 @@
 //!     └──────────────────┴────────────────┴─────────────────┴── connection lost ───────────┘
 //! ```
 //!
+//! What has been measured stays, in Draining, until the coordinator has taken it, also over a lost connection: it is asked
+//! for again. Told to end (SIGINT, SIGTERM) while sessions run, an agent cuts them, reports, and leaves.
+//!
 //! Orders that do not fit the state are stale (the coordinator has moved on, or a message crossed another): they are
 //! ignored. A coordinator that disappears ends the load at once; nothing keeps loading a target unwatched.
 
-use proto::message::{Hello, Probe, Refused, RefusedWhy, Welcome};
+use proto::message::{Hello, Probe, Refused, RefusedWhy, Resend, Welcome};
 use proto::{Assignment, AttemptId, FromAgent, FromCoordinator};
 
 /// Where the agent is in an attempt.
@@ -32,7 +35,7 @@ pub enum Event {
     /// The load has ended, or died.
     LoadEnded(AttemptId, Result<(), String>),
     ConnectionLost,
-    /// SIGINT or SIGTERM.
+    /// SIGINT or SIGTERM; a second time, or when leaving takes too long: leave now.
     Interrupted,
 }
 
@@ -46,7 +49,7 @@ pub enum End {
 
 /// What is to be done.
 #[must_use]
-#[derive(Debug, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Effect {
     Send(FromAgent),
     Probe(Probe),
@@ -68,14 +71,21 @@ pub enum Effect {
     DropAttempt,
     /// Send report and records of the load that just ended.
     Upload(AttemptId),
+    /// Send these parts of it again.
+    Resend(Resend),
     Exit(End),
 }
+
+/// Why an agent leaves that was told to end.
+const INTERRUPTED: &str = "interrupted by a signal";
 
 /// See the module.
 #[derive(Debug)]
 pub struct Machine {
     state: State,
     welcome: Option<Welcome>,
+    /// Told to end; what is under way is finished or cut first.
+    leaving: bool,
 }
 
 impl Default for Machine {
@@ -87,7 +97,7 @@ impl Default for Machine {
 impl Machine {
     #[must_use]
     pub fn new() -> Self {
-        Self { state: State::Idle, welcome: None }
+        Self { state: State::Idle, welcome: None, leaving: false }
     }
 
     #[must_use]
@@ -101,13 +111,28 @@ impl Machine {
         self.welcome.as_ref()
     }
 
-    /// Completes a greeting with the run that this agent belongs to.
+    /// Completes a greeting with the run that this agent belongs to, and with what it has for it.
     #[must_use]
     pub fn hello(&self, base: Hello) -> Hello {
-        Hello { plan_hash: self.welcome.as_ref().map(|w| w.plan_hash), ..base }
+        let holding = match self.state {
+            State::Draining(attempt) => Some(attempt),
+            State::Idle | State::Preparing(_) | State::Armed(_) | State::Running(_) => None,
+        };
+        Hello { plan_hash: self.welcome.as_ref().map(|w| w.plan_hash), holding, ..base }
     }
 
     pub fn apply(&mut self, event: Event) -> Vec<Effect> {
+        let mut effects = self.decide(event);
+        // Nothing is left to be finished: the end that was asked for.
+        if self.leaving && self.state == State::Idle && !effects.iter().any(|effect| matches!(effect, Effect::Exit(_)))
+        {
+            effects.push(Effect::Send(FromAgent::Goodbye(INTERRUPTED.to_owned())));
+            effects.push(Effect::Exit(End::Interrupted));
+        }
+        effects
+    }
+
+    fn decide(&mut self, event: Event) -> Vec<Effect> {
         match event {
             Event::Order(order) => self.obey(order),
             Event::Prepared(attempt, result) => match (self.state, result) {
@@ -132,12 +157,19 @@ impl Machine {
                 }
                 _ => Vec::new(),
             },
+            // What is measured need not be measured again.
+            Event::ConnectionLost if matches!(self.state, State::Draining(_)) => Vec::new(),
             Event::ConnectionLost => self.let_go(),
             Event::Interrupted => {
-                let mut effects = self.let_go();
-                effects.push(Effect::Send(FromAgent::Goodbye("interrupted by a signal".to_owned())));
-                effects.push(Effect::Exit(End::Interrupted));
-                effects
+                let again = std::mem::replace(&mut self.leaving, true);
+                match self.state {
+                    State::Running(_) if !again => {
+                        vec![Effect::Send(FromAgent::Leaving(INTERRUPTED.to_owned())), Effect::CutLoad]
+                    }
+                    // All sessions are over: what is being sent is as good as any other's.
+                    State::Draining(_) if !again => Vec::new(),
+                    _ => self.let_go(),
+                }
             }
         }
     }
@@ -145,8 +177,10 @@ impl Machine {
     fn obey(&mut self, order: FromCoordinator) -> Vec<Effect> {
         match order {
             FromCoordinator::Welcome(welcome) => {
+                // Results of another run are nobody's any more.
+                let other = self.welcome.as_ref().is_some_and(|known| known.run != welcome.run);
                 self.welcome = Some(welcome);
-                Vec::new()
+                if other { self.let_go() } else { Vec::new() }
             }
             FromCoordinator::Refused(refused) => vec![Effect::Exit(End::Refused(refused))],
             FromCoordinator::Probe(probe) => match self.other_plan(probe.plan_hash) {
@@ -156,6 +190,9 @@ impl Machine {
             FromCoordinator::Prepare(assignment) => {
                 if let Some(effects) = self.other_plan(assignment.plan_hash) {
                     return effects;
+                }
+                if self.leaving {
+                    return Vec::new();
                 }
                 // A new attempt replaces whatever was left of the last one.
                 let mut effects = self.let_go();
@@ -180,6 +217,10 @@ impl Machine {
                     self.let_go()
                 }
                 State::Running(current) if current == attempt => vec![Effect::CutLoad],
+                _ => Vec::new(),
+            },
+            FromCoordinator::Resend(resend) => match self.state {
+                State::Draining(current) if current == resend.attempt => vec![Effect::Resend(resend)],
                 _ => Vec::new(),
             },
             FromCoordinator::Stored(attempt) => match self.state {
@@ -333,8 +374,73 @@ pub(crate) mod tests {
         );
     }
 
+    #[test]
+    fn what_is_measured_outlives_a_connection() {
+        let mut machine = Machine::new();
+        for event in [welcome(PLAN), prepare(1, PLAN), Event::Prepared(id(1), Ok(())), go(1)] {
+            let _ = machine.apply(event);
+        }
+        let _ = machine.apply(Event::LoadEnded(id(1), Ok(())));
+        assert_eq!(machine.apply(Event::ConnectionLost), []);
+        let hello = Hello {
+            protocol: 1,
+            version: String::new(),
+            name: "a".to_owned(),
+            host: String::new(),
+            pid: 1,
+            instance: [0; 16],
+            plan_hash: None,
+            capacity: proto::Capacity::default(),
+            holding: None,
+        };
+        assert_eq!(machine.hello(hello.clone()).holding, Some(id(1)));
+        assert_eq!(machine.apply(welcome(PLAN)), []);
+        let resend = |attempt| Resend { attempt: id(attempt), report: true, sequences: vec![3], from: None };
+        let order = |attempt| Event::Order(FromCoordinator::Resend(resend(attempt)));
+        assert_eq!(machine.apply(order(2)), [], "of another attempt");
+        assert_eq!(machine.apply(order(1)), [Effect::Resend(resend(1))]);
+        assert_eq!(machine.apply(abort(1)), [Effect::DropAttempt]);
+        assert_eq!(machine.hello(hello).holding, None);
+        // Another run has no use for it.
+        for event in [prepare(2, PLAN), Event::Prepared(id(2), Ok(())), go(2), Event::LoadEnded(id(2), Ok(()))] {
+            let _ = machine.apply(event);
+        }
+        let other =
+            Welcome { run: RunId::random(), plan_hash: PLAN, name: "a".to_owned(), lease: Duration::from_secs(10) };
+        assert_eq!(machine.apply(Event::Order(FromCoordinator::Welcome(other))), [Effect::DropAttempt]);
+    }
+
+    #[test]
+    fn told_to_end_it_reports_what_it_has_begun_and_nothing_more() {
+        let leave = Effect::Send(FromAgent::Leaving(INTERRUPTED.to_owned()));
+        let gone = [Effect::Send(FromAgent::Goodbye(INTERRUPTED.to_owned())), Effect::Exit(End::Interrupted)];
+        let running = || {
+            let mut machine = Machine::new();
+            for event in [welcome(PLAN), prepare(1, PLAN), Event::Prepared(id(1), Ok(())), go(1)] {
+                let _ = machine.apply(event);
+            }
+            machine
+        };
+        let mut machine = running();
+        assert_eq!(machine.apply(Event::Interrupted), [leave.clone(), Effect::CutLoad]);
+        assert_eq!(machine.apply(Event::LoadEnded(id(1), Ok(()))), [Effect::Upload(id(1))]);
+        assert_eq!(machine.apply(prepare(2, PLAN)), [], "no new load");
+        let end = machine.apply(Event::Order(FromCoordinator::Stored(id(1))));
+        assert_eq!(end, [&[Effect::DropAttempt], gone.as_slice()].concat());
+        // Whoever does not want to wait for it says so twice.
+        let mut machine = running();
+        let _ = machine.apply(Event::Interrupted);
+        assert_eq!(machine.apply(Event::Interrupted), [&[Effect::DropAttempt], gone.as_slice()].concat());
+        assert_eq!(Machine::new().apply(Event::Interrupted), gone);
+        let mut machine = running();
+        let _ = machine.apply(Event::LoadEnded(id(1), Ok(())));
+        assert_eq!(machine.apply(Event::Interrupted), [], "all of its sessions are over: they count");
+        let end = machine.apply(Event::Order(FromCoordinator::Stored(id(1))));
+        assert_eq!(end, [&[Effect::DropAttempt], gone.as_slice()].concat());
+    }
+
     fn events() -> impl Strategy<Value = (u8, u32)> {
-        (0_u8..9, 1_u32..3)
+        (0_u8..10, 1_u32..3)
     }
 
     proptest! {
@@ -356,6 +462,7 @@ pub(crate) mod tests {
                     5 => Event::LoadEnded(id(n), Err("died".to_owned())),
                     6 => abort(n),
                     7 => Event::Order(FromCoordinator::Stored(id(n))),
+                    8 => Event::Order(FromCoordinator::Resend(Resend { attempt: id(n), report: true, sequences: Vec::new(), from: None })),
                     _ => Event::ConnectionLost,
                 });
                 for effect in effects {
@@ -368,6 +475,7 @@ pub(crate) mod tests {
                         Effect::Launch { attempt, .. } => prop_assert_eq!(before, State::Armed(attempt)),
                         Effect::CutLoad => prop_assert!(matches!(before, State::Running(_))),
                         Effect::Upload(attempt) => prop_assert_eq!(before, State::Running(attempt)),
+                        Effect::Resend(resend) => prop_assert_eq!(before, State::Draining(resend.attempt)),
                         Effect::Send(_) | Effect::Probe(_) | Effect::Survey { .. } | Effect::Exit(_) => {}
                     }
                 }

@@ -1,7 +1,9 @@
 //! The readiness check: one whole session out of every url, tried again until it works or the time is up.
 
 use std::cell::RefCell;
+use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -54,8 +56,38 @@ impl Means {
     }
 }
 
-/// Runs the check on a thread of its own; results come as they are known, each time for every (url, mode).
-pub fn start(probe: Probe, means: Means, cancel: CancellationToken) -> mpsc::Receiver<Vec<ProbeResult>> {
+/// Results as they are known, each time for every (url, mode).
+pub type Told = mpsc::Receiver<Vec<ProbeResult>>;
+
+/// How a target is checked: over sockets, unless a simulation has its own way.
+#[derive(Clone)]
+pub struct Prober(Arc<dyn Fn(Probe, Means, CancellationToken) -> Told + Send + Sync>);
+
+impl Prober {
+    pub fn new(check: impl Fn(Probe, Means, CancellationToken) -> Told + Send + Sync + 'static) -> Self {
+        Self(Arc::new(check))
+    }
+
+    #[must_use]
+    pub fn start(&self, probe: Probe, means: Means, cancel: CancellationToken) -> Told {
+        (self.0)(probe, means, cancel)
+    }
+}
+
+impl Default for Prober {
+    fn default() -> Self {
+        Self::new(start)
+    }
+}
+
+impl fmt::Debug for Prober {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Prober")
+    }
+}
+
+/// Runs the check on a thread of its own.
+fn start(probe: Probe, means: Means, cancel: CancellationToken) -> Told {
     let (tell, told) = mpsc::channel(8);
     let spawned = std::thread::Builder::new().name("probe".to_owned()).spawn(move || {
         let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return };

@@ -4,28 +4,31 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proto::limits::CHUNK_BYTES_TARGET;
-use proto::message::{Hello, ProbeResult, Progress, RecordChunk, Refused, RefusedWhy, Report};
-use proto::{Assignment, AttemptId, Capacity, FromAgent, FromCoordinator, SessionRecord};
+use proto::message::{Hello, ProbeResult, Progress, RecordChunk, Refused, RefusedWhy, Report, Resend};
+use proto::{AttemptId, Capacity, FromAgent, FromCoordinator, SessionRecord};
 use tokio::sync::mpsc;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::capacity::{self, Wishes};
 use crate::clock::Clock;
-use crate::driver::Dialer;
-use crate::link::{Connected, Link};
+use crate::link::{Connected, Connector, DialError, Link};
 use crate::load::recorder::Counters;
-use crate::load::squad::{Measured, Squad};
+use crate::load::squad::Measured;
+use crate::load::{Carry, Loader};
 use crate::machine::{Effect, End, Event, Machine, State};
-use crate::probe::{self, Means};
+use crate::probe::{Means, Prober};
+use crate::pulse::{Home, Pulse};
 
-/// Progress and heartbeats.
+/// Progress.
 const BEAT: Duration = Duration::from_secs(1);
 /// How long the coordinator may take to answer a greeting.
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a last message may take to leave.
 const FAREWELL: Duration = Duration::from_millis(500);
+/// How long an agent that was told to end may take to cut its sessions and to report them.
+const LEAVE_WITHIN: Duration = Duration::from_secs(5);
 
 /// How an agent's life ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,6 +36,8 @@ pub enum Outcome {
     End(End),
     /// No coordinator for too long.
     Lost(String),
+    /// One of the two did not prove to be who the other expects.
+    Identity(String),
 }
 
 /// Everything that is fixed for the life of the agent.
@@ -42,18 +47,23 @@ pub struct Settings {
     pub means: Means,
     pub wishes: Wishes,
     pub clock: Clock,
+    pub loader: Loader,
+    pub prober: Prober,
+    pub pulse: Home,
 }
 
 /// Serves coordinators until dismissed, refused, interrupted, or alone for too long.
 pub async fn serve(settings: Settings, mut link: Link, interrupt: CancellationToken) -> Outcome {
-    let mut life = Life { machine: Machine::new(), settings, attempt: None, welcomed: false };
+    let connector = link.connector().clone();
+    let mut life = Life { machine: Machine::new(), settings, connector, attempt: None, welcomed: false };
     loop {
         let connected = tokio::select! {
             connected = link.connect() => connected,
             () = interrupt.cancelled() => return Outcome::End(End::Interrupted),
         };
         match connected {
-            Err(problem) => return Outcome::Lost(problem),
+            Err(DialError::Identity(why)) => return Outcome::Identity(why),
+            Err(DialError::Network(problem)) => return Outcome::Lost(problem),
             Ok(connected) => match life.attend(connected, &interrupt).await {
                 Ok(end) => return Outcome::End(end),
                 Err(problem) => {
@@ -77,6 +87,7 @@ pub async fn serve(settings: Settings, mut link: Link, interrupt: CancellationTo
 struct Life {
     machine: Machine,
     settings: Settings,
+    connector: Connector,
     attempt: Option<Attempt>,
     /// On the connection that is there, or was last.
     welcomed: bool,
@@ -84,16 +95,25 @@ struct Life {
 
 /// What exists of the attempt that the machine is in. Dropping it ends whatever is under way.
 enum Attempt {
-    Preparing { _task: AbortOnDropHandle<()> },
-    Armed(Box<Squad>),
-    Running { cut: DropGuard, counters: Arc<Counters> },
+    Preparing {
+        _task: AbortOnDropHandle<()>,
+    },
+    Armed(Box<dyn Carry>),
+    Running {
+        cut: DropGuard,
+        counters: Arc<Counters>,
+    },
     Measured(Box<Measured>),
-    Uploading { _task: AbortOnDropHandle<()> },
+    /// Kept until the coordinator has taken it.
+    Uploading {
+        upload: Arc<Upload>,
+        _task: AbortOnDropHandle<()>,
+    },
 }
 
 /// Results of work that goes on beside the loop.
 enum Done {
-    Prepared(AttemptId, Result<Box<Squad>, String>),
+    Prepared(AttemptId, Result<Box<dyn Carry>, String>),
     Load(AttemptId, Result<Box<Measured>, String>),
     Probed(Vec<ProbeResult>),
     Surveyed(u64, Capacity),
@@ -103,12 +123,20 @@ impl Life {
     /// One connection, from greeting to end. `Err` is a lost connection: whatever was under way has been let go of.
     async fn attend(&mut self, connected: Connected, interrupt: &CancellationToken) -> Result<End, String> {
         let end = self.converse(connected, interrupt).await;
-        if end.is_err() {
-            // All that follows from it is this: nothing may go on loading a target unwatched.
-            let _ = self.machine.apply(Event::ConnectionLost);
-            self.attempt = None;
+        if end.is_ok() {
+            return end;
         }
-        end
+        // Nothing may go on loading a target unwatched.
+        let mut left = None;
+        for effect in self.machine.apply(Event::ConnectionLost) {
+            match effect {
+                Effect::DropAttempt => self.attempt = None,
+                Effect::Exit(how) => left = Some(how),
+                // There is nobody to hear the rest.
+                _ => {}
+            }
+        }
+        left.map_or(end, Ok)
     }
 
     async fn converse(&mut self, connected: Connected, interrupt: &CancellationToken) -> Result<End, String> {
@@ -132,8 +160,11 @@ impl Life {
         if let FromCoordinator::Refused(Refused { why: RefusedWhy::Full, message }) = first {
             return Err(message);
         }
+        let mut pulse = None;
         if let FromCoordinator::Welcome(welcome) = &first {
             self.welcomed = true;
+            let (connector, instance) = (self.connector.clone(), self.settings.hello.instance);
+            pulse = Some(Pulse::start(connector, instance, welcome.lease, self.settings.pulse)?);
             tracing::info!("welcomed as {} to run {} (plan {})", welcome.name, welcome.run, welcome.plan_hash.short());
         }
         if let Some(end) = self.step(Event::Order(first), &out, &done_tx, &probing).await? {
@@ -141,6 +172,7 @@ impl Life {
         }
         let mut beat = interval(BEAT);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut leave_by = None;
         loop {
             let event = tokio::select! {
                 order = from_coordinator.recv() => match order {
@@ -150,7 +182,7 @@ impl Life {
                 },
                 Some(done) = done.recv() => match done {
                     Done::Prepared(attempt, result) => {
-                        let result = result.map(|squad| self.attempt = Some(Attempt::Armed(squad)));
+                        let result = result.map(|share| self.attempt = Some(Attempt::Armed(share)));
                         Event::Prepared(attempt, result)
                     }
                     Done::Load(attempt, result) => {
@@ -177,7 +209,12 @@ impl Life {
                     self.beat(&out);
                     continue;
                 }
-                () = interrupt.cancelled() => Event::Interrupted,
+                () = lost(pulse.as_ref()) => return Err("heartbeats are not answered any more".to_owned()),
+                () = interrupt.cancelled(), if leave_by.is_none() => {
+                    leave_by = Some(Instant::now() + LEAVE_WITHIN);
+                    Event::Interrupted
+                }
+                () = sleep_until(leave_by.unwrap_or_else(Instant::now)), if leave_by.is_some() => Event::Interrupted,
             };
             if let Some(end) = self.step(event, &out, &done_tx, &probing).await? {
                 return Ok(end);
@@ -185,22 +222,20 @@ impl Life {
         }
     }
 
-    /// Once a second: counters while sessions run, a sign of life otherwise. Never waits: a full queue is traffic.
+    /// Once a second while sessions run. Never waits: a full queue is traffic.
     fn beat(&self, out: &mpsc::Sender<FromAgent>) {
-        let message = match (self.machine.state(), &self.attempt) {
-            (State::Running(attempt), Some(Attempt::Running { counters, .. })) => {
-                let seen = counters.snapshot();
-                FromAgent::Progress(Progress {
-                    attempt,
-                    launched: seen.launched,
-                    open: seen.open,
-                    succeeded: seen.succeeded,
-                    failed: seen.failed,
-                })
-            }
-            _ => FromAgent::Heartbeat,
-        };
-        let _ = out.try_send(message);
+        if let (State::Running(attempt), Some(Attempt::Running { counters, .. })) =
+            (self.machine.state(), &self.attempt)
+        {
+            let seen = counters.snapshot();
+            let _ = out.try_send(FromAgent::Progress(Progress {
+                attempt,
+                launched: seen.launched,
+                open: seen.open,
+                succeeded: seen.succeeded,
+                failed: seen.failed,
+            }));
+        }
     }
 
     async fn step(
@@ -220,7 +255,7 @@ impl Life {
                 Effect::Send(message) => send(out, message).await?,
                 Effect::Probe(probe) => {
                     tracing::info!("checking that {} is ready", probe.target.urls.join(", "));
-                    let mut told = probe::start(probe, self.settings.means.clone(), probing.clone());
+                    let mut told = self.settings.prober.start(probe, self.settings.means.clone(), probing.clone());
                     let done = done.clone();
                     tokio::spawn(async move {
                         while let Some(results) = told.recv().await {
@@ -233,10 +268,11 @@ impl Life {
                 Effect::Prepare(assignment) => {
                     let (means, done) = (self.settings.means.clone(), done.clone());
                     let threads = self.settings.hello.capacity.threads;
+                    let loader = self.settings.loader.clone();
                     let task = tokio::spawn(async move {
                         let attempt = assignment.attempt;
-                        let squad = prepare(*assignment, means, threads).await;
-                        let _ = done.send(Done::Prepared(attempt, squad.map(Box::new))).await;
+                        let armed = loader.arm(*assignment, means, threads).await;
+                        let _ = done.send(Done::Prepared(attempt, armed)).await;
                     });
                     self.attempt = Some(Attempt::Preparing { _task: AbortOnDropHandle::new(task) });
                 }
@@ -259,8 +295,14 @@ impl Life {
                 Effect::DropAttempt => self.attempt = None,
                 Effect::Upload(attempt) => {
                     if let Some(Attempt::Measured(measured)) = self.attempt.take() {
-                        let task = tokio::spawn(upload(attempt, *measured, out.clone()));
-                        self.attempt = Some(Attempt::Uploading { _task: AbortOnDropHandle::new(task) });
+                        let upload = Arc::new(Upload::of(attempt, *measured));
+                        let everything = Resend { attempt, report: true, sequences: Vec::new(), from: Some(0) };
+                        self.send_upload(upload, everything, out);
+                    }
+                }
+                Effect::Resend(wanted) => {
+                    if let Some(Attempt::Uploading { upload, .. }) = &self.attempt {
+                        self.send_upload(upload.clone(), wanted, out);
                     }
                 }
                 Effect::Exit(how) => end = Some(how),
@@ -269,14 +311,20 @@ impl Life {
         Ok(end)
     }
 
+    /// A new task replaces the one before: what it had not sent yet is either in `wanted`, or asked for again.
+    fn send_upload(&mut self, upload: Arc<Upload>, wanted: Resend, out: &mpsc::Sender<FromAgent>) {
+        let task = tokio::spawn(send_parts(upload.clone(), wanted, out.clone()));
+        self.attempt = Some(Attempt::Uploading { upload, _task: AbortOnDropHandle::new(task) });
+    }
+
     fn launch(&mut self, attempt: AttemptId, start_at_us: u64, done: &mpsc::Sender<Done>) {
-        let Some(Attempt::Armed(squad)) = self.attempt.take() else { return };
+        let Some(Attempt::Armed(share)) = self.attempt.take() else { return };
         // It may be over already: then sessions start at once, and their offsets tell how late.
         let start = self.settings.clock.instant(start_at_us);
-        self.attempt = Some(Attempt::Running { cut: squad.canceller().drop_guard(), counters: squad.counters() });
+        self.attempt = Some(Attempt::Running { cut: share.canceller().drop_guard(), counters: share.counters() });
         let done = done.clone();
         tokio::spawn(async move {
-            let measured = squad.finish(start).await;
+            let measured = share.finish(start).await;
             let _ = done.send(Done::Load(attempt, measured.map(Box::new))).await;
         });
     }
@@ -286,28 +334,46 @@ async fn send(out: &mpsc::Sender<FromAgent>, message: FromAgent) -> Result<(), S
     out.send(message).await.map_err(|_| "the stream closed".to_owned())
 }
 
-async fn prepare(assignment: Assignment, means: Means, threads: u32) -> Result<Squad, String> {
-    let endpoints = means.endpoints(&assignment.target, assignment.mode).await.map_err(|error| error.to_string())?;
-    let dialer = || Dialer { endpoints: endpoints.clone(), source_ips: means.source_ips.clone() };
-    Squad::arm(assignment, dialer, threads).await
+async fn lost(pulse: Option<&Pulse>) {
+    match pulse {
+        Some(pulse) => pulse.lost().await,
+        None => std::future::pending().await,
+    }
 }
 
-/// Report first, then every record in chunks of bounded size.
-async fn upload(attempt: AttemptId, measured: Measured, out: mpsc::Sender<FromAgent>) {
-    let chunks = chunks(measured.records, CHUNK_BYTES_TARGET);
-    let report = Report {
-        attempt,
-        ledger: measured.ledger,
-        start_offset_us: measured.start_offset_us,
-        chunks: chunks.len() as u64,
-        histograms: measured.histograms.encode(),
-        vitals: Box::new(measured.vitals),
-    };
-    if out.send(FromAgent::Report(report)).await.is_err() {
+/// What an attempt has come to, ready to be sent as often as it takes.
+struct Upload {
+    report: Report,
+    chunks: Vec<Vec<SessionRecord>>,
+}
+
+impl Upload {
+    fn of(attempt: AttemptId, measured: Measured) -> Self {
+        let chunks = chunks(measured.records, CHUNK_BYTES_TARGET);
+        let report = Report {
+            attempt,
+            ledger: measured.ledger,
+            start_offset_us: measured.start_offset_us,
+            chunks: chunks.len() as u64,
+            histograms: measured.histograms.encode(),
+            vitals: Box::new(measured.vitals),
+        };
+        Self { report, chunks }
+    }
+}
+
+/// Report first, then the records that are wanted, in chunks of bounded size. A lost connection ends it; what is missing
+/// is asked for on the next one.
+async fn send_parts(upload: Arc<Upload>, wanted: Resend, out: mpsc::Sender<FromAgent>) {
+    if wanted.report && out.send(FromAgent::Report(upload.report.clone())).await.is_err() {
         return;
     }
-    for (sequence, records) in (0..).zip(chunks) {
-        if out.send(FromAgent::Records(RecordChunk { attempt, sequence, records })).await.is_err() {
+    let from = wanted.from.unwrap_or(u64::MAX);
+    let all = upload.chunks.len() as u64;
+    for sequence in wanted.sequences.into_iter().filter(|n| *n < from.min(all)).chain(from..all) {
+        let Some(records) = usize::try_from(sequence).ok().and_then(|n| upload.chunks.get(n)) else { continue };
+        let chunk = RecordChunk { attempt: wanted.attempt, sequence, records: records.clone() };
+        if out.send(FromAgent::Records(chunk)).await.is_err() {
             return;
         }
     }
@@ -371,6 +437,7 @@ mod tests {
             instance: [0; 16],
             plan_hash: None,
             capacity,
+            holding: None,
         };
         let attempt = AttemptId { run, batch: 0, attempt: 1 };
         let assignment = crate::machine::tests::assignment(attempt, plan_hash);
@@ -382,7 +449,16 @@ mod tests {
         }
         let mut life = Life {
             machine: Machine::new(),
-            settings: Settings { hello, means: Means::default(), wishes: Wishes::default(), clock: Clock::default() },
+            settings: Settings {
+                hello,
+                means: Means::default(),
+                wishes: Wishes::default(),
+                clock: Clock::default(),
+                loader: Loader::default(),
+                prober: Prober::default(),
+                pulse: Home::Thread,
+            },
+            connector: Connector::new("127.0.0.1:9".to_owned(), crate::link::Security::Plaintext),
             attempt: None,
             welcomed: false,
         };

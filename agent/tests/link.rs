@@ -6,11 +6,13 @@ use std::time::Duration;
 use agent::allow::AllowRule;
 use agent::capacity::Wishes;
 use agent::clock::Clock;
-use agent::link::Link;
+use agent::link::{Connector, Link, Security};
+use agent::load::Loader;
 use agent::machine::End;
-use agent::probe::Means;
+use agent::probe::{Means, Prober};
+use agent::pulse::Home;
 use agent::service::{self, Outcome, Settings};
-use proto::message::{Hello, Probe, Refused, RefusedWhy, Report};
+use proto::message::{Hello, Probe, Refused, RefusedWhy, Report, Resend, Welcome};
 use proto::{
     Assignment, AttemptId, Bounds, Capacity, FailureKind, FromAgent, FromCoordinator, HistogramSet, Launch, Metric,
     Mode, PlanHash, RunId, SessionRecord, Target, WireState,
@@ -42,6 +44,7 @@ impl Agent {
                 pid: 1,
                 instance: [7; 16],
                 plan_hash: None,
+                holding: None,
                 capacity: Capacity {
                     threads: 2,
                     descriptors: 1_000,
@@ -57,9 +60,13 @@ impl Agent {
             },
             wishes: Wishes { max_sessions: Some(77), ..Wishes::default() },
             clock: Clock::shifted(-500_000),
+            loader: Loader::default(),
+            prober: Prober::default(),
+            pulse: Home::Thread,
         };
         let interrupt = CancellationToken::new();
-        let link = Link::new(address.to_string(), reconnect_for, settings.clock);
+        let connector = Connector::new(address.to_string(), Security::Plaintext);
+        let link = Link::new(connector, reconnect_for, settings.clock);
         let life = tokio::spawn(service::serve(settings, link, interrupt.clone()));
         Self { interrupt, life: AbortOnDropHandle::new(life) }
     }
@@ -272,7 +279,7 @@ fn an_aborted_attempt_is_cut_and_still_accounted_for() {
         loop {
             match visit.hear_all().await.expect("the agent is there") {
                 FromAgent::Progress(progress) if progress.open == 1 => break,
-                FromAgent::Progress(_) | FromAgent::Heartbeat => {}
+                FromAgent::Progress(_) => {}
                 other => panic!("{other:?}"),
             }
         }
@@ -447,7 +454,7 @@ fn a_vanished_coordinator_ends_the_load_and_its_successor_finds_the_agent() {
 }
 
 #[test]
-fn an_interrupted_agent_lets_go_of_its_sessions() {
+fn an_interrupted_agent_cuts_its_sessions_and_reports_them() {
     bounded(async {
         let (tell, mut told) = mpsc::unbounded_channel();
         let target = endless(tell).await;
@@ -455,12 +462,61 @@ fn an_interrupted_agent_lets_go_of_its_sessions() {
         let agent = Agent::start(coordinator.address, DEADLINE, &[]);
         let run = RunId::random();
         let (mut visit, _) = coordinator.welcome(run).await;
-        begin(&mut visit, assignment(attempt(run, 1), &target)).await;
+        let order = assignment(attempt(run, 1), &target);
+        begin(&mut visit, order.clone()).await;
         all(&mut told, "stepping").await;
         agent.interrupt.cancel();
         all(&mut told, "gone").await;
+        // It says so first, so that nobody takes its cut sessions for the server's failures.
+        assert!(matches!(visit.hear().await, Some(FromAgent::Leaving(_))));
+        let (report, records) = results(&mut visit, order.attempt).await;
+        consistent(&order, &report, &records);
+        assert!(records.iter().all(|r| r.outcome == support::failed(FailureKind::Cancelled, proto::Phase::Step)));
+        visit.say(FromCoordinator::Stored(order.attempt)).await;
         assert!(matches!(visit.hear().await, Some(FromAgent::Goodbye(_))));
         assert_eq!(agent.end().await, Outcome::End(End::Interrupted));
+    });
+}
+
+#[test]
+fn an_upload_that_broke_off_is_asked_for_on_the_next_connection() {
+    bounded(async {
+        let (target, _held) = nobody();
+        let target = url(target);
+        let mut coordinator = Coordinator::start();
+        let _agent = Agent::start(coordinator.address, DEADLINE, &[]);
+        let run = RunId::random();
+        let (mut visit, _) = coordinator.welcome(run).await;
+        let order = Assignment { sessions: 4_000, batch_size: 5_000, ..assignment(attempt(run, 1), &target) };
+        begin(&mut visit, order.clone()).await;
+        let Some(FromAgent::Report(report)) = visit.hear().await else { panic!("no report") };
+        let Some(FromAgent::Records(first)) = visit.hear().await else { panic!("no chunk") };
+        drop(visit);
+
+        let mut visit = coordinator.visit().await;
+        let Some(FromAgent::Hello(hello)) = visit.hear().await else { panic!("no greeting") };
+        assert_eq!(hello.holding, Some(order.attempt));
+        let welcome = Welcome { run, plan_hash: PLAN, name: hello.name, lease: Duration::from_secs(10) };
+        visit.say(FromCoordinator::Welcome(welcome)).await;
+        // Backwards, one of them twice, one that does not exist; then everything once more.
+        let sequences: Vec<u64> = (1..report.chunks).rev().chain([1, 1 << 19]).collect();
+        let resend = Resend { attempt: order.attempt, report: false, sequences: sequences.clone(), from: None };
+        visit.say(FromCoordinator::Resend(resend.clone())).await;
+        let mut records = first.records;
+        for expected in &sequences[..sequences.len() - 1] {
+            let Some(FromAgent::Records(chunk)) = visit.hear().await else { panic!("no chunk {expected}") };
+            assert_eq!(chunk.sequence, *expected);
+            if records.iter().all(|known| known.session != chunk.records[0].session) {
+                records.extend(chunk.records);
+            }
+        }
+        records.sort_by_key(|record| record.session);
+        consistent(&order, &report, &records);
+        visit
+            .say(FromCoordinator::Resend(Resend { report: true, sequences: Vec::new(), from: Some(0), ..resend }))
+            .await;
+        let (again, _) = results(&mut visit, order.attempt).await;
+        assert_eq!(again, report);
     });
 }
 

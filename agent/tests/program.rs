@@ -12,6 +12,9 @@ mod support;
 use support::coordinator::Coordinator;
 use support::{bounded, nobody};
 
+/// What a coordinator without TLS needs.
+const PLAIN: [&str; 3] = ["--insecure-plaintext", "--allow-target", "127.0.0.0/8"];
+
 fn agent(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_agent"));
     command.args(arguments).env_remove("MUSTER_LOG").kill_on_drop(true);
@@ -42,7 +45,8 @@ fn no_coordinator_is_11() {
     bounded(async {
         let (address, _held) = nobody();
         let address = address.to_string();
-        let (code, said) = run(&["--coordinator", &address, "--reconnect-for", "1"]).await;
+        let (code, said) =
+            run(&[&["--coordinator", &address, "--reconnect-for", "1"], PLAIN.as_slice()].concat()).await;
         assert_eq!(code, Some(11), "{said}");
         assert!(said.contains(&address) && said.contains("--reconnect-for"), "{said}");
     });
@@ -55,8 +59,9 @@ fn flags_that_make_no_sense_are_2_and_name_themselves() {
             (vec!["--coordinator", "nonsense"], "HOST:PORT"),
             (vec!["--coordinator", "h:99999"], "HOST:PORT"),
             (vec![], "--coordinator"),
-            (vec!["--coordinator", "10.0.0.1:1"], "--insecure-plaintext"),
             (vec!["--coordinator", "10.0.0.1:1", "--insecure-plaintext"], "--allow-target"),
+            (vec!["--coordinator", "127.0.0.1:1", "--insecure-plaintext"], "--allow-target"),
+            (vec!["--coordinator", "h:1", "--insecure-plaintext", "--identity", "d"], "--identity"),
             (vec!["--coordinator", "127.0.0.1:1", "--allow-target", "a b"], "--allow-target"),
             (vec!["--coordinator", "127.0.0.1:1", "--threads", "0"], "--threads"),
             (vec!["--coordinator", "127.0.0.1:1", "--reconnect-for", "soon"], "--reconnect-for"),
@@ -89,13 +94,16 @@ fn another_version_is_12_and_dismissal_is_0() {
     bounded(async {
         let mut coordinator = Coordinator::start();
         let address = coordinator.address.to_string();
-        let child = agent(&["--coordinator", &address]).spawn().expect("the program starts");
+        let child =
+            agent(&[&["--coordinator", &address], PLAIN.as_slice()].concat()).spawn().expect("the program starts");
         let _visit = coordinator.refuse(RefusedWhy::Version, "this coordinator is 9.9.9").await;
         let (code, said) = ended(child).await;
         assert_eq!(code, Some(12), "{said}");
         assert!(said.contains("this coordinator is 9.9.9"), "{said}");
 
-        let child = agent(&["--coordinator", &address, "--name", "n1"]).spawn().expect("the program starts");
+        let child = agent(&[&["--coordinator", &address, "--name", "n1"], PLAIN.as_slice()].concat())
+            .spawn()
+            .expect("the program starts");
         let (visit, _) = coordinator.welcome(RunId::random()).await;
         visit.say(FromCoordinator::Dismiss("the run is over".to_owned())).await;
         let (code, said) = ended(child).await;
@@ -109,11 +117,11 @@ fn it_ends_with_its_standard_input_if_asked_to() {
     bounded(async {
         let mut coordinator = Coordinator::start();
         let address = coordinator.address.to_string();
-        let mut command = agent(&["--coordinator", &address, "--exit-with-stdin"]);
+        let mut command = agent(&[&["--coordinator", &address, "--exit-with-stdin"], PLAIN.as_slice()].concat());
         let mut child = command.stdin(Stdio::piped()).spawn().expect("the program starts");
-        let (mut visit, _) = coordinator.welcome(RunId::random()).await;
-        // Alive for as long as the pipe is: a sign of life comes after the welcome.
-        assert_eq!(visit.hear_all().await, Some(FromAgent::Heartbeat));
+        let (_visit, _) = coordinator.welcome(RunId::random()).await;
+        // Alive for as long as the pipe is: signs of life come after the welcome.
+        coordinator.beat().await;
         drop(child.stdin.take());
         let (code, said) = ended(child).await;
         assert_eq!(code, Some(11), "{said}");
@@ -125,7 +133,8 @@ fn sigterm_is_130() {
     bounded(async {
         let mut coordinator = Coordinator::start();
         let address = coordinator.address.to_string();
-        let child = agent(&["--coordinator", &address]).spawn().expect("the program starts");
+        let child =
+            agent(&[&["--coordinator", &address], PLAIN.as_slice()].concat()).spawn().expect("the program starts");
         let (mut visit, _) = coordinator.welcome(RunId::random()).await;
         terminate(&child).await;
         let Some(FromAgent::Goodbye(reason)) = visit.hear().await else { panic!("no goodbye") };
@@ -140,7 +149,8 @@ fn sigterm_ends_it_while_it_waits_to_be_greeted() {
     bounded(async {
         let mut coordinator = Coordinator::start();
         let address = coordinator.address.to_string();
-        let child = agent(&["--coordinator", &address]).spawn().expect("the program starts");
+        let child =
+            agent(&[&["--coordinator", &address], PLAIN.as_slice()].concat()).spawn().expect("the program starts");
         let mut visit = coordinator.visit().await;
         assert!(matches!(visit.hear().await, Some(FromAgent::Hello(_))));
         terminate(&child).await;

@@ -58,11 +58,16 @@ pub async fn target(workers: u64, max_concurrent_envs: u64) -> Result<(Child, St
     Ok((child, format!("http://{address}")))
 }
 
-/// Starts `count` agents that dial `coordinator`, sharing the cores.
+/// Starts `count` agents that dial `coordinator`, sharing the cores; `flags` say whom they trust.
 ///
 /// # Errors
 /// If one can't be started.
-pub fn agents(count: u32, coordinator: SocketAddr, verbose: bool) -> Result<Vec<(String, Child)>, String> {
+pub fn agents(
+    count: u32,
+    coordinator: SocketAddr,
+    flags: &[String],
+    verbose: bool,
+) -> Result<Vec<(String, Child)>, String> {
     let cores = std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(1));
     let threads = (cores / count.max(1)).max(1).to_string();
     (1..=count)
@@ -71,6 +76,7 @@ pub fn agents(count: u32, coordinator: SocketAddr, verbose: bool) -> Result<Vec<
             let mut command = command(AGENT)?;
             command
                 .args(["--coordinator", &coordinator.to_string(), "--name", &name, "--threads", &threads])
+                .args(flags)
                 .stdout(Stdio::null());
             if !verbose {
                 command.env("MUSTER_LOG", "error");

@@ -6,7 +6,9 @@
 
 pub mod children;
 pub mod cli;
+pub mod door;
 pub mod exit;
+pub mod identity;
 pub mod plan;
 pub mod progress;
 pub mod report;

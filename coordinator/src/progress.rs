@@ -146,6 +146,14 @@ impl Progress {
                     self.warn(&format!("warning: {warning}"));
                 }
             }
+            RunEvent::WaitingForAgents { batch, pause, why } => {
+                self.warn(&format!(
+                    "waiting up to {} s for more agents before the batch of {}: {}",
+                    pause.as_secs(),
+                    count(batch.batch_size),
+                    why.lines().next().unwrap_or_default()
+                ));
+            }
             RunEvent::WaitingForPorts { batch, pause, why } => {
                 let seconds = pause.as_millis().div_ceil(1_000);
                 self.warn(&format!(
@@ -189,7 +197,9 @@ impl Progress {
             }
             RunEvent::Note(text) => self.warn(text),
             RunEvent::Interrupted => {
-                self.warn("interrupted: sessions are being ended, what is complete is kept; once more to stop at once");
+                self.warn(
+                    "interrupted: sessions are being ended, what is complete is kept; Ctrl-C once more to stop at once",
+                );
             }
         }
     }

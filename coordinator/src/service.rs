@@ -1,29 +1,34 @@
 //! The gRPC side: a message becomes an event, an order becomes a message. Decides nothing.
 
+use std::collections::HashMap;
+use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use proto::limits::{AGENTS_MAX, MESSAGE_BYTES_MAX, QUEUE_MESSAGES};
-use proto::message::{Hello, Refused, RefusedWhy};
+use proto::message::{Beat, Hello, Refused, RefusedWhy};
 use proto::wire::control_server::{Control, ControlServer};
 use proto::{FromAgent, FromCoordinator, wire};
-use tokio::net::TcpListener;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
-use tokio::time::timeout;
-use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tokio::time::{Instant, timeout};
+use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt as _};
 use tonic::transport::Server;
+use tonic::transport::server::Connected;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::run::machine::Key;
 
 /// How long a peer may take to greet.
 const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
-/// Peers that may be connected at once, greeted or not.
-const CONNECTIONS_MAX: usize = AGENTS_MAX + 256;
+/// Streams of orders at once, greeted or not.
+const STREAMS_MAX: usize = AGENTS_MAX + 256;
+/// Streams in one connection: one of orders, one of heartbeats, one to spare.
+const STREAMS_A_CONNECTION: u32 = 3;
 
 /// What the event loop hears.
 #[derive(Debug)]
@@ -34,37 +39,77 @@ pub enum Heard {
     Left(Key, String),
 }
 
-/// Serves agents on `listener` until the returned task is dropped or aborted. Events queue up to a bound; beyond it
-/// the agents wait.
-pub fn serve(
-    listener: TcpListener,
+/// When each agent's last heartbeat came. Kept where it is read, so that neither a queue of records nor a busy event loop
+/// makes a living agent look dead.
+#[derive(Debug, Clone, Default)]
+pub struct Alive(Arc<Mutex<HashMap<[u8; 16], Seen>>>);
+
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    /// The stream of orders that it greeted on last.
+    key: Key,
+    at: Instant,
+}
+
+impl Alive {
+    /// When the agents that have a stream of orders were last heard of.
+    #[must_use]
+    pub fn seen(&self) -> Vec<([u8; 16], Instant)> {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.iter().map(|(instance, seen)| (*instance, seen.at)).collect()
+    }
+
+    fn greeted(&self, instance: [u8; 16], key: Key) {
+        let seen = Seen { key, at: Instant::now() };
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(instance, seen);
+    }
+
+    /// Of those that have greeted only: whoever invents others fills no memory.
+    fn beat(&self, instance: [u8; 16]) -> bool {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get_mut(&instance).map(|seen| seen.at = Instant::now()).is_some()
+    }
+
+    fn gone(&self, instance: [u8; 16], key: Key) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // It may have greeted on another stream meanwhile.
+        if known.get(&instance).is_some_and(|seen| seen.key == key) {
+            known.remove(&instance);
+        }
+    }
+}
+
+/// Serves the peers that come in until the returned task is dropped or aborted. Events queue up to a bound; beyond it the
+/// agents wait.
+pub fn serve<S, I>(
+    incoming: S,
     heard: mpsc::Sender<Heard>,
-) -> tokio::task::JoinHandle<Result<(), tonic::transport::Error>> {
-    let service = Service { heard, next_key: Arc::default(), connected: Arc::default() };
+    alive: Alive,
+) -> tokio::task::JoinHandle<Result<(), tonic::transport::Error>>
+where
+    S: Stream<Item = io::Result<I>> + Send + 'static,
+    I: AsyncRead + AsyncWrite + Connected<ConnectInfo = Option<SocketAddr>> + Unpin + Send + 'static,
+{
+    let service = Service { heard, alive, next_key: Arc::default(), connected: Arc::default() };
     let control = ControlServer::new(service)
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     let server = Server::builder()
+        .max_concurrent_streams(STREAMS_A_CONNECTION)
         .http2_keepalive_interval(Some(Duration::from_secs(10)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
         .add_service(control);
-    // Small orders must not wait for their acknowledgements.
-    let incoming = TcpListenerStream::new(listener).map(|stream| {
-        if let Ok(stream) = &stream {
-            stream.set_nodelay(true)?;
-        }
-        stream
-    });
     tokio::spawn(server.serve_with_incoming(incoming))
 }
 
 struct Service {
     heard: mpsc::Sender<Heard>,
+    alive: Alive,
     next_key: Arc<AtomicU64>,
     connected: Arc<AtomicUsize>,
 }
 
-/// Counts a connection for as long as it lives.
+/// Counts a stream for as long as it lives.
 struct Counted(Arc<AtomicUsize>);
 
 impl Drop for Counted {
@@ -73,24 +118,40 @@ impl Drop for Counted {
     }
 }
 
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
 #[tonic::async_trait]
 impl Control for Service {
-    type AttendStream = Pin<Box<dyn Stream<Item = Result<wire::CoordinatorMessage, Status>> + Send>>;
+    type AttendStream = Answers<wire::CoordinatorMessage>;
+    type PulseStream = Answers<wire::BeatSeen>;
 
     async fn attend(
         &self,
         request: Request<Streaming<wire::AgentMessage>>,
     ) -> Result<Response<Self::AttendStream>, Status> {
         let counted = Counted(self.connected.clone());
-        if self.connected.fetch_add(1, Ordering::Relaxed) >= CONNECTIONS_MAX {
-            return Err(Status::resource_exhausted(format!("{CONNECTIONS_MAX} agents are connected already")));
+        if self.connected.fetch_add(1, Ordering::Relaxed) >= STREAMS_MAX {
+            return Err(Status::resource_exhausted(format!("{STREAMS_MAX} agents are connected already")));
         }
         let key = self.next_key.fetch_add(1, Ordering::Relaxed);
-        let from = request.remote_addr();
+        let from = request.extensions().get::<Option<SocketAddr>>().copied().flatten();
         let (orders, outgoing) = mpsc::channel(QUEUE_MESSAGES);
-        tokio::spawn(attend(key, from, request.into_inner(), orders, self.heard.clone(), counted));
+        tokio::spawn(attend(key, from, request.into_inner(), orders, self.heard.clone(), self.alive.clone(), counted));
         let outgoing = ReceiverStream::new(outgoing).map(|order: FromCoordinator| Ok(order.into()));
         Ok(Response::new(Box::pin(outgoing)))
+    }
+
+    async fn pulse(&self, request: Request<Streaming<wire::Beat>>) -> Result<Response<Self::PulseStream>, Status> {
+        let alive = self.alive.clone();
+        let answers = request.into_inner().map(move |beat| {
+            let beat = Beat::try_from(beat?).map_err(|invalid| Status::invalid_argument(invalid.to_string()))?;
+            if alive.beat(beat.instance) {
+                Ok(wire::BeatSeen { sequence: beat.sequence })
+            } else {
+                Err(Status::not_found("heartbeats of an agent that is not connected"))
+            }
+        });
+        Ok(Response::new(Box::pin(answers)))
     }
 }
 
@@ -100,20 +161,24 @@ async fn attend(
     mut incoming: Streaming<wire::AgentMessage>,
     orders: mpsc::Sender<FromCoordinator>,
     heard: mpsc::Sender<Heard>,
+    alive: Alive,
     _counted: Counted,
 ) {
     let from = from.map_or_else(|| "an unknown address".to_owned(), |address| address.to_string());
-    match timeout(GREETING_TIMEOUT, next(&mut incoming)).await {
+    let instance = match timeout(GREETING_TIMEOUT, next(&mut incoming)).await {
         Ok(Ok(FromAgent::Hello(hello))) => {
+            let instance = hello.instance;
+            alive.greeted(instance, key);
             // The only lasting sender belongs to the event loop: when it lets go of it, the stream ends.
             if heard.send(Heard::Joined(key, Box::new(hello), orders)).await.is_err() {
                 return;
             }
+            instance
         }
         Ok(Ok(_)) => return refuse(&orders, &from, "the first message is not a greeting").await,
         Ok(Err(problem)) => return refuse(&orders, &from, &problem).await,
         Err(_) => return refuse(&orders, &from, "no greeting in time").await,
-    }
+    };
     loop {
         match next(&mut incoming).await {
             Ok(message) => {
@@ -122,6 +187,7 @@ async fn attend(
                 }
             }
             Err(problem) => {
+                alive.gone(instance, key);
                 // The loop may be gone already: then nobody needs to know.
                 let _ = heard.send(Heard::Left(key, problem)).await;
                 return;

@@ -13,7 +13,8 @@ use self::orders::{script, target};
 use crate::ids::RunId;
 use crate::limits as max;
 use crate::message::{
-    FromAgent, FromCoordinator, Pong, Probe, ProbeResult, Progress, RecordChunk, Refused, RefusedWhy, Welcome,
+    Beat, FromAgent, FromCoordinator, Pong, Probe, ProbeResult, Progress, RecordChunk, Refused, RefusedWhy, Resend,
+    Welcome,
 };
 use crate::wire;
 
@@ -22,7 +23,7 @@ impl From<FromAgent> for wire::AgentMessage {
         use wire::agent_message::Body;
         let body = match message {
             FromAgent::Hello(hello) => Body::Hello(hello.into()),
-            FromAgent::Heartbeat => Body::Heartbeat(wire::Heartbeat {}),
+            FromAgent::Leaving(reason) => Body::Leaving(wire::Leaving { reason }),
             FromAgent::Probed(results) => Body::Probed(wire::Probed {
                 results: results
                     .into_iter()
@@ -70,7 +71,7 @@ impl TryFrom<wire::AgentMessage> for FromAgent {
         use wire::agent_message::Body;
         Ok(match need("body", value.body)? {
             Body::Hello(hello) => Self::Hello(hello.try_into()?),
-            Body::Heartbeat(_) => Self::Heartbeat,
+            Body::Leaving(leaving) => Self::Leaving(text("reason", leaving.reason, max::TEXT_BYTES_MAX)?),
             Body::Probed(probed) => {
                 if probed.results.len() > 2 * max::URLS_MAX {
                     return invalid("results", "more than there are urls");
@@ -129,6 +130,20 @@ impl TryFrom<wire::AgentMessage> for FromAgent {
     }
 }
 
+impl From<Beat> for wire::Beat {
+    fn from(beat: Beat) -> Self {
+        Self { instance: beat.instance.to_vec(), sequence: beat.sequence }
+    }
+}
+
+impl TryFrom<wire::Beat> for Beat {
+    type Error = Invalid;
+
+    fn try_from(value: wire::Beat) -> Checked<Self> {
+        Ok(Self { instance: bytes("instance", &value.instance)?, sequence: value.sequence })
+    }
+}
+
 impl From<FromCoordinator> for wire::CoordinatorMessage {
     fn from(message: FromCoordinator) -> Self {
         use wire::coordinator_message::Body;
@@ -169,6 +184,12 @@ impl From<FromCoordinator> for wire::CoordinatorMessage {
             FromCoordinator::Survey { number, addresses, sessions } => {
                 Body::Survey(wire::Survey { number, addresses, sessions })
             }
+            FromCoordinator::Resend(r) => Body::Resend(wire::Resend {
+                attempt: Some(r.attempt.into()),
+                report: r.report,
+                sequences: r.sequences,
+                from: r.from,
+            }),
         };
         Self { body: Some(body) }
     }
@@ -217,6 +238,18 @@ impl TryFrom<wire::CoordinatorMessage> for FromCoordinator {
             Body::Stored(stored) => Self::Stored(attempt(stored.attempt)?),
             Body::Dismiss(dismiss) => Self::Dismiss(text("reason", dismiss.reason, max::TEXT_BYTES_MAX)?),
             Body::Ping(ping) => Self::Ping { sequence: ping.sequence },
+            Body::Resend(r) => {
+                if r.sequences.len() > max::RESEND_MAX {
+                    return invalid("sequences", format!("{} of them", r.sequences.len()));
+                }
+                let sequence = |n| at_most("sequences", n, max::CHUNKS_MAX);
+                Self::Resend(Resend {
+                    attempt: attempt(r.attempt)?,
+                    report: r.report,
+                    sequences: r.sequences.into_iter().map(sequence).collect::<Checked<_>>()?,
+                    from: r.from.map(sequence).transpose()?,
+                })
+            }
             Body::Survey(survey) => {
                 if survey.addresses.len() > max::URLS_MAX {
                     return invalid("addresses", format!("{} of them", survey.addresses.len()));

@@ -22,7 +22,7 @@ pub mod wire {
 }
 
 /// Raised whenever a message changes its meaning; a peer with another number is refused.
-pub const PROTOCOL: u32 = 2;
+pub const PROTOCOL: u32 = 3;
 
 /// Version of this build; coordinator and agents must be the same, so that one ruler measures everything.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

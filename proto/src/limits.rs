@@ -6,6 +6,8 @@ pub const MESSAGE_BYTES_MAX: usize = 8 << 20;
 pub const CHUNK_BYTES_TARGET: usize = 256 << 10;
 /// Record chunks of one report.
 pub const CHUNKS_MAX: u64 = 1 << 20;
+/// Chunks that are asked for again in one message.
+pub const RESEND_MAX: usize = 4_096;
 /// Records in one chunk.
 pub const CHUNK_RECORDS_MAX: usize = 1 << 16;
 /// Sessions of one batch, all agents together.

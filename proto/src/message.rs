@@ -13,7 +13,8 @@ use crate::vitals::Vitals;
 #[derive(Debug, Clone, PartialEq)]
 pub enum FromAgent {
     Hello(Hello),
-    Heartbeat,
+    /// It was told to end: results of what it has begun follow, then a goodbye.
+    Leaving(String),
     Probed(Vec<ProbeResult>),
     Armed(AttemptId),
     Progress(Progress),
@@ -67,6 +68,25 @@ pub enum FromCoordinator {
         addresses: Vec<String>,
         sessions: u64,
     },
+    Resend(Resend),
+}
+
+/// What has not arrived of an upload.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resend {
+    pub attempt: AttemptId,
+    pub report: bool,
+    pub sequences: Vec<u64>,
+    /// And every chunk from this one on.
+    pub from: Option<u64>,
+}
+
+/// A sign of life, on a connection of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Beat {
+    /// Of the agent's greeting.
+    pub instance: [u8; 16],
+    pub sequence: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,6 +101,8 @@ pub struct Hello {
     /// Of the run this agent was welcomed to before.
     pub plan_hash: Option<PlanHash>,
     pub capacity: Capacity,
+    /// Results from an earlier connection that the coordinator has not taken yet.
+    pub holding: Option<AttemptId>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -18,7 +18,7 @@ pub enum WireState {
 
 /// From the agent's start instant to the end of its last session. What the machine does not let the agent read is
 /// `None`, never 0.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Vitals {
     /// Load threads that took part.
     pub threads: u32,

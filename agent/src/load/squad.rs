@@ -19,6 +19,7 @@ use super::engine::{self, ThreadShare};
 use super::overshoot;
 use super::pace::Pace;
 use super::recorder::{Counters, Recorder};
+use super::{Carry, Later};
 use crate::driver::Dialer;
 use crate::driver::http::HttpDriver;
 use crate::driver::ws::WsDriver;
@@ -118,22 +119,11 @@ impl Squad {
         Err("a load thread ended before it was ready".to_owned())
     }
 
-    #[must_use]
-    pub fn counters(&self) -> Arc<Counters> {
-        self.counters.clone()
-    }
-
-    /// Ends the load at once; [`Squad::finish`] then returns soon.
-    #[must_use]
-    pub fn canceller(&self) -> CancellationToken {
-        self.cancel.clone()
-    }
-
     /// Lets the threads go at `start` and waits until every session has ended.
     ///
     /// # Errors
     /// If a thread died.
-    pub async fn finish(mut self, start: Instant) -> Result<Measured, String> {
+    async fn joined(mut self, start: Instant) -> Result<Measured, String> {
         let sampler = Sampler::start();
         for go in self.go.drain(..) {
             // A thread that is gone is found when it is joined.
@@ -180,6 +170,20 @@ impl Squad {
         let first = records.iter().filter(|record| record.started_us.is_some()).min_by_key(|record| record.started_us);
         let start_offset_us = first.and_then(SessionRecord::launch_lag_us).unwrap_or(0);
         Ok(Measured { ledger, histograms, records, start_offset_us, vitals })
+    }
+}
+
+impl Carry for Squad {
+    fn counters(&self) -> Arc<Counters> {
+        self.counters.clone()
+    }
+
+    fn canceller(&self) -> CancellationToken {
+        self.cancel.clone()
+    }
+
+    fn finish(self: Box<Self>, start: Instant) -> Later<Measured> {
+        Box::pin(self.joined(start))
     }
 }
 

@@ -1,17 +1,19 @@
 //! A coordinator that says what a test tells it to.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::pin::Pin;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use proto::message::{Refused, RefusedWhy, Welcome};
 use proto::wire::control_server::{Control, ControlServer};
-use proto::wire::{AgentMessage, CoordinatorMessage};
+use proto::wire::{AgentMessage, Beat, BeatSeen, CoordinatorMessage};
 use proto::{FromAgent, FromCoordinator, PlanHash, RunId};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status, Streaming};
 
 /// Of the run that agents are welcomed to.
@@ -22,6 +24,8 @@ pub(crate) const PLAN: PlanHash = PlanHash([1; 32]);
 pub(crate) struct Coordinator {
     pub(crate) address: SocketAddr,
     visits: mpsc::UnboundedReceiver<Visit>,
+    /// Instances whose hearts beat.
+    beats: mpsc::UnboundedReceiver<[u8; 16]>,
     runtime: Option<Runtime>,
 }
 
@@ -41,21 +45,27 @@ impl Coordinator {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = runtime.expect("runtime");
         let (visitors, visits) = mpsc::unbounded_channel();
+        let (hearts, beats) = mpsc::unbounded_channel();
         let (bound, listening) = channel();
         runtime.spawn(async move {
             let listener = TcpListener::bind(address).await.expect("bind");
             bound.send(listener.local_addr().expect("address")).expect("the test waits");
-            let service = ControlServer::new(Desk { visitors });
+            let service = ControlServer::new(Desk { visitors, hearts });
             let served = tonic::transport::Server::builder().add_service(service);
             served.serve_with_incoming(TcpListenerStream::new(listener)).await.expect("serve");
         });
         let address = listening.recv().expect("the coordinator listens");
-        Self { address, visits, runtime: Some(runtime) }
+        Self { address, visits, beats, runtime: Some(runtime) }
     }
 
     /// The next agent that dials in.
     pub(crate) async fn visit(&mut self) -> Visit {
         self.visits.recv().await.expect("the coordinator is there")
+    }
+
+    /// The next sign of life.
+    pub(crate) async fn beat(&mut self) -> [u8; 16] {
+        self.beats.recv().await.expect("the coordinator is there")
     }
 
     /// The next agent, greeted and welcomed; with the plan it says it was welcomed to before.
@@ -98,7 +108,7 @@ impl Visit {
     pub(crate) async fn hear(&mut self) -> Option<FromAgent> {
         loop {
             match self.hear_all().await {
-                Some(FromAgent::Heartbeat | FromAgent::Progress(_)) => {}
+                Some(FromAgent::Progress(_)) => {}
                 other => return other,
             }
         }
@@ -116,6 +126,7 @@ impl Visit {
 
 struct Desk {
     visitors: mpsc::UnboundedSender<Visit>,
+    hearts: mpsc::UnboundedSender<[u8; 16]>,
 }
 
 #[tonic::async_trait]
@@ -127,5 +138,18 @@ impl Control for Desk {
         let visit = Visit { heard: request.into_inner(), tell };
         self.visitors.send(visit).map_err(|_| Status::unavailable("the test is over"))?;
         Ok(Response::new(ReceiverStream::new(told)))
+    }
+
+    type PulseStream = Pin<Box<dyn Stream<Item = Result<BeatSeen, Status>> + Send>>;
+
+    async fn pulse(&self, request: Request<Streaming<Beat>>) -> Result<Response<Self::PulseStream>, Status> {
+        let hearts = self.hearts.clone();
+        let answers = request.into_inner().map(move |beat| {
+            let beat = proto::message::Beat::try_from(beat?).expect("an agent's beats are valid");
+            // The test may have stopped listening.
+            let _ = hearts.send(beat.instance);
+            Ok(BeatSeen { sequence: beat.sequence })
+        });
+        Ok(Response::new(Box::pin(answers)))
     }
 }

@@ -1,6 +1,8 @@
 //! The command line: flags, and what each command does with them.
 
+mod begin;
 mod check;
+mod identity;
 mod run;
 mod source;
 
@@ -13,6 +15,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::exit;
+use crate::store::fault::Faults;
 use crate::{children, plan::template::TEMPLATE};
 
 const EXIT_CODES: &str = "\
@@ -26,7 +29,8 @@ Examples:
   coordinator run experiments/plans/quickstart.toml
   coordinator run --target http://127.0.0.1:8000 --batch-sizes 32,128 --wait 1.0 --local 2
   coordinator run plan.toml --set grid.repetitions=1 --set session.timeout_seconds=30
-  coordinator run plan.toml --agents 4 --listen 0.0.0.0:50051 --insecure-plaintext";
+  coordinator run plan.toml --agents 4            (on each node: agent --coordinator THIS_HOST:50051)
+  coordinator run --resume experiments/results/local/2026-11-24";
 
 #[derive(Debug, Parser)]
 #[command(
@@ -48,6 +52,11 @@ enum Command {
     Run(Box<RunArgs>),
     /// Check a plan: its faults, or the grid in order, the expected duration, and what it needs
     Check(Box<PlanArgs>),
+    /// Who may connect: the identity that coordinator and agents share
+    Identity {
+        #[command(subcommand)]
+        command: identity::IdentityCommand,
+    },
     /// Help with plans
     Plan {
         #[command(subcommand)]
@@ -141,21 +150,26 @@ struct RunArgs {
     #[arg(short, long)]
     verbose: bool,
 
-    /// Accept agents from other machines over unencrypted, unauthenticated connections
+    /// Go on with the run in DIR: what is complete stands, the rest is done. The plan comes from there; one that is given
+    /// must be the same
+    #[arg(long, value_name = "DIR", conflicts_with = "output")]
+    resume: Option<PathBuf>,
+
+    /// Identity folder, made if it is not there; agents need the same [default: ~/.config/muster/identity]
+    #[arg(long, value_name = "DIR", conflicts_with = "insecure_plaintext")]
+    identity: Option<PathBuf>,
+
+    /// Accept any agent over unencrypted, unauthenticated connections
     #[arg(long)]
     insecure_plaintext: bool,
 
-    /// Continue an interrupted run (not supported yet)
-    #[arg(long, value_name = "DIR", hide = true)]
-    resume: Option<PathBuf>,
+    /// Make the disk fail on purpose: for tests
+    #[arg(long, value_name = "FAULT", hide = true)]
+    fault: Option<Faults>,
 
     /// Web page with live progress (not supported yet)
     #[arg(long, value_name = "ADDR", num_args = 0..=1, hide = true)]
     ui: Option<Option<String>>,
-
-    /// Identity folder (not supported yet)
-    #[arg(long, value_name = "DIR", hide = true)]
-    identity: Option<PathBuf>,
 }
 
 /// A command that did not end well, with what to print.
@@ -200,6 +214,7 @@ pub fn main_from(args: Vec<OsString>) -> ExitCode {
         Command::Check(plan_args) => {
             source::plan(&plan_args, None).and_then(|loaded| print(&check::describe(&loaded.plan)))
         }
+        Command::Identity { command } => identity::run(&command),
         Command::Plan { command: PlanCommand::Init } => print(TEMPLATE),
     };
     match result {

@@ -5,34 +5,35 @@ use std::ffi::OsString;
 use std::fs;
 use std::io::IsTerminal as _;
 use std::net::SocketAddr;
+use std::path::Path;
 
-use jiff::Timestamp;
 use proto::RunId;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tracing_subscriber::EnvFilter;
 
-use super::source::Loaded;
-use super::{Problem, RunArgs, check, print, source};
+use super::begin::{self, Begun, Trust, What};
+use super::{Problem, RunArgs, check, print};
 use crate::children;
+use crate::door;
 use crate::plan::{OnShortfall, Plan};
 use crate::progress::{Progress, Verbosity};
 use crate::report::cells::Done;
 use crate::report::remarks;
-use crate::report::summary::rfc3339;
 use crate::report::tables::final_tables;
-use crate::run::event_loop::{self, Frame, Outcome, Outside};
-use crate::run::machine::Setup;
-use crate::service;
+use crate::run::event_loop::{self, Frame, Outcome, Outside, Papers};
+use crate::run::machine::{Machine, Setup};
+use crate::service::{self, Alive};
 use crate::store::run_json::{Facts, RunJson};
-use crate::store::{Store, folder};
 
 /// Events that wait for the loop; beyond it agents wait.
 const HEARD_MAX: usize = 256;
 
 pub(super) fn run(args: RunArgs, command: Vec<OsString>) -> Result<u8, Problem> {
-    unsupported(&args)?;
+    if args.ui.is_some() {
+        return Err(Problem::usage("--ui is not supported yet; leave it out"));
+    }
     let filter = EnvFilter::try_from_env("MUSTER_LOG")
         .unwrap_or_else(|_| EnvFilter::new(if args.verbose { "info" } else { "warn" }));
     // Only the first subscriber of a process counts.
@@ -42,11 +43,11 @@ pub(super) fn run(args: RunArgs, command: Vec<OsString>) -> Result<u8, Problem> 
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
         .try_init();
-    let loaded = source::plan(&args.plan, args.output.as_deref())?;
-    let listen = listen_address(&args, &loaded.plan)?;
+    let what = begin::what(&args)?;
     if args.dry_run {
-        return print(&check::describe(&loaded.plan));
+        return print(&check::describe(&what.plan));
     }
+    let trust = begin::trust(&args, &what.plan)?;
     // Sessions of local agents are not ours, but thousands of agents are.
     let _ = agent::capacity::measure(&agent::capacity::Wishes::default());
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -54,47 +55,30 @@ pub(super) fn run(args: RunArgs, command: Vec<OsString>) -> Result<u8, Problem> 
         .enable_all()
         .build()
         .map_err(|error| Problem::internal(format!("can't start: {error}")))?;
-    let code = runtime.block_on(go(&args, loaded, listen, command));
+    let code = runtime.block_on(go(&args, what, trust, command));
     runtime.shutdown_background();
     code
 }
 
-fn unsupported(args: &RunArgs) -> Result<(), Problem> {
-    for (given, flag) in
-        [(args.resume.is_some(), "--resume"), (args.ui.is_some(), "--ui"), (args.identity.is_some(), "--identity")]
-    {
-        if given {
-            return Err(Problem::usage(format!("{flag} is not supported yet; leave it out")));
-        }
-    }
-    Ok(())
-}
-
-fn listen_address(args: &RunArgs, plan: &Plan) -> Result<SocketAddr, Problem> {
+fn listen_address(args: &RunArgs, plan: &Plan) -> SocketAddr {
     let all_local = plan.agents.local >= plan.agents.count;
     let default = if all_local { ([127, 0, 0, 1], 0) } else { ([0, 0, 0, 0], 50_051) };
-    let listen = args.listen.unwrap_or_else(|| default.into());
-    if !listen.ip().is_loopback() && !args.insecure_plaintext {
-        return Err(Problem::usage(format!(
-            "agents of other machines would connect to {listen} unencrypted and unauthenticated; on a network that you \
-             trust, say so with --insecure-plaintext; for agents on this machine use --local N or --listen 127.0.0.1:50051"
-        )));
-    }
-    Ok(listen)
+    args.listen.unwrap_or_else(|| default.into())
 }
 
-async fn go(args: &RunArgs, loaded: Loaded, listen: SocketAddr, command: Vec<OsString>) -> Result<u8, Problem> {
-    let Loaded { plan, folder: plan_folder } = loaded;
-    let ca_pem = match &plan.target.ca_file {
-        None => Vec::new(),
-        Some(file) => {
-            let path = plan_folder.join(file);
-            fs::read(&path).map_err(|error| Problem {
-                code: crate::exit::PLAN_INVALID,
-                text: format!("target.ca_file: {}: {error}", path.display()),
-            })?
-        }
-    };
+fn ca_pem(plan: &Plan, folder: &Path) -> Result<Vec<u8>, Problem> {
+    let Some(file) = &plan.target.ca_file else { return Ok(Vec::new()) };
+    let path = folder.join(file);
+    fs::read(&path).map_err(|error| Problem {
+        code: crate::exit::PLAN_INVALID,
+        text: format!("target.ca_file: {}: {error}", path.display()),
+    })
+}
+
+async fn go(args: &RunArgs, what: What, trust: Trust, command: Vec<OsString>) -> Result<u8, Problem> {
+    let What { plan, folder: plan_folder, stored } = what;
+    let ca_pem = ca_pem(&plan, &plan_folder)?;
+    let listen = listen_address(args, &plan);
     let listener = TcpListener::bind(listen).await.map_err(|error| {
         Problem::usage(format!(
             "--listen {listen}: {error}; is another coordinator running there? give another --listen"
@@ -104,12 +88,11 @@ async fn go(args: &RunArgs, loaded: Loaded, listen: SocketAddr, command: Vec<OsS
     // Signals are caught from here on: a folder that exists is always left in order.
     let (outside_tx, outside) = mpsc::channel(16);
     catch_signals(&outside_tx)?;
-
-    let started = Timestamp::now();
-    let date: String = rfc3339(started).chars().take(10).collect();
-    let dir = folder::create(&folder::resolve(&plan, &date)).map_err(|error| Problem::internal(error.to_string()))?;
-    let store = Store::create(dir.clone(), plan.output.raw, started)
-        .map_err(|error| Problem::internal(format!("the results can't be written: {error}")))?;
+    let command: Vec<String> = command.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+    let Begun { store, run, mut papers, history, cells, notes } = begin::begin(args, &plan, stored)?;
+    papers.command.clone_from(&command);
+    papers.plan_folder = std::path::absolute(&plan_folder).unwrap_or(plan_folder).display().to_string();
+    let dir = store.dir().to_path_buf();
 
     let verbosity = match (args.quiet, args.verbose) {
         (true, _) => Verbosity::Quiet,
@@ -119,41 +102,56 @@ async fn go(args: &RunArgs, loaded: Loaded, listen: SocketAddr, command: Vec<OsS
     let mut progress = Progress::new(&plan, verbosity, args.json);
     progress.say(&check::headline(&plan, &plan.batches()));
     progress.say(&format!("results in {}", dir.display()));
+    for note in &notes {
+        progress.warn(note);
+    }
+    trust.tell(&progress);
 
+    let mut setup = Setup { plan: plan.clone(), run, urls: plan.target.urls.clone(), ca_pem, history };
+    if args.resume.is_some() {
+        let (done, all) = (setup.history.decided.len(), plan.batches().len());
+        progress.say(&format!("taken up again: {done} of {all} batches are done and stand"));
+    }
     let mut kept = Vec::new();
-    let mut urls = plan.target.urls.clone();
-    if plan.target.embedded {
-        let (workers, envs) = (plan.server.workers.unwrap_or(1), plan.server.max_concurrent_envs.unwrap_or(0));
-        let (child, url) = children::target(workers, envs).await.map_err(Problem::internal)?;
-        kept.push(children::watch("the embedded target".to_owned(), child, outside_tx.clone()));
-        progress.say(&format!("target  {url}, embedded"));
-        urls = vec![url];
-    }
     let (heard_tx, heard) = mpsc::channel(HEARD_MAX);
-    let server = service::serve(listener, heard_tx);
-    for (name, child) in children::agents(plan.agents.local, address, args.verbose).map_err(Problem::internal)? {
-        kept.push(children::watch(format!("agent {name}"), child, outside_tx.clone()));
-    }
-    if plan.agents.count > plan.agents.local {
-        progress.say(&format!(
-            "agents  waiting for {} on {address}; start each with: agent --coordinator {}",
-            plan.agents.count - plan.agents.local,
-            dialled(address)
-        ));
-    }
-    if plan.agents.on_shortfall == OnShortfall::Continue {
-        progress.say("batches that the agents can't carry are skipped (agents.on_shortfall)");
+    let alive = Alive::default();
+    let mut server = None;
+    if !Machine::new(setup.clone()).nothing_left() {
+        if plan.target.embedded {
+            let (workers, envs) = (plan.server.workers.unwrap_or(1), plan.server.max_concurrent_envs.unwrap_or(0));
+            let (child, url) = children::target(workers, envs).await.map_err(Problem::internal)?;
+            kept.push(children::watch("the embedded target".to_owned(), child, outside_tx.clone()));
+            progress.say(&format!("target  {url}, embedded"));
+            setup.urls = vec![url];
+        }
+        server = Some(service::serve(door::open(listener, trust.security()), heard_tx, alive.clone()));
+        let flags = trust.child_flags(&setup.urls);
+        let local = children::agents(plan.agents.local, address, &flags, args.verbose).map_err(Problem::internal)?;
+        for (name, child) in local {
+            kept.push(children::watch(format!("agent {name}"), child, outside_tx.clone()));
+        }
+        if plan.agents.count > plan.agents.local {
+            progress.say(&format!(
+                "agents  waiting for {} on {address}; start each with: agent --coordinator {}{}",
+                plan.agents.count - plan.agents.local,
+                dialled(address),
+                trust.agent_flags()
+            ));
+        }
+        if plan.agents.on_shortfall == OnShortfall::Continue {
+            progress.say("batches that the agents can't carry are skipped (agents.on_shortfall)");
+        }
     }
 
-    let command: Vec<String> = command.iter().map(|word| word.to_string_lossy().into_owned()).collect();
-    let setup = Setup { plan: plan.clone(), run: RunId::random(), urls: urls.clone(), ca_pem };
-    let frame = Frame { store, command: command.clone(), heard, outside, enforce: args.enforce };
-    let run = setup.run;
+    let (run, urls) = (setup.run, setup.urls.clone());
+    let frame = Frame { store, papers: papers.clone(), heard, alive, outside, enforce: args.enforce, cells };
     let outcome = event_loop::run(setup, frame, |event| progress.on(event)).await;
-    server.abort();
+    if let Some(server) = server {
+        server.abort();
+    }
     drop(kept);
     progress.finish();
-    conclude(args, &plan, run, &urls, &command, &dir.display().to_string(), &progress, &outcome)
+    conclude(args, &plan, run, &urls, &papers, &dir.display().to_string(), &progress, &outcome)
 }
 
 #[expect(clippy::too_many_arguments, reason = "everything that is known at the end")]
@@ -162,7 +160,7 @@ fn conclude(
     plan: &Plan,
     run: RunId,
     urls: &[String],
-    command: &[String],
+    papers: &Papers,
     dir: &str,
     progress: &Progress,
     outcome: &Outcome,
@@ -174,6 +172,9 @@ fn conclude(
     }
     if let Some(failure) = &outcome.end.failure {
         progress.warn(&failure.to_string());
+    }
+    if outcome.end.failure.is_some() || outcome.end.interrupted {
+        progress.warn(&format!("what is complete is kept; go on with: coordinator run --resume {dir}"));
     }
     if outcome.end.hosts_missing {
         let seen: BTreeSet<String> = outcome
@@ -191,9 +192,8 @@ fn conclude(
             run,
             plan,
             urls,
-            command,
+            papers,
             output: dir.to_owned(),
-            started: outcome.started,
             ended: Some(outcome.ended),
             end: Some((&outcome.end, code)),
             agents: &outcome.agents,
@@ -209,11 +209,10 @@ fn conclude(
 
 /// How an agent on another machine reaches this one.
 fn dialled(address: SocketAddr) -> String {
-    if address.ip().is_loopback() {
-        return address.to_string();
+    if address.ip().is_unspecified() {
+        return format!("{}:{}", agent::capacity::host_name(), address.port());
     }
-    let host = if address.ip().is_unspecified() { agent::capacity::host_name() } else { address.ip().to_string() };
-    format!("{host}:{} --insecure-plaintext --allow-target TARGET", address.port())
+    address.to_string()
 }
 
 fn catch_signals(outside: &mpsc::Sender<Outside>) -> Result<(), Problem> {
@@ -222,8 +221,12 @@ fn catch_signals(outside: &mpsc::Sender<Outside>) -> Result<(), Problem> {
         let mut stream = signal(kind).map_err(|error| Problem::internal(format!("signals: {error}")))?;
         let outside = outside.clone();
         tokio::spawn(async move {
+            let mut said = 0;
             while stream.recv().await.is_some() {
-                if outside.send(Outside::Interrupt).await.is_err() {
+                said += 1;
+                // Schedulers send SIGTERM more than once; twice Ctrl-C is a person's wish.
+                let twice = kind == SignalKind::interrupt() && said > 1;
+                if outside.send(if twice { Outside::AtOnce } else { Outside::Interrupt }).await.is_err() {
                     return;
                 }
             }

@@ -4,12 +4,12 @@ use proto::Mode;
 use proto::limits;
 use rand_pcg::Pcg64;
 use rand_pcg::rand_core::{Rng as _, SeedableRng as _};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{Order, Plan};
 
 /// One repetition of a cell.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Batch {
     /// Place in the order of the run, from 0.
     pub index: u32,

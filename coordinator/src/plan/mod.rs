@@ -4,6 +4,7 @@
 //! [`Plan`] of them or names every fault at its place, [`expand`] lists the batches in order.
 
 pub mod check;
+pub mod diff;
 pub mod expand;
 pub mod parse;
 pub mod template;
@@ -11,11 +12,11 @@ pub mod template;
 use std::time::Duration;
 
 use proto::{Launch, Mode, PlanHash, Script};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 /// A checked plan: every value is in range. Times are integer microseconds.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
     pub experiment: Experiment,
     pub server: Server,
@@ -28,7 +29,7 @@ pub struct Plan {
     pub output: Output,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Experiment {
     pub infrastructure: String,
     pub variant: String,
@@ -38,7 +39,7 @@ pub struct Experiment {
 }
 
 /// What the log entry says of the server; nothing is decided by it, but how many workers an embedded one has.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Server {
     pub workers: Option<u64>,
     pub max_concurrent_envs: Option<u64>,
@@ -48,7 +49,7 @@ pub struct Server {
     pub start_command: Option<String>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Modes {
     Ws,
@@ -68,7 +69,7 @@ impl Modes {
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Target {
     /// Empty only for an embedded target, whose address is known when it runs.
     pub urls: Vec<String>,
@@ -80,14 +81,14 @@ pub struct Target {
     pub ca_file: Option<String>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Order {
     Ascending,
     Shuffled,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Grid {
     pub batch_sizes: Vec<u64>,
     pub waits_us: Vec<u64>,
@@ -98,7 +99,7 @@ pub struct Grid {
     pub warmup: bool,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Session {
     pub steps: u32,
     pub think_us: u64,
@@ -111,7 +112,7 @@ pub struct Session {
     pub launch: Launch,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnLoss {
     Repeat,
@@ -119,14 +120,14 @@ pub enum OnLoss {
     Abort,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnShortfall {
     Stop,
     Continue,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Agents {
     /// Start when this many are ready.
     pub count: u32,
@@ -139,7 +140,7 @@ pub struct Agents {
     pub on_shortfall: OnShortfall,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Measure {
     /// Kernel receive timestamps.
     pub wire: bool,
@@ -147,14 +148,14 @@ pub struct Measure {
     pub max_clock_error_us: u64,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Success {
     pub min_success_rate: f64,
     pub max_latency_multiplier: f64,
     pub overhead_us: u64,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Raw {
     #[serde(rename = "jsonl")]
     Jsonl,
@@ -164,7 +165,7 @@ pub enum Raw {
     None,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Output {
     /// With `{infrastructure}`, `{variant}` and `{date}` not yet filled in.
     pub dir: String,

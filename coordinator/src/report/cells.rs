@@ -43,14 +43,21 @@ pub struct CellHistograms {
 
 impl CellHistograms {
     pub fn add(&mut self, batch: &Batch, histograms: &HistogramSet) {
-        let total = histograms.get(Metric::Total);
+        // One set of bounds for the whole run: this can't fail.
+        let added = self.add_total(batch, histograms.get(Metric::Total));
+        debug_assert!(added.is_ok(), "{added:?}");
+    }
+
+    /// One repetition's total latencies.
+    ///
+    /// # Errors
+    /// If they are of other bounds than those that are here.
+    pub fn add_total(&mut self, batch: &Batch, total: &Histogram<u64>) -> Result<(), String> {
         let merged = self
             .totals
             .entry((batch.mode, batch.batch_size, batch.wait_us))
             .or_insert_with(|| Histogram::new_from(total));
-        // One set of bounds for the whole run: this can't fail.
-        let added = merged.add(total);
-        debug_assert!(added.is_ok(), "{added:?}");
+        merged.add(total).map_err(|error| format!("{error:?}"))
     }
 
     fn p99_us(&self, mode: Mode, batch_size: u64, wait_us: u64) -> Option<u64> {

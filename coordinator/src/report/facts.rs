@@ -6,7 +6,7 @@ use std::sync::Arc;
 use hdrhistogram::Histogram;
 use hdrhistogram::serialization::Deserializer;
 use proto::{Ledger, SessionRecord, Vitals, WireState};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// A record and whose it is.
 #[derive(Debug, Clone, PartialEq)]
@@ -16,7 +16,7 @@ pub struct Row {
 }
 
 /// What one agent contributed.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct AgentResult {
     pub name: String,
     pub sessions: u64,
@@ -33,12 +33,12 @@ pub struct AgentResult {
     /// How late its load threads' own timers fired.
     pub timer_overshoot: Option<Overshoot>,
     pub vitals: Option<Vitals>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lost: Option<String>,
 }
 
 /// What is kept of a histogram of late timers, in microseconds.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Overshoot {
     /// How often it was looked at; a look that came very late stands for those that it kept from being made.
     pub looks: u64,
@@ -98,7 +98,7 @@ fn p99(mut values: Vec<u64>) -> Option<u64> {
 }
 
 /// The first that holds, from the worst.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Worth {
     #[default]
@@ -122,7 +122,7 @@ impl fmt::Display for Worth {
 }
 
 /// Who kept the batch from doing better.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Limit {
     Server,
@@ -144,7 +144,7 @@ impl fmt::Display for Limit {
 }
 
 /// With every reason in words.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verdict {
     pub worth: Worth,
     pub limit: Limit,

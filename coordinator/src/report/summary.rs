@@ -4,14 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use proto::{HistogramSet, Ledger, Metric};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::format::{seconds_short, seconds6};
 use crate::plan::expand::Batch;
 use crate::report::facts::{AgentResult, Row, Verdict};
 
 /// Percentiles of one metric in microseconds, from the merged histogram; all 0 when it is empty.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Percentiles {
     pub p50_us: u64,
     pub p90_us: u64,
@@ -20,7 +20,7 @@ pub struct Percentiles {
 }
 
 /// One batch. Latencies in microseconds; see `docs/results.md` for what each means.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
     pub batch: Batch,
     pub url: String,

@@ -5,9 +5,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
-use proto::message::{RecordChunk, Report};
+use proto::limits::RESEND_MAX;
+use proto::message::{RecordChunk, Report, Resend};
 use proto::{AttemptId, Bounds, HistogramSet, Ledger, Outcome, SessionRecord};
 
 use super::clock::{Offset, Started, start_skew_us};
@@ -32,6 +34,13 @@ pub struct Part {
     lost: Option<String>,
     /// The attempt was given up before this agent was let go.
     never: Option<String>,
+    /// It was told to end and has cut its sessions; what it has of them is on its way.
+    leaving: Option<String>,
+    /// Its connection broke in the middle of its upload: how long it may take to come back.
+    pub away_until: Option<Duration>,
+    /// When something new came last, or was asked for; and how long to wait from there.
+    news: Duration,
+    patience: Duration,
 }
 
 impl Part {
@@ -47,6 +56,10 @@ impl Part {
             clock: None,
             lost: None,
             never: None,
+            leaving: None,
+            away_until: None,
+            news: Duration::ZERO,
+            patience: Duration::ZERO,
         }
     }
 
@@ -67,6 +80,57 @@ impl Part {
         self.clock = Some(offset);
     }
 
+    /// Whether anything of its results is there: its sessions are over.
+    #[must_use]
+    pub fn uploading(&self) -> bool {
+        !self.settled() && (self.report.is_some() || !self.chunks.is_empty())
+    }
+
+    /// Something came just now; when nothing new does for `patience`, it is asked for.
+    pub fn heard(&mut self, now: Duration, patience: Duration) {
+        (self.news, self.patience) = (now, patience);
+    }
+
+    /// When to ask for what has not come.
+    #[must_use]
+    pub fn ask_at(&self) -> Option<Duration> {
+        (self.uploading() && self.away_until.is_none()).then_some(self.news + self.patience)
+    }
+
+    /// Asked for at `now`. Again after twice the time: on a slow line asking only adds to what is under way.
+    pub fn asked(&mut self, now: Duration) {
+        (self.news, self.patience) = (now, self.patience * 2);
+    }
+
+    /// The last piece is there, and others are not.
+    #[must_use]
+    pub fn has_gap(&self) -> bool {
+        let last = self.chunks.last_key_value().map(|(last, _)| last + 1);
+        !self.settled() && self.report.as_ref().is_some_and(|report| last == Some(report.chunks))
+    }
+
+    /// What has not arrived yet.
+    #[must_use]
+    pub fn missing(&self, attempt: AttemptId) -> Resend {
+        let beyond = self.chunks.last_key_value().map_or(0, |(last, _)| last + 1);
+        let until = self.report.as_ref().map_or(beyond, |report| report.chunks);
+        let sequences = (0..until).filter(|n| !self.chunks.contains_key(n)).take(RESEND_MAX).collect();
+        let from = self.report.is_none().then_some(beyond);
+        Resend { attempt, report: self.report.is_none(), sequences, from }
+    }
+
+    /// It was told to end. Its sessions were cut, so the attempt is none; what it has of them may still come.
+    pub fn leaves(&mut self, why: &str) {
+        if !self.settled() {
+            self.leaving = Some(why.to_owned());
+        }
+    }
+
+    #[must_use]
+    pub fn is_leaving(&self) -> bool {
+        self.leaving.is_some()
+    }
+
     /// A second report changes nothing.
     pub fn take_report(&mut self, report: Report) {
         if self.chunks.last_key_value().is_some_and(|(last, _)| *last >= report.chunks) {
@@ -80,6 +144,7 @@ impl Part {
     fn disbelieve(&mut self, why: &str) {
         self.chunks.clear();
         self.report = None;
+        self.away_until = None;
         self.lost = Some(why.to_owned());
     }
 
@@ -100,6 +165,7 @@ impl Part {
     }
 
     pub fn lose(&mut self, why: &str) {
+        self.away_until = None;
         if !self.complete() {
             self.lost = Some(why.to_owned());
         }
@@ -111,9 +177,10 @@ impl Part {
         }
     }
 
+    /// The attempt is none for want of it, whether or not its results came.
     #[must_use]
     pub fn is_lost(&self) -> bool {
-        self.lost.is_some()
+        self.lost.is_some() || self.leaving.is_some()
     }
 
     /// Report and every chunk are there.
@@ -142,7 +209,7 @@ impl Part {
             own_delay_p99_us: None,
             timer_overshoot: None,
             vitals: None,
-            lost: self.lost.clone(),
+            lost: self.lost.clone().or_else(|| self.leaving.clone()),
         };
         let row = |record| Row { agent: agent.clone(), record };
         let absent = |outcome: Outcome, why: &str| -> Vec<Row> {

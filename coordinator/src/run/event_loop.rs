@@ -7,6 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use proto::FromCoordinator;
 use proto::message::Hello;
+use serde_json::{Map, Value};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
@@ -16,8 +17,8 @@ use super::events::RunEvent;
 use super::machine::{Effect, Event, Key, Machine, Now, Setup};
 use crate::exit::{End, Failure};
 use crate::report::cells::{CellHistograms, Done, Grid};
-use crate::service::Heard;
-use crate::store::Store;
+use crate::service::{Alive, Heard};
+use crate::store::Keep;
 use crate::store::run_json::{Facts, RunJson};
 
 /// How long dismissed agents may take to hang up.
@@ -25,11 +26,16 @@ const FAREWELL: Duration = Duration::from_secs(2);
 /// The same when the user has said twice that it is enough: until the word has left.
 const FAREWELL_AT_ONCE: Duration = Duration::from_millis(100);
 
+/// A loop that did not get to look around for this part of a lease was held up, and so were the signs of life.
+const HELD_UP: u32 = 2;
+
 /// Signals and children, as the loop hears them.
 #[derive(Debug)]
 pub enum Outside {
-    /// SIGINT or SIGTERM; the second one ends everything at once.
+    /// SIGINT or SIGTERM.
     Interrupt,
+    /// Ctrl-C a second time: everything ends at once.
+    AtOnce,
     /// A child process has ended.
     ChildEnded(String),
 }
@@ -43,51 +49,71 @@ pub struct Outcome {
     pub agents: BTreeMap<String, Hello>,
     pub started: Timestamp,
     pub ended: Timestamp,
-    pub store: Option<Store>,
+}
+
+/// What run.json says of the run besides its results.
+#[derive(Debug, Clone, Default)]
+pub struct Papers {
+    pub command: Vec<String>,
+    pub started: Timestamp,
+    /// When it was taken up again.
+    pub resumed: Vec<String>,
+    /// Agents of earlier lives of the run.
+    pub earlier_agents: Map<String, Value>,
+    /// Where relative paths of the plan begin.
+    pub plan_folder: String,
 }
 
 /// What belongs to the run besides the machine's setup.
 #[derive(Debug)]
-pub struct Frame {
-    pub store: Store,
-    pub command: Vec<String>,
+pub struct Frame<K> {
+    pub store: K,
+    pub papers: Papers,
     pub heard: mpsc::Receiver<Heard>,
+    pub alive: Alive,
     pub outside: mpsc::Receiver<Outside>,
     pub enforce: bool,
+    /// Of what an earlier life of the run has accepted.
+    pub cells: CellHistograms,
 }
 
 /// Runs until the machine says it is over. `watch` sees every event of the run.
-pub async fn run(setup: Setup, frame: Frame, mut watch: impl FnMut(&RunEvent)) -> Outcome {
-    let Frame { store, command, mut heard, mut outside, enforce } = frame;
+pub async fn run<K: Keep>(setup: Setup, frame: Frame<K>, mut watch: impl FnMut(&RunEvent)) -> Outcome {
+    let Frame { store, papers, mut heard, alive, mut outside, enforce, cells } = frame;
     let begun = Instant::now();
-    let started = Timestamp::now();
+    let look_every = Duration::from_micros(setup.plan.agents.lease_us) / HELD_UP / 2;
+    let mut looked = begun;
     let mut loop_ = Loop {
         machine: Machine::new(setup.clone()),
         setup,
         store: Some(store),
         storing: None,
         orders: HashMap::new(),
-        cells: CellHistograms::default(),
-        command,
-        started,
-        interrupts: 0,
+        cells,
+        papers,
+        at_once: false,
     };
     let now = || Now { mono: begun.elapsed(), wall: Timestamp::now() };
     let mut end = loop_.save(None).err().map(|problem| End::failed(Failure::Store(problem)));
+    if end.is_none() && loop_.machine.nothing_left() {
+        for effect in loop_.machine.finish(now()) {
+            if let Effect::Over(how) = effect {
+                end = Some(how);
+            }
+        }
+    }
     while end.is_none() {
         let deadline = loop_.machine.deadline().map(|deadline| begun + deadline);
+        let look = looked + look_every;
         let event = tokio::select! {
             biased;
             Some(outside) = outside.recv() => match outside {
-                Outside::Interrupt => {
-                    loop_.interrupts += 1;
-                    if loop_.interrupts > 1 {
-                        // What is complete is on disk; nobody wants to wait for the rest.
-                        let interrupted = End::of_run(loop_.machine.results(), true, false);
-                        end = Some(interrupted);
-                        continue;
-                    }
-                    Event::Interrupt
+                Outside::Interrupt => Event::Interrupt,
+                Outside::AtOnce => {
+                    loop_.at_once = true;
+                    // What is complete is on disk; nobody wants to wait for the rest.
+                    end = Some(End::of_run(loop_.machine.results(), true, false));
+                    continue;
                 }
                 Outside::ChildEnded(text) => Event::ChildEnded(text),
             },
@@ -113,10 +139,19 @@ pub async fn run(setup: Setup, frame: Frame, mut watch: impl FnMut(&RunEvent)) -
                     Event::Left(key, why)
                 }
             },
-            () = sleep_until(deadline.unwrap_or(begun)), if deadline.is_some() => Event::Tick,
+            () = sleep_until(deadline.map_or(look, |deadline| deadline.min(look))) => Event::Tick,
         };
         let was_stored = matches!(event, Event::Stored(_));
         let mut events = vec![event];
+        // Applied first: the last one is the first to be popped.
+        if matches!(events[0], Event::Tick) {
+            let seen = alive.seen().into_iter();
+            events.push(Event::Alive(seen.map(|(who, at)| (who, at.saturating_duration_since(begun))).collect()));
+        }
+        if looked.elapsed() > look_every * HELD_UP {
+            events.push(Event::HeldUp);
+        }
+        looked = Instant::now();
         while let Some(event) = events.pop() {
             for effect in loop_.machine.apply(now(), event) {
                 match effect {
@@ -140,37 +175,36 @@ pub async fn run(setup: Setup, frame: Frame, mut watch: impl FnMut(&RunEvent)) -
         results: loop_.machine.results().to_vec(),
         agents: loop_.machine.known_agents().clone(),
         cells: loop_.cells,
-        started,
+        started: loop_.papers.started,
         ended: Timestamp::now(),
-        store: loop_.store,
         end,
     }
 }
 
-type Storing = JoinHandle<(Store, Result<(), String>)>;
+type Storing<K> = JoinHandle<(K, Result<(), String>)>;
 
 /// Waits for the writer, if there is one.
-async fn join(storing: &mut Option<Storing>) -> Result<(Store, Result<(), String>), tokio::task::JoinError> {
+async fn join<K>(storing: &mut Option<Storing<K>>) -> Result<(K, Result<(), String>), tokio::task::JoinError> {
     match storing {
         Some(task) => task.await,
         None => std::future::pending().await,
     }
 }
 
-struct Loop {
+struct Loop<K> {
     machine: Machine,
     setup: Setup,
     /// Away while an attempt is being written.
-    store: Option<Store>,
-    storing: Option<Storing>,
+    store: Option<K>,
+    storing: Option<Storing<K>>,
     orders: HashMap<Key, mpsc::Sender<FromCoordinator>>,
     cells: CellHistograms,
-    command: Vec<String>,
-    started: Timestamp,
-    interrupts: u32,
+    papers: Papers,
+    /// Nothing is waited for any more.
+    at_once: bool,
 }
 
-impl Loop {
+impl<K: Keep> Loop<K> {
     fn carry_out(&mut self, effect: Effect) -> Option<Event> {
         match effect {
             Effect::Send(key, order) => {
@@ -199,11 +233,16 @@ impl Loop {
         let Some(mut store) = self.store.take() else {
             return Some(Event::Stored(Err("two attempts at once".to_owned())));
         };
-        self.storing = Some(tokio::task::spawn_blocking(move || {
-            let result = store.put(&finished).map_err(|error| error.to_string());
-            (store, result)
-        }));
-        None
+        if K::BLOCKS {
+            self.storing = Some(tokio::task::spawn_blocking(move || {
+                let result = store.put(&finished).map_err(|error| error.to_string());
+                (store, result)
+            }));
+            return None;
+        }
+        let result = store.put(&finished).map_err(|error| error.to_string());
+        self.store = Some(store);
+        Some(Event::Stored(result))
     }
 
     fn save(&self, end: Option<(&End, u8)>) -> Result<(), String> {
@@ -212,9 +251,8 @@ impl Loop {
             run: self.setup.run,
             plan: &self.setup.plan,
             urls: &self.setup.urls,
-            command: &self.command,
-            output: store.dir().display().to_string(),
-            started: self.started,
+            papers: &self.papers,
+            output: store.place(),
             ended: end.map(|_| Timestamp::now()),
             end,
             agents: self.machine.known_agents(),
@@ -231,7 +269,7 @@ impl Loop {
             self.store = Some(store);
         }
         let mut there: Vec<Key> = self.orders.keys().copied().collect();
-        let at_once = self.interrupts > 1;
+        let at_once = self.at_once;
         if at_once {
             for orders in self.orders.values() {
                 // Whoever has no room for it is found by the end of the connection.

@@ -42,6 +42,12 @@ pub enum RunEvent {
         pause: Duration,
         why: String,
     },
+    /// Too few agents are left; those that were lost may come back.
+    WaitingForAgents {
+        batch: Batch,
+        pause: Duration,
+        why: String,
+    },
     WarmupStarted,
     BatchStarted {
         place: Place,

@@ -3,9 +3,10 @@
 //! ```text
 //!  Gathering ──▶ Probing ──▶ Surveying ──▶ Preparing ──▶ Running ──▶ Storing ──▶ Cooling ──▶ (next batch) ... ──▶ Over
 //!     agents      target      capacity       all armed,    all reported   on disk     pause
-//!                              │  ▲          clocks compared
-//!                              ▼  │
-//!                            PortsWait
+//!                     ▲  ▲     │  ▲          clocks compared
+//!                     │  │     ▼  │
+//!              Checking  │   PortsWait
+//!               newcomers Awaiting (too few agents are left)
 //! ```
 //!
 //! `apply(now, event)` returns what is to be done; nothing here reads a clock or waits. An attempt that lost an agent is
@@ -31,6 +32,7 @@ use crate::exit::{End, Failure};
 use crate::plan::Plan;
 use crate::plan::expand::Batch;
 use crate::report::cells::Done;
+use crate::report::summary::Summary;
 
 /// From go to start: long enough for the order to reach everyone, and for as many round trips on top.
 const START_AFTER: Duration = Duration::from_millis(100);
@@ -42,6 +44,8 @@ const ROUNDS_MAX: usize = 32;
 const SYNC_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long agents may take to look at what they can carry.
 const SURVEY_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the readiness check of those who came meanwhile may hold a batch up.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long agents may take to look names up and arm.
 const ARM_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a cut batch may take to report.
@@ -69,6 +73,10 @@ pub enum Event {
     Joined(Key, Box<Hello>),
     Message(Key, Box<FromAgent>),
     Left(Key, String),
+    /// When these processes last gave a sign of life, on their connection for that.
+    Alive(Vec<([u8; 16], Duration)>),
+    /// This process itself was stopped for a while and could hear nobody: nobody is blamed for it.
+    HeldUp,
     /// The attempt that was to be stored is on disk, or not.
     Stored(Result<(), String>),
     /// A process that was started for this run has ended by itself.
@@ -100,6 +108,12 @@ struct Agent {
     last_seen: Duration,
     /// It got whole sessions out of the target: only then it gets a share.
     ready: bool,
+    /// It was asked whether the target is ready for it.
+    checking: bool,
+    /// A batch was held up once for the answer.
+    waited_for: bool,
+    /// It was told to end, and gets no share any more.
+    leaving: bool,
     /// Of the last comparison with its clock.
     rounds: Rounds,
 }
@@ -112,6 +126,15 @@ pub struct Setup {
     /// Of the plan; with an embedded target, its urls as started.
     pub urls: Vec<String>,
     pub ca_pem: Vec<u8>,
+    pub history: History,
+}
+
+/// What an earlier life of this run has decided, by place in the grid.
+#[derive(Debug, Clone, Default)]
+pub struct History {
+    pub decided: BTreeMap<u32, Summary>,
+    /// The last attempt at each batch that was refused.
+    pub refused: BTreeMap<u32, u32>,
 }
 
 #[derive(Debug)]
@@ -138,6 +161,18 @@ enum Phase {
     Probing {
         deadline: Duration,
         results: BTreeMap<Key, Vec<ProbeResult>>,
+    },
+    /// Agents that came meanwhile are asked whether the target is ready for them.
+    Checking {
+        batch: Batch,
+        waiting: BTreeSet<Key>,
+        deadline: Duration,
+    },
+    /// Too few agents are left; lost ones may come back.
+    Awaiting {
+        batch: Batch,
+        deadline: Duration,
+        short: String,
     },
     /// Asked what they can carry; `waited` for ports so far.
     Surveying {
@@ -185,6 +220,10 @@ pub struct Machine {
     interrupted: bool,
     /// A loss with `on_loss = "abort"`.
     aborted: bool,
+    /// For which batch agents are, or were, waited for, and until when.
+    awaited: Option<(u32, Duration)>,
+    /// Who owned the connections that broke in the middle of an upload.
+    away: BTreeMap<Key, [u8; 16]>,
     effects: Vec<Effect>,
 }
 
@@ -198,7 +237,7 @@ impl Machine {
             warmed_up: !setup.plan.grid.warmup,
             batches,
             next: 0,
-            attempt: 1,
+            attempt: 1 + setup.history.refused.get(&0).copied().unwrap_or(0),
             agents: BTreeMap::new(),
             known: BTreeMap::new(),
             spread: Spread::over(&[]),
@@ -207,6 +246,8 @@ impl Machine {
             results: Vec::new(),
             interrupted: false,
             aborted: false,
+            awaited: None,
+            away: BTreeMap::new(),
             effects: Vec::new(),
             setup,
         }
@@ -218,10 +259,15 @@ impl Machine {
         let lease = Duration::from_micros(self.setup.plan.agents.lease_us);
         let leases = self.agents.values().map(|agent| agent.last_seen + lease).min();
         let phase = match &self.phase {
-            Phase::Gathering { deadline } | Phase::Probing { deadline, .. } | Phase::Surveying { deadline, .. } => {
-                Some(*deadline)
+            Phase::Gathering { deadline }
+            | Phase::Probing { deadline, .. }
+            | Phase::Checking { deadline, .. }
+            | Phase::Awaiting { deadline, .. }
+            | Phase::Surveying { deadline, .. } => Some(*deadline),
+            Phase::Preparing(current) | Phase::Running(current) => {
+                let parts = current.parts.iter().flat_map(|(_, part)| [part.away_until, part.ask_at()]);
+                parts.chain([current.deadline]).flatten().min()
             }
-            Phase::Preparing(current) | Phase::Running(current) => current.deadline,
             Phase::Cooling { until } | Phase::PortsWait { until, .. } => Some(*until),
             Phase::Storing { .. } | Phase::Over => None,
         };
@@ -240,11 +286,30 @@ impl Machine {
         &self.known
     }
 
+    /// Every batch is decided already.
+    #[must_use]
+    pub fn nothing_left(&self) -> bool {
+        self.batches.iter().all(|batch| self.setup.history.decided.contains_key(&batch.index))
+    }
+
+    /// Ends a run that has nothing left to do.
+    pub fn finish(&mut self, now: Now) -> Vec<Effect> {
+        self.warmed_up = true;
+        self.next_batch(now);
+        std::mem::take(&mut self.effects)
+    }
+
     pub fn apply(&mut self, now: Now, event: Event) -> Vec<Effect> {
         match event {
             Event::Joined(key, hello) => self.joined(now, key, *hello),
             Event::Message(key, message) => self.message(now, key, *message),
             Event::Left(key, why) => self.left(now, key, &why),
+            Event::Alive(seen) => self.alive(&seen),
+            Event::HeldUp => {
+                for agent in self.agents.values_mut() {
+                    agent.last_seen = now.mono;
+                }
+            }
             Event::Stored(result) => self.stored(now, result),
             Event::ChildEnded(what) => self.child_ended(what),
             Event::Tick => self.tick(now),
@@ -267,7 +332,7 @@ impl Machine {
         let Some(agent) = self.agents.get_mut(&key) else { return };
         agent.last_seen = now.mono;
         match message {
-            FromAgent::Heartbeat => {}
+            FromAgent::Leaving(why) => self.leaving(now, key, &why),
             FromAgent::Pong(pong) => self.pong(now, key, pong),
             FromAgent::Surveyed { number, capacity } => self.capacity(now, key, number, capacity),
             FromAgent::Hello(_) => {
@@ -306,16 +371,12 @@ impl Machine {
                 }
             }
             FromAgent::Report(report) => {
-                if let Some(part) = self.part(key, report.attempt) {
-                    part.take_report(report);
-                    self.maybe_complete(now);
-                }
+                let attempt = report.attempt;
+                self.uploaded(now, key, attempt, |part| part.take_report(report));
             }
             FromAgent::Records(chunk) => {
-                if let Some(part) = self.part(key, chunk.attempt) {
-                    part.take_chunk(chunk);
-                    self.maybe_complete(now);
-                }
+                let attempt = chunk.attempt;
+                self.uploaded(now, key, attempt, |part| part.take_chunk(chunk));
             }
             FromAgent::Trouble { attempt, problem } => {
                 let of_this = match &self.phase {
@@ -341,6 +402,44 @@ impl Machine {
         }
     }
 
+    /// A piece of an upload came.
+    fn uploaded(&mut self, now: Now, key: Key, attempt: AttemptId, take: impl FnOnce(&mut Part)) {
+        let patience = Duration::from_micros(self.setup.plan.agents.lease_us);
+        let Some(part) = self.part(key, attempt) else { return };
+        take(part);
+        part.heard(now.mono, patience);
+        if part.complete() && part.is_leaving() {
+            // It waits for nothing but this.
+            self.send(key, FromCoordinator::Stored(attempt));
+        } else if part.has_gap() {
+            part.asked(now.mono);
+            let missing = part.missing(attempt);
+            self.send(key, FromCoordinator::Resend(missing));
+        }
+        self.maybe_complete(now);
+    }
+
+    /// Uploads that have stopped are asked for; those whose agents did not come back are given up.
+    fn uploads(&mut self, now: Now) {
+        let Phase::Running(current) = &mut self.phase else { return };
+        let (mut asked, mut gone) = (Vec::new(), false);
+        for (key, part) in &mut current.parts {
+            if part.away_until.is_some_and(|until| now.mono >= until) {
+                part.lose("lost its connection during its upload and did not come back");
+                gone = true;
+            } else if part.ask_at().is_some_and(|at| now.mono >= at) {
+                part.asked(now.mono);
+                asked.push((*key, part.missing(current.id)));
+            }
+        }
+        for (key, missing) in asked {
+            self.send(key, FromCoordinator::Resend(missing));
+        }
+        if gone {
+            self.lost_one(now);
+        }
+    }
+
     // ---- time and signals ----
 
     fn tick(&mut self, now: Now) {
@@ -351,6 +450,12 @@ impl Machine {
             self.effects.push(Effect::Hangup(key));
             self.left(now, key, &format!("was silent for {} s", lease.as_secs_f64()));
         }
+        self.uploads(now);
+        self.due(now);
+    }
+
+    /// What the phase has been waiting for has come, or has not.
+    fn due(&mut self, now: Now) {
         match &mut self.phase {
             Phase::Gathering { deadline } if now.mono >= *deadline => {
                 let there: Vec<&str> = self.agents.values().map(|agent| agent.name.as_str()).collect();
@@ -365,6 +470,14 @@ impl Machine {
                 self.over(End::failed(Failure::TooFewAgents(text)));
             }
             Phase::Probing { deadline, .. } if now.mono >= *deadline => self.target_judged(now),
+            Phase::Checking { batch, deadline, .. } if now.mono >= *deadline => {
+                let batch = *batch;
+                self.survey_ready(now, batch, Duration::ZERO);
+            }
+            Phase::Awaiting { batch, deadline, short } if now.mono >= *deadline => {
+                let (batch, short) = (*batch, std::mem::take(short));
+                self.fell_short(now, batch, short);
+            }
             Phase::Surveying { deadline, .. } if now.mono >= *deadline => self.maybe_surveyed(now),
             Phase::PortsWait { batch, until, waited } if now.mono >= *until => {
                 let (batch, waited) = (*batch, *waited);
@@ -410,6 +523,8 @@ impl Machine {
             Phase::Storing { .. } | Phase::Over => {}
             Phase::Gathering { .. }
             | Phase::Probing { .. }
+            | Phase::Checking { .. }
+            | Phase::Awaiting { .. }
             | Phase::Surveying { .. }
             | Phase::PortsWait { .. }
             | Phase::Cooling { .. } => self.conclude(),

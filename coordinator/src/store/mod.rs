@@ -1,14 +1,19 @@
 //! The results folder: written as the run goes, a finished batch on disk before the next one starts.
 //!
 //! Of one attempt, raw.jsonl, histograms.hlog and summary.csv are appended and flushed to disk first, then the journal's
-//! line, which carries their lengths: what lies beyond the last line's lengths is a batch that was not finished.
+//! line, which carries their lengths: what lies beyond the last line's lengths is a batch that was not finished. A write
+//! that fails is taken back to those lengths at once; after a crash `resume` does the same.
 
+pub mod fault;
 pub mod folder;
+pub mod hlog;
+pub mod journal;
 pub mod raw;
+pub mod resume;
 pub mod run_json;
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write as _};
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -16,15 +21,43 @@ use hdrhistogram::serialization::V2DeflateSerializer;
 use hdrhistogram::serialization::interval_log::{IntervalLogWriterBuilder, Tag};
 use jiff::Timestamp;
 use proto::Metric;
-use serde::Serialize;
 
+use self::fault::{Faults, Sink};
+use self::journal::{Lengths, Line};
 use crate::plan::Raw;
-use crate::report::format::seconds_short;
-use crate::report::summary::{COLUMNS, Summary, rfc3339};
+use crate::report::format::{count, seconds_short};
+use crate::report::summary::{COLUMNS, Summary};
 use crate::run::collect::Finished;
 
 /// Raised when a file of the folder changes its meaning.
 pub const FORMAT: u32 = 1;
+
+const SUMMARY: &str = "summary.csv";
+const HISTOGRAMS: &str = "histograms.hlog";
+const JOURNAL: &str = "journal.jsonl";
+const RUN: &str = "run.json";
+const ATTEMPTS: &str = "attempts";
+
+/// Where finished attempts go.
+pub trait Keep: Send + Sized + 'static {
+    /// Whether [`Keep::put`] waits for a disk.
+    const BLOCKS: bool;
+
+    /// Keeps one attempt. When this returns, it survives a crash.
+    ///
+    /// # Errors
+    /// What went wrong, where, and how much room it takes.
+    fn put(&mut self, finished: &Finished) -> io::Result<()>;
+
+    /// Replaces what is known of the run as a whole.
+    ///
+    /// # Errors
+    /// With the path that could not be written.
+    fn put_run(&self, run: &run_json::RunJson<'_>) -> io::Result<()>;
+
+    /// Where it all is.
+    fn place(&self) -> String;
+}
 
 /// An open results folder.
 #[derive(Debug)]
@@ -34,19 +67,39 @@ pub struct Store {
     raw_file: Option<File>,
     summary: File,
     histograms: File,
+    /// Locked for as long as this lives.
     journal: File,
     started: Timestamp,
-}
-
-/// Writes and waits for the disk; an error names the file and how much was to be written.
-fn write_synced(mut file: &File, path: &Path, bytes: &[u8]) -> io::Result<()> {
-    file.write_all(bytes).and_then(|()| file.sync_data()).map_err(|error| {
-        io::Error::new(error.kind(), format!("{} ({} bytes to write): {error}", path.display(), bytes.len()))
-    })
+    faults: Faults,
 }
 
 fn named(path: &Path) -> impl Fn(io::Error) -> io::Error {
     move |error| io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+}
+
+/// The name of the file of records, if there is one.
+fn raw_name(raw: Raw) -> Option<&'static str> {
+    match raw {
+        Raw::None => None,
+        Raw::Jsonl => Some("raw.jsonl"),
+        Raw::JsonlZst => Some("raw.jsonl.zst"),
+    }
+}
+
+/// One coordinator at a time.
+fn lock(journal: &File, dir: &Path) -> io::Result<()> {
+    match journal.try_lock() {
+        Ok(()) => Ok(()),
+        Err(TryLockError::WouldBlock) => Err(io::Error::new(
+            io::ErrorKind::WouldBlock,
+            format!("another coordinator is writing to {}; wait for it, or end it", dir.display()),
+        )),
+        // A file system without locks is no reason not to measure.
+        Err(TryLockError::Error(error)) => {
+            tracing::debug!("{}: no lock: {error}", dir.display());
+            Ok(())
+        }
+    }
 }
 
 impl Store {
@@ -54,40 +107,41 @@ impl Store {
     ///
     /// # Errors
     /// With the path that could not be written.
-    pub fn create(dir: PathBuf, raw: Raw, started: Timestamp) -> io::Result<Self> {
+    pub fn create(dir: PathBuf, raw: Raw, started: Timestamp, faults: Faults) -> io::Result<Self> {
         let open = |name: &str| {
             let path = dir.join(name);
             OpenOptions::new().append(true).create_new(true).open(&path).map_err(named(&path))
         };
-        let raw_file = match raw {
-            Raw::None => None,
-            Raw::Jsonl => Some(open("raw.jsonl")?),
-            Raw::JsonlZst => Some(open("raw.jsonl.zst")?),
-        };
         let store = Self {
             raw,
-            raw_file,
-            summary: open("summary.csv")?,
-            histograms: open("histograms.hlog")?,
-            journal: open("journal.jsonl")?,
+            raw_file: raw_name(raw).map(open).transpose()?,
+            summary: open(SUMMARY)?,
+            histograms: open(HISTOGRAMS)?,
+            journal: open(JOURNAL)?,
             started,
+            faults,
             dir,
         };
-        let mut header = csv_line(COLUMNS)?;
-        write_synced(&store.summary, &store.dir.join("summary.csv"), &header)?;
-        header.clear();
+        lock(&store.journal, &store.dir)?;
+        store.write_headers()?;
+        Ok(store)
+    }
+
+    /// The beginnings of empty files.
+    fn write_headers(&self) -> io::Result<()> {
+        self.write(&self.summary, SUMMARY, &csv_line(COLUMNS)?)?;
+        let mut header = Vec::new();
         IntervalLogWriterBuilder::new()
             .add_comment("[Histogram log format version 1.3]")
             .add_comment("[values in microseconds; tags are mode-batch-wait-repetition-metric]")
-            .with_start_time(SystemTime::UNIX_EPOCH + since_epoch(started))
+            .with_start_time(SystemTime::UNIX_EPOCH + since_epoch(self.started))
             .begin_log_with(&mut header, &mut V2DeflateSerializer::new())?;
         header.extend_from_slice(
             b"\"StartTimestamp\",\"Interval_Length\",\"Interval_Max\",\"Interval_Compressed_Histogram\"\n",
         );
-        write_synced(&store.histograms, &store.dir.join("histograms.hlog"), &header)?;
+        self.write(&self.histograms, HISTOGRAMS, &header)?;
         // The folder's own entries must survive too.
-        File::open(&store.dir).and_then(|dir| dir.sync_all()).map_err(named(&store.dir))?;
-        Ok(store)
+        File::open(&self.dir).and_then(|dir| dir.sync_all()).map_err(named(&self.dir))
     }
 
     #[must_use]
@@ -95,44 +149,50 @@ impl Store {
         &self.dir
     }
 
-    /// Puts one attempt on disk. When this returns, it survives a crash.
-    ///
-    /// # Errors
-    /// With the path and how many bytes were to be written.
-    pub fn put(&mut self, finished: &Finished) -> io::Result<()> {
+    /// Writes and waits for the disk.
+    fn write(&self, file: &File, name: &str, bytes: &[u8]) -> io::Result<()> {
+        let path = self.dir.join(name);
+        let mut sink = Sink::new(file, &path, &self.faults);
+        sink.write_all(bytes)?;
+        sink.finish()
+    }
+
+    fn append(&self, finished: &Finished) -> io::Result<()> {
         let summary = &finished.summary;
         if summary.accepted {
-            if let Some(file) = &self.raw_file {
-                let lines = raw::lines(finished)?;
-                match self.raw {
-                    Raw::JsonlZst => {
-                        let packed = zstd::encode_all(lines.as_slice(), 3)?;
-                        write_synced(file, &self.dir.join("raw.jsonl.zst"), &packed)?;
-                    }
-                    Raw::Jsonl | Raw::None => write_synced(file, &self.dir.join("raw.jsonl"), &lines)?,
+            if let (Some(file), Some(name)) = (&self.raw_file, raw_name(self.raw)) {
+                let path = self.dir.join(name);
+                let mut sink = Sink::new(file, &path, &self.faults);
+                if self.raw == Raw::JsonlZst {
+                    let mut packer = zstd::Encoder::new(&mut sink, 3)?;
+                    raw::write(finished, &mut packer)?;
+                    packer.finish()?;
+                } else {
+                    raw::write(finished, &mut sink)?;
                 }
+                sink.finish()?;
             }
-            let intervals = self.intervals(finished)?;
-            write_synced(&self.histograms, &self.dir.join("histograms.hlog"), &intervals)?;
+            self.write(&self.histograms, HISTOGRAMS, &self.intervals(finished)?)?;
         } else {
             self.put_refused(finished)?;
         }
         if finished.stands {
-            let line = csv_line(summary.cells())?;
-            write_synced(&self.summary, &self.dir.join("summary.csv"), &line)?;
+            self.write(&self.summary, SUMMARY, &csv_line(summary.cells())?)?;
         }
-        let mut line = serde_json::to_vec(&JournalLine::of(finished, self.lengths()?))?;
+        let mut line = serde_json::to_vec(&Line::of(finished, self.lengths()?))?;
         line.push(b'\n');
-        write_synced(&self.journal, &self.dir.join("journal.jsonl"), &line)
+        self.write(&self.journal, JOURNAL, &line)
     }
 
     /// The records of an attempt that does not count, for whoever wants to know why.
     fn put_refused(&self, finished: &Finished) -> io::Result<()> {
-        let dir = self.dir.join("attempts");
+        let dir = self.dir.join(ATTEMPTS);
         fs::create_dir_all(&dir).map_err(named(&dir))?;
-        let path = dir.join(format!("{}-attempt-{}.jsonl", cell_name(&finished.summary), finished.id.attempt));
+        let path = dir.join(attempt_name(&finished.summary));
         let file = File::create(&path).map_err(named(&path))?;
-        write_synced(&file, &path, &raw::lines(finished)?)?;
+        let mut sink = Sink::new(&file, &path, &self.faults);
+        raw::write(finished, &mut sink)?;
+        sink.finish()?;
         File::open(&dir).and_then(|dir| dir.sync_all()).map_err(named(&dir))
     }
 
@@ -145,7 +205,7 @@ impl Store {
         let mut serializer = V2DeflateSerializer::new();
         let mut log = IntervalLogWriterBuilder::new().begin_log_with(&mut bytes, &mut serializer)?;
         for metric in Metric::ALL {
-            let tag = format!("{}-{metric}", cell_name(summary));
+            let tag = tag(summary, metric);
             log.write_histogram(finished.histograms.get(metric), start, length, Tag::new(&tag))
                 .map_err(|error| io::Error::other(format!("{tag}: {error:?}")))?;
         }
@@ -160,18 +220,80 @@ impl Store {
         })
     }
 
-    /// Replaces run.json, whole.
-    ///
-    /// # Errors
-    /// With the path that could not be written.
-    pub fn put_run(&self, run: &run_json::RunJson<'_>) -> io::Result<()> {
+    /// Back to what was whole. Cutting needs no room, so that it works on a full disk too.
+    fn cut_back(&self, to: Lengths, journal: u64) -> io::Result<()> {
+        if let (Some(file), Some(length)) = (&self.raw_file, to.raw) {
+            file.set_len(length)?;
+        }
+        self.summary.set_len(to.summary)?;
+        self.histograms.set_len(to.histograms)?;
+        self.journal.set_len(journal)
+    }
+
+    /// What an attempt takes on disk, about: an error says it.
+    fn bytes_of(&self, finished: &Finished) -> u64 {
+        let mut counted = Counted(0);
+        // A counter takes everything.
+        let _ = raw::write(finished, &mut counted);
+        let rest = self.intervals(finished).map_or(0, |bytes| bytes.len());
+        let line = self.lengths().ok().and_then(|bytes| serde_json::to_vec(&Line::of(finished, bytes)).ok());
+        counted.0 + (rest + line.map_or(0, |line| line.len())) as u64
+    }
+}
+
+/// Counts what is written to it.
+struct Counted(u64);
+
+impl Write for Counted {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Keep for Store {
+    const BLOCKS: bool = true;
+
+    fn put(&mut self, finished: &Finished) -> io::Result<()> {
+        let (before, journal) = (self.lengths()?, self.journal.metadata()?.len());
+        self.append(finished).map_err(|error| {
+            let cut = match self.cut_back(before, journal) {
+                Ok(()) => String::new(),
+                Err(error) => format!(" (and the half-written batch could not be taken back: {error})"),
+            };
+            if !finished.summary.accepted {
+                // Half of a refused attempt's records is of no use; it may not even be there.
+                let _ = fs::remove_file(self.dir.join(ATTEMPTS).join(attempt_name(&finished.summary)));
+            }
+            let bytes = count(self.bytes_of(finished));
+            io::Error::new(
+                error.kind(),
+                format!("{error}; the batch needs {bytes} bytes in {}{cut}", self.dir.display()),
+            )
+        })
+    }
+
+    fn put_run(&self, run: &run_json::RunJson<'_>) -> io::Result<()> {
         let mut text = serde_json::to_vec_pretty(run)?;
         text.push(b'\n');
-        let (path, temporary) = (self.dir.join("run.json"), self.dir.join("run.json.tmp"));
-        let file = File::create(&temporary).map_err(named(&temporary))?;
-        write_synced(&file, &temporary, &text)?;
-        fs::rename(&temporary, &path).map_err(named(&path))?;
+        let temporary = format!("{RUN}.tmp");
+        let (from, to) = (self.dir.join(&temporary), self.dir.join(RUN));
+        let file = File::create(&from).map_err(named(&from))?;
+        self.write(&file, &temporary, &text).map_err(|error| {
+            // The old one stays.
+            let _ = fs::remove_file(&from);
+            io::Error::new(error.kind(), format!("{error}; it needs {} bytes", text.len()))
+        })?;
+        fs::rename(&from, &to).map_err(named(&to))?;
         File::open(&self.dir).and_then(|dir| dir.sync_all()).map_err(named(&self.dir))
+    }
+
+    fn place(&self) -> String {
+        self.dir.display().to_string()
     }
 }
 
@@ -179,6 +301,16 @@ impl Store {
 fn cell_name(summary: &Summary) -> String {
     let b = &summary.batch;
     format!("{}-{}-{}-{}", b.mode, b.batch_size, seconds_short(b.wait_us), b.repetition)
+}
+
+/// In histograms.hlog.
+fn tag(summary: &Summary, metric: Metric) -> String {
+    format!("{}-{metric}", cell_name(summary))
+}
+
+/// In attempts/.
+fn attempt_name(summary: &Summary) -> String {
+    format!("{}-attempt-{}.jsonl", cell_name(summary), summary.attempt)
 }
 
 fn since_epoch(timestamp: Timestamp) -> Duration {
@@ -189,50 +321,4 @@ fn csv_line<T: AsRef<[u8]>>(cells: impl IntoIterator<Item = T>) -> io::Result<Ve
     let mut writer = csv::WriterBuilder::new().from_writer(Vec::new());
     writer.write_record(cells)?;
     writer.into_inner().map_err(|error| io::Error::other(error.to_string()))
-}
-
-/// Of the files, right after this attempt was written to them.
-#[derive(Debug, Serialize)]
-struct Lengths {
-    raw: Option<u64>,
-    summary: u64,
-    histograms: u64,
-}
-
-/// One line of journal.jsonl: a finished attempt, refused ones too.
-#[derive(Debug, Serialize)]
-struct JournalLine<'a> {
-    format: u32,
-    batch: u32,
-    mode: proto::Mode,
-    batch_size: u64,
-    wait_us: u64,
-    repetition: u32,
-    attempt: u32,
-    timestamp: String,
-    accepted: bool,
-    in_summary: bool,
-    summary: &'a Summary,
-    bytes: Lengths,
-}
-
-impl<'a> JournalLine<'a> {
-    fn of(finished: &'a Finished, bytes: Lengths) -> Self {
-        let summary = &finished.summary;
-        let b = &summary.batch;
-        Self {
-            format: FORMAT,
-            batch: b.index,
-            mode: b.mode,
-            batch_size: b.batch_size,
-            wait_us: b.wait_us,
-            repetition: b.repetition,
-            attempt: finished.id.attempt,
-            timestamp: rfc3339(summary.timestamp),
-            accepted: summary.accepted,
-            in_summary: finished.stands,
-            summary,
-            bytes,
-        }
-    }
 }

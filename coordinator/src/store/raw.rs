@@ -1,6 +1,6 @@
 //! raw.jsonl: one line a session. Numbers are the recorded integers, written as seconds with six decimals.
 
-use std::io;
+use std::io::{self, Write};
 
 use jiff::{SignedDuration, Timestamp};
 use serde::{Serialize, Serializer};
@@ -63,17 +63,25 @@ struct Line<'a> {
     syn_retransmissions: Option<u32>,
 }
 
-/// Every session of an attempt, in the order of its number.
+/// Bytes that are put together before they are written.
+const PIECE_BYTES: usize = 1 << 20;
+
+/// Every session of an attempt, in the order of its number, piece by piece: the text of a large batch is many times what
+/// is held of it.
 ///
 /// # Errors
-/// None that can be named: the values are plain.
-pub fn lines(finished: &Finished) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::with_capacity(finished.rows.len() * 1_000);
+/// Those of `out`.
+pub fn write(finished: &Finished, out: &mut impl Write) -> io::Result<()> {
+    let mut piece = Vec::new();
     for row in &finished.rows {
-        serde_json::to_writer(&mut bytes, &line(finished, row))?;
-        bytes.push(b'\n');
+        serde_json::to_writer(&mut piece, &line(finished, row))?;
+        piece.push(b'\n');
+        if piece.len() >= PIECE_BYTES {
+            out.write_all(&piece)?;
+            piece.clear();
+        }
     }
-    Ok(bytes)
+    out.write_all(&piece)
 }
 
 fn line<'a>(finished: &'a Finished, row: &'a Row) -> Line<'a> {

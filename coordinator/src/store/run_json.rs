@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use proto::Capacity;
 use proto::message::Hello;
 use serde::Serialize;
+use serde_json::Value;
 
 use super::FORMAT;
 use crate::exit::End;
@@ -13,6 +14,7 @@ use crate::plan::Plan;
 use crate::plan::expand::Batch;
 use crate::report::cells::Done;
 use crate::report::summary::{Summary, rfc3339};
+use crate::run::event_loop::Papers;
 
 /// The document. Also what `--json` prints.
 #[derive(Debug, Serialize)]
@@ -26,13 +28,17 @@ pub struct RunJson<'a> {
     pub exit_code: Option<u8>,
     pub failure: Option<String>,
     pub started: String,
+    /// When it was taken up again.
+    pub resumed: &'a [String],
     pub ended: Option<String>,
     pub command: &'a [String],
+    pub plan_folder: &'a str,
     pub output: String,
     pub urls: &'a [String],
     pub plan: &'a Plan,
     pub plan_hash: String,
-    pub agents: BTreeMap<&'a str, AgentJson<'a>>,
+    /// Those of earlier lives of the run as they were written down then.
+    pub agents: BTreeMap<&'a str, Value>,
     pub batches: Vec<BatchJson<'a>>,
 }
 
@@ -65,9 +71,8 @@ pub struct Facts<'a> {
     pub run: proto::RunId,
     pub plan: &'a Plan,
     pub urls: &'a [String],
-    pub command: &'a [String],
+    pub papers: &'a Papers,
     pub output: String,
-    pub started: Timestamp,
     pub ended: Option<Timestamp>,
     pub end: Option<(&'a End, u8)>,
     pub agents: &'a BTreeMap<String, Hello>,
@@ -91,25 +96,29 @@ impl<'a> RunJson<'a> {
             status,
             exit_code: facts.end.map(|(_, code)| code),
             failure: facts.end.and_then(|(end, _)| end.failure.as_ref().map(ToString::to_string)),
-            started: rfc3339(facts.started),
+            started: rfc3339(facts.papers.started),
+            resumed: &facts.papers.resumed,
             ended: facts.ended.map(rfc3339),
-            command: facts.command,
+            command: &facts.papers.command,
+            plan_folder: &facts.papers.plan_folder,
             output: facts.output.clone(),
             urls: facts.urls,
             plan: facts.plan,
             plan_hash: facts.plan.hash().to_string(),
             agents: facts
-                .agents
+                .papers
+                .earlier_agents
                 .iter()
-                .map(|(name, hello)| {
+                .map(|(name, agent)| (name.as_str(), agent.clone()))
+                .chain(facts.agents.iter().map(|(name, hello)| {
                     let agent = AgentJson {
                         host: &hello.host,
                         pid: hello.pid,
                         version: &hello.version,
                         capacity: &hello.capacity,
                     };
-                    (name.as_str(), agent)
-                })
+                    (name.as_str(), serde_json::to_value(agent).unwrap_or_default())
+                }))
                 .collect(),
             batches: facts
                 .results

@@ -1,12 +1,12 @@
 //! Peers on the gRPC port that are not agents of this run.
 
+use agent::link::{Connector, Security};
 use proto::limits::MESSAGE_BYTES_MAX;
 use proto::message::{Hello, RefusedWhy};
-use proto::wire::control_client::ControlClient;
 use proto::{Capacity, FromAgent, FromCoordinator, PlanHash, wire};
 use tokio_stream::StreamExt as _;
 
-use crate::support::{Process, Server, agent, coordinator};
+use crate::support::{Process, Server, agent, coordinator, identity};
 
 fn hello() -> Hello {
     Hello {
@@ -17,6 +17,7 @@ fn hello() -> Hello {
         pid: 1,
         instance: [1; 16],
         plan_hash: None,
+        holding: None,
         capacity: Capacity {
             threads: 1,
             descriptors: 100,
@@ -31,10 +32,9 @@ fn hello() -> Hello {
 fn answer(address: &str, messages: Vec<wire::AgentMessage>) -> Result<FromCoordinator, String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
     runtime.block_on(async {
-        let mut client = ControlClient::connect(format!("http://{address}"))
-            .await
-            .map_err(|error| error.to_string())?
-            .max_encoding_message_size(64 << 20);
+        let security = Security::Tls(identity().client().expect("client"));
+        let (client, _) = Connector::new(address.to_owned(), security).channel().await.map_err(|e| format!("{e:?}"))?;
+        let mut client = client.max_encoding_message_size(64 << 20);
         let messages = tokio_stream::iter(messages).chain(tokio_stream::pending());
         let mut answers = client.attend(messages).await.map_err(|status| status.message().to_owned())?.into_inner();
         let first = answers.message().await.map_err(|status| status.message().to_owned())?;
@@ -69,7 +69,7 @@ fn strangers_are_refused_with_a_reason_and_the_run_goes_on() {
     let Ok(FromCoordinator::Refused(refused)) = one(FromAgent::Hello(stale)) else { panic!("another plan is refused") };
     assert_eq!(refused.why, RefusedWhy::Plan);
 
-    let rude = one(FromAgent::Heartbeat);
+    let rude = one(FromAgent::Leaving("now".to_owned()));
     assert!(matches!(rude, Ok(FromCoordinator::Refused(r)) if r.message.contains("not a greeting")));
     let nameless = one(FromAgent::Hello(Hello { name: "a b\n".to_owned(), ..hello() }));
     assert!(matches!(nameless, Ok(FromCoordinator::Refused(r)) if r.message.contains("name: ")));

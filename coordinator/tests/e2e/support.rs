@@ -15,8 +15,18 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(150);
 /// The program under test.
 pub(crate) fn coordinator() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_coordinator"));
-    command.env_remove("MUSTER_LOG").stdin(Stdio::null());
+    command.env_remove("MUSTER_LOG").env("XDG_CONFIG_HOME", config_home()).stdin(Stdio::null());
     command
+}
+
+/// Where the programs of all tests keep their identity: never the home of whoever runs them.
+pub(crate) fn config_home() -> &'static Path {
+    Path::new(concat!(env!("CARGO_TARGET_TMPDIR"), "/config"))
+}
+
+/// The identity that coordinators of tests have made there.
+pub(crate) fn identity() -> agent::identity::Identity {
+    agent::identity::Identity::load(&config_home().join("muster/identity")).expect("identity")
 }
 
 /// The folder of the workspace.
@@ -148,6 +158,7 @@ impl Server {
 pub(crate) fn agent(coordinator: &str, flags: &[&str]) -> Process {
     let mut command = Command::new(env!("CARGO_BIN_EXE_coordinator"));
     command.args(["__agent", "--exit-with-stdin", "--coordinator", coordinator]).args(flags).stdin(Stdio::piped());
+    command.env("XDG_CONFIG_HOME", config_home());
     Process::start(command)
 }
 

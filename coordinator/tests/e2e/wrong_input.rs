@@ -95,8 +95,11 @@ fn usage_and_plan_faults_come_before_anything_is_bound_or_written() {
             3,
             "becomes a folder's name",
         ),
-        (vec!["--target", url, "--batch-sizes", "4", "--agents", "2"], 2, "--insecure-plaintext"),
-        (vec!["--target", url, "--batch-sizes", "4", "--local", "1", "--resume", "x"], 2, "not supported yet"),
+        (
+            vec!["--target", url, "--batch-sizes", "4", "--insecure-plaintext", "--identity", "d"],
+            2,
+            "cannot be used with",
+        ),
         (vec!["--target", url, "--batch-sizes", "4", "--local", "1", "--ui"], 2, "not supported yet"),
     ] {
         let mut all = flags.clone();

@@ -76,7 +76,6 @@ fn starts(repetitions: &str, jitter_ms: Option<&str>) -> Vec<Start> {
             repetitions,
             "--agents",
             "2",
-            "--insecure-plaintext",
             "--set",
             "grid.cooldown_seconds=0",
             "--set",
@@ -89,7 +88,7 @@ fn starts(repetitions: &str, jitter_ms: Option<&str>) -> Vec<Start> {
     let agents: Vec<Process> = [("a", "500"), ("b", "-500")]
         .into_iter()
         .map(|(host, offset)| {
-            let flags = ["--name", host, "--insecure-plaintext", "--allow-target", "10.97.0.0/16", "--threads", "1"];
+            let flags = ["--name", host, "--allow-target", "10.97.0.0/16", "--threads", "1"];
             let clock = ["--exit-with-stdin", "--coordinator", dialled, "--clock-offset-ms", offset];
             lab.muster(host, &[&["__agent"], &clock[..], &flags[..]].concat())
         })

@@ -3,7 +3,7 @@
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::support::{Process, run};
+use crate::support::{Process, config_home, run};
 
 /// Ports that each agent's namespace has.
 const PORTS: &str = "40000 49999";
@@ -44,6 +44,7 @@ impl Lab {
 
     pub(crate) fn command(&self, host: &str, program: &str) -> Command {
         let mut command = Command::new("ip");
+        command.env("XDG_CONFIG_HOME", config_home());
         command.args(["netns", "exec", &self.name(host), program]);
         command
     }
@@ -81,7 +82,7 @@ impl Lab {
     }
 
     pub(crate) fn agent(&self, host: &str) -> Process {
-        let flags = ["--name", host, "--insecure-plaintext", "--allow-target", "10.97.0.0/16"];
+        let flags = ["--name", host, "--allow-target", "10.97.0.0/16"];
         self.muster(host, &[&["__agent", "--exit-with-stdin", "--coordinator", "10.97.0.1:50051"], &flags[..]].concat())
     }
 }

@@ -56,7 +56,6 @@ fn what_is_said_to_fit_is_what_fits() {
             "1",
             "--agents",
             "1",
-            "--insecure-plaintext",
             "--output",
             dir.path().join("out").to_str().expect("path"),
         ],

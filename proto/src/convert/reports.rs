@@ -23,6 +23,7 @@ impl From<Hello> for wire::Hello {
             instance: hello.instance.to_vec(),
             plan_hash: hello.plan_hash.map(|hash| hash.0.to_vec()).unwrap_or_default(),
             capacity: Some(hello.capacity.into()),
+            holding: hello.holding.map(Into::into),
         }
     }
 }
@@ -51,6 +52,7 @@ impl TryFrom<wire::Hello> for Hello {
             instance: bytes("instance", &value.instance)?,
             plan_hash: hash,
             capacity: capacity.try_into()?,
+            holding: value.holding.map(|id| attempt(Some(id))).transpose()?,
         })
     }
 }

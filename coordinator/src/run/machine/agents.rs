@@ -1,9 +1,10 @@
 //! Agents come and go.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use proto::FromCoordinator;
 use proto::message::{Hello, Refused, RefusedWhy, Welcome};
+use proto::{AttemptId, FromCoordinator};
 
 use super::{Agent, Effect, Key, Machine, Now, Phase};
 use crate::exit::{End, Failure};
@@ -36,16 +37,96 @@ impl Machine {
             }),
         );
         self.known.insert(name.clone(), hello.clone());
-        let rounds = Rounds::default();
-        self.agents.insert(key, Agent { name: name.clone(), hello, last_seen: now.mono, ready: false, rounds });
+        let (rounds, instance, holding) = (Rounds::default(), hello.instance, hello.holding);
+        let agent = Agent {
+            name: name.clone(),
+            hello,
+            last_seen: now.mono,
+            ready: false,
+            checking: false,
+            waited_for: false,
+            leaving: false,
+            rounds,
+        };
+        self.agents.insert(key, agent);
         self.ping(now, key);
         let wanted = self.wanted();
         self.tell(RunEvent::AgentJoined { name, ready: self.agents.len(), wanted });
-        match self.phase {
+        self.came_back(now, key, instance, holding);
+        // Whoever comes later gets a share when it has shown that the target answers it too; while sessions run, its check
+        // would be one session more.
+        match &mut self.phase {
             // The last answer to a ping begins the readiness check.
-            Phase::Gathering { .. } | Phase::Over => {}
-            // Whoever comes later gets a share when it has shown that the target answers it too.
-            _ => self.send(key, FromCoordinator::Probe(self.readiness_check())),
+            Phase::Gathering { .. } | Phase::Preparing(_) | Phase::Running(_) | Phase::Over => {}
+            Phase::Checking { waiting, .. } => {
+                waiting.insert(key);
+                self.check(key);
+            }
+            _ => self.check(key),
+        }
+    }
+
+    /// Asks whether the target is ready for one that came late.
+    pub(super) fn check(&mut self, key: Key) {
+        let probe = self.readiness_check();
+        if let Some(agent) = self.agents.get_mut(&key).filter(|agent| !agent.checking) {
+            agent.checking = true;
+            self.send(key, FromCoordinator::Probe(probe));
+        }
+    }
+
+    /// It may hold what the running attempt is waiting for.
+    fn came_back(&mut self, now: Now, key: Key, instance: [u8; 16], holding: Option<AttemptId>) {
+        let lease = Duration::from_micros(self.setup.plan.agents.lease_us);
+        let mut wanted = None;
+        if let Phase::Running(current) = &mut self.phase
+            && let Some((owner, part)) = current
+                .parts
+                .iter_mut()
+                .find(|(owner, part)| part.away_until.is_some() && self.away.get(owner) == Some(&instance))
+        {
+            if holding == Some(current.id) {
+                self.away.remove(owner);
+                *owner = key;
+                part.away_until = None;
+                part.heard(now.mono, lease);
+                wanted = Some(part.missing(current.id));
+            } else {
+                part.lose("came back without what it had measured");
+            }
+        }
+        match (wanted, holding) {
+            (Some(missing), _) => self.send(key, FromCoordinator::Resend(missing)),
+            (None, Some(attempt)) => {
+                let reason = "nobody waits for it any more".to_owned();
+                self.send(key, FromCoordinator::Abort { attempt, reason });
+                self.lost_one(now);
+            }
+            (None, None) => self.lost_one(now),
+        }
+    }
+
+    /// Signs of life from the connections that are for nothing else.
+    pub(super) fn alive(&mut self, seen: &[([u8; 16], Duration)]) {
+        let seen: BTreeMap<&[u8; 16], Duration> = seen.iter().map(|(instance, at)| (instance, *at)).collect();
+        for agent in self.agents.values_mut() {
+            if let Some(at) = seen.get(&agent.hello.instance) {
+                agent.last_seen = agent.last_seen.max(*at);
+            }
+        }
+    }
+
+    /// It was told to end: its sessions are cut, what there is of them is on its way.
+    pub(super) fn leaving(&mut self, now: Now, key: Key, why: &str) {
+        let Some(agent) = self.agents.get_mut(&key) else { return };
+        (agent.leaving, agent.ready) = (true, false);
+        let name = agent.name.clone();
+        self.tell(RunEvent::AgentLeft { name, why: format!("is leaving: {why}") });
+        if let Phase::Running(current) = &mut self.phase
+            && let Some((_, part)) = current.parts.iter_mut().find(|(owner, _)| *owner == key)
+        {
+            part.leaves(&format!("left: {why}"));
+            self.lost_one(now);
         }
     }
 
@@ -112,7 +193,9 @@ impl Machine {
 
     pub(super) fn left(&mut self, now: Now, key: Key, why: &str) {
         let Some(agent) = self.agents.remove(&key) else { return };
-        self.tell(RunEvent::AgentLeft { name: agent.name, why: why.to_owned() });
+        if !agent.leaving {
+            self.tell(RunEvent::AgentLeft { name: agent.name.clone(), why: why.to_owned() });
+        }
         match &mut self.phase {
             Phase::Probing { .. } => {
                 // Whoever is missing may come back: the search goes on as at the beginning.
@@ -121,14 +204,27 @@ impl Machine {
                 // It may have been one more than wanted.
                 self.maybe_probe(now);
             }
-            Phase::Surveying { .. } => self.no_longer_asked(now, key),
-            Phase::Preparing(current) | Phase::Running(current) => {
+            Phase::Surveying { .. } | Phase::Checking { .. } => self.no_longer_asked(now, key),
+            Phase::Preparing(current) => {
                 if let Some((_, part)) = current.parts.iter_mut().find(|(owner, _)| *owner == key) {
                     part.lose(why);
                     self.lost_one(now);
                 }
             }
+            Phase::Running(current) => {
+                let lease = Duration::from_micros(self.setup.plan.agents.lease_us);
+                let Some((_, part)) = current.parts.iter_mut().find(|(owner, _)| *owner == key) else { return };
+                if part.uploading() && !part.is_leaving() {
+                    // Its sessions are over and it keeps what they gave: it may come back with the rest.
+                    part.away_until = Some(now.mono + lease);
+                    self.away.insert(key, agent.hello.instance);
+                } else {
+                    part.lose(why);
+                    self.lost_one(now);
+                }
+            }
             Phase::Gathering { .. }
+            | Phase::Awaiting { .. }
             | Phase::PortsWait { .. }
             | Phase::Storing { .. }
             | Phase::Cooling { .. }

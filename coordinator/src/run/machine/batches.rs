@@ -25,7 +25,7 @@ impl Machine {
             self.conclude();
             return;
         }
-        if !self.warmed_up {
+        if !self.warmed_up && !self.nothing_left() {
             let mode = self.setup.plan.target.mode.list()[0];
             let batch = self.setup.plan.warmup_batch(mode);
             self.tell(RunEvent::WarmupStarted);
@@ -33,6 +33,11 @@ impl Machine {
             return;
         }
         while let Some(batch) = self.batches.get(self.next).copied() {
+            if let Some(summary) = self.setup.history.decided.get(&batch.index) {
+                self.results.push(Done::Ran(Box::new(summary.clone())));
+                self.begin_next();
+                continue;
+            }
             let after = self.setup.plan.grid.stop_after_failing;
             if after > 0 && failing_sizes(&self.setup.plan, &self.results, &batch) >= after {
                 let why = format!("{after} smaller batch sizes failed (grid.stop_after_failing = {after})");
@@ -193,9 +198,9 @@ impl Machine {
                 self.warmed_up = true;
             }
             self.attempt += u32::from(lost);
-            if self.attempt > self.setup.plan.agents.max_attempts {
+            if self.attempt > self.setup.plan.agents.max_attempts || self.warmed_up {
                 self.warmed_up = true;
-                self.attempt = 1;
+                self.attempt = self.first_attempt();
             }
             self.next_batch(now);
             return;
@@ -214,7 +219,8 @@ impl Machine {
                 finished.summary.verdict.reasons.push(format!("given up: {why}"));
             }
         }
-        let again = self.may_repeat() && self.shares_after_wait(&current.batch).is_ok();
+        let carried = |this: &Self| this.shares_after_wait(&current.batch).is_ok();
+        let again = self.may_repeat() && (carried(self) || self.others_may_come(now, &current.batch));
         if let Some(why) = &refused {
             self.tell(RunEvent::AttemptRefused {
                 batch: current.batch,
@@ -233,7 +239,9 @@ impl Machine {
     }
 
     pub(super) fn may_repeat(&self) -> bool {
-        !self.interrupted && !self.aborted && self.attempt < self.setup.plan.agents.max_attempts
+        !self.interrupted
+            && !self.aborted
+            && self.attempt < self.setup.plan.agents.max_attempts.max(self.first_attempt())
     }
 
     pub(super) fn stored(&mut self, now: Now, result: Result<(), String>) {
@@ -253,12 +261,12 @@ impl Machine {
                 let event = RunEvent::BatchStored { place: self.place(), summary: summary.clone() };
                 self.tell(event);
             }
-            self.next += 1;
-            self.attempt = 1;
+            self.begin_next();
         }
         let last = self.next >= self.batches.len();
         let pause = if last || self.interrupted { 0 } else { self.setup.plan.grid.cooldown_us };
         self.phase = Phase::Cooling { until: now.mono + Duration::from_micros(pause) };
-        self.tick(now);
+        // Not a whole tick: signs of life may be waiting to be read.
+        self.due(now);
     }
 }

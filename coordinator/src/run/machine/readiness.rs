@@ -54,7 +54,7 @@ impl Machine {
 
     pub(super) fn probed(&mut self, now: Now, key: Key, found: Vec<ProbeResult>) {
         let Some(agent) = self.agents.get(&key) else { return };
-        let Phase::Probing { results, .. } = &mut self.phase else { return self.joined_late(key, &found) };
+        let Phase::Probing { results, .. } = &mut self.phase else { return self.joined_late(now, key, &found) };
         let waiting = found.iter().find(|result| !result.ready && !result.last_word);
         let problem = waiting.map(|result| format!("{} from {}: {}", result.url, agent.name, result.problem));
         results.insert(key, found);
@@ -111,15 +111,15 @@ impl Machine {
     }
 
     /// The readiness check of an agent that came while the run was on its way.
-    fn joined_late(&mut self, key: Key, found: &[ProbeResult]) {
+    fn joined_late(&mut self, now: Now, key: Key, found: &[ProbeResult]) {
         if found.is_empty() || found.iter().any(|result| !result.last_word) {
             return;
         }
         let Some(agent) = self.agents.get_mut(&key).filter(|agent| !agent.ready) else { return };
         let (faults, _) = judge(&self.setup.urls, &agent.name, found);
         if faults.is_empty() {
-            agent.ready = true;
-            return;
+            agent.ready = !agent.leaving;
+            return self.checked(now, key);
         }
         let why = format!("is not used, the target is not ready for it: {}", faults.join("; "));
         let name = agent.name.clone();
@@ -127,6 +127,7 @@ impl Machine {
         self.send(key, FromCoordinator::Dismiss(why.clone()));
         self.effects.push(Effect::Hangup(key));
         self.tell(RunEvent::AgentLeft { name, why });
+        self.no_longer_asked(now, key);
     }
 
     /// Before the first batch: can every batch size be carried?

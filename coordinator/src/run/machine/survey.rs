@@ -7,7 +7,7 @@ use proto::limits::URLS_MAX;
 use proto::message::Pong;
 use proto::{AttemptId, Capacity, FromCoordinator};
 
-use super::{Effect, Key, Machine, Now, Phase, ROUNDS_MAX, ROUNDS_MIN, SURVEY_TIMEOUT, SYNC_TIMEOUT};
+use super::{CHECK_TIMEOUT, Effect, Key, Machine, Now, Phase, ROUNDS_MAX, ROUNDS_MIN, SURVEY_TIMEOUT, SYNC_TIMEOUT};
 use crate::exit::{End, Failure};
 use crate::plan::OnShortfall;
 use crate::plan::expand::Batch;
@@ -78,12 +78,77 @@ impl Machine {
 
     // ---- capacity ----
 
+    /// Before every attempt: who came meanwhile, and what can be carried?
     pub(super) fn survey(&mut self, now: Now, batch: Batch, waited: Duration) {
+        let came: BTreeSet<Key> = self
+            .agents
+            .iter()
+            .filter(|(_, agent)| !agent.ready && !agent.leaving && !agent.waited_for)
+            .map(|(key, _)| *key)
+            .collect();
+        if came.is_empty() {
+            return self.survey_ready(now, batch, waited);
+        }
+        for key in &came {
+            if let Some(agent) = self.agents.get_mut(key) {
+                // Once: a target that is never ready for it shall not hold up every batch.
+                agent.waited_for = true;
+            }
+            self.check(*key);
+        }
+        self.phase = Phase::Checking { batch, waiting: came, deadline: now.mono + CHECK_TIMEOUT };
+    }
+
+    /// Of those who came meanwhile, one is known.
+    pub(super) fn checked(&mut self, now: Now, key: Key) {
+        match &mut self.phase {
+            Phase::Checking { batch, waiting, .. } => {
+                waiting.remove(&key);
+                if waiting.is_empty() {
+                    let batch = *batch;
+                    self.survey_ready(now, batch, Duration::ZERO);
+                }
+            }
+            Phase::Awaiting { batch, .. } => {
+                let batch = *batch;
+                self.survey(now, batch, Duration::ZERO);
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether it is worth waiting for more agents: some are missing, and not all of them were this process's children.
+    pub(super) fn others_may_come(&self, now: Now, batch: &Batch) -> bool {
+        let agents = &self.setup.plan.agents;
+        let ready = self.agents.values().filter(|agent| agent.ready).count();
+        let over = self.awaited.is_some_and(|(index, until)| index == batch.index && now.mono >= until);
+        agents.local < agents.count && ready < self.wanted() && !over
+    }
+
+    /// Too few agents are left to carry the batch.
+    pub(super) fn fell_short(&mut self, now: Now, batch: Batch, short: String) {
+        if self.others_may_come(now, &batch) {
+            let until = match self.awaited {
+                Some((index, until)) if index == batch.index => until,
+                _ => now.mono + Duration::from_micros(self.setup.plan.agents.ready_timeout_us),
+            };
+            self.awaited = Some((batch.index, until));
+            self.tell(RunEvent::WaitingForAgents { batch, pause: until - now.mono, why: short.clone() });
+            self.phase = Phase::Awaiting { batch, deadline: until, short };
+        } else if self.setup.plan.agents.on_shortfall == OnShortfall::Stop || self.agents.is_empty() {
+            self.over(End::failed(Failure::TooFewAgents(short)));
+        } else {
+            self.skip(batch, "the agents can't carry it (agents.on_shortfall)".to_owned());
+            self.next_batch(now);
+        }
+    }
+
+    pub(super) fn survey_ready(&mut self, now: Now, batch: Batch, waited: Duration) {
         self.surveys += 1;
         let keys: BTreeSet<Key> = self.agents.iter().filter(|(_, agent)| agent.ready).map(|(key, _)| *key).collect();
         if keys.is_empty() {
             let text = "no agent is left; start agents, or run again with more of them".to_owned();
-            return self.over(End::failed(Failure::TooFewAgents(text)));
+            return self.fell_short(now, batch, text);
         }
         for key in &keys {
             let survey = FromCoordinator::Survey {
@@ -126,19 +191,26 @@ impl Machine {
             self.phase = Phase::PortsWait { batch, until: now.mono + pause, waited: waited + pause };
             return;
         }
-        if self.setup.plan.agents.on_shortfall == OnShortfall::Stop {
-            return self.over(End::failed(Failure::TooFewAgents(short)));
-        }
-        self.skip(batch, "the agents can't carry it (agents.on_shortfall)".to_owned());
-        self.next_batch(now);
+        self.fell_short(now, batch, short);
     }
 
     pub(super) fn skip(&mut self, batch: Batch, why: String) {
         let place = self.place();
         self.tell(RunEvent::BatchSkipped { place, batch, why: why.clone() });
         self.results.push(Done::Skipped { batch, why });
+        self.begin_next();
+    }
+
+    /// On to the batch after this one; attempts at it in an earlier life of the run count on.
+    pub(super) fn begin_next(&mut self) {
         self.next += 1;
-        self.attempt = 1;
+        self.attempt = self.first_attempt();
+    }
+
+    /// Of the batch that is next.
+    pub(super) fn first_attempt(&self) -> u32 {
+        let index = self.batches.get(self.next).map(|batch| batch.index);
+        1 + index.and_then(|index| self.setup.history.refused.get(&index)).copied().unwrap_or(0)
     }
 
     /// How long to wait, if ports in TIME_WAIT are all that is missing.
@@ -155,9 +227,12 @@ impl Machine {
 
     /// An agent is gone that a survey, or a comparison of clocks, may be waiting for.
     pub(super) fn no_longer_asked(&mut self, now: Now, key: Key) {
-        if let Phase::Surveying { asked, .. } = &mut self.phase {
-            asked.remove(&key);
-            self.maybe_surveyed(now);
+        match &mut self.phase {
+            Phase::Surveying { asked, .. } => {
+                asked.remove(&key);
+                self.maybe_surveyed(now);
+            }
+            _ => self.checked(now, key),
         }
     }
 

@@ -23,6 +23,7 @@ fn hello(name: &str) -> Hello {
         pid: 1,
         instance,
         plan_hash: None,
+        holding: None,
         capacity: Capacity {
             threads: 2,
             descriptors: 1_000,
@@ -114,7 +115,7 @@ impl Play {
         let urls = plan.target.urls.clone();
         let run = RunId(uuid::Uuid::nil());
         Self {
-            machine: Machine::new(Setup { plan, run, urls, ca_pem: Vec::new() }),
+            machine: Machine::new(Setup { plan, run, urls, ca_pem: Vec::new(), history: History::default() }),
             mono: Duration::ZERO,
             orders: BTreeMap::new(),
             shares: BTreeMap::new(),
@@ -197,10 +198,13 @@ impl Play {
 
     fn wait(&mut self, time: Duration) {
         self.mono += time;
-        let keys: Vec<Key> = self.orders.keys().copied().collect();
-        for key in keys {
-            self.say(key, FromAgent::Heartbeat);
-        }
+        let living: Vec<([u8; 16], Duration)> = self
+            .orders
+            .keys()
+            .filter_map(|key| self.machine.agents.get(key))
+            .map(|agent| (agent.hello.instance, self.mono))
+            .collect();
+        self.apply(Event::Alive(living));
         self.apply(Event::Tick);
     }
 
@@ -486,7 +490,7 @@ fn a_silent_agent_is_lost_after_its_lease() {
     play.join(2, "b");
     play.until_running(0);
     play.mono += Duration::from_secs(9);
-    play.say(1, FromAgent::Heartbeat);
+    play.apply(Event::Alive(vec![(hello("a").instance, play.mono), ([99; 16], play.mono)]));
     play.apply(Event::Tick);
     assert!(play.hung_up.is_empty());
     assert_eq!(play.machine.deadline(), play.machine.agents[&2].last_seen.checked_add(Duration::from_secs(10)));

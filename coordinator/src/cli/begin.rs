@@ -1,0 +1,224 @@
+//! What a run begins with: its plan, who is trusted, and where the results go. All of it is known before a port is bound.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use agent::identity::{Identity, IdentityError};
+use jiff::Timestamp;
+use proto::RunId;
+use proto::base_url::BaseUrl;
+
+use super::source::{self, Loaded};
+use super::{PlanArgs, Problem, RunArgs};
+use crate::door::Security;
+use crate::exit;
+use crate::identity;
+use crate::plan::Plan;
+use crate::plan::diff::differences;
+use crate::progress::Progress;
+use crate::report::cells::CellHistograms;
+use crate::report::summary::rfc3339;
+use crate::run::event_loop::Papers;
+use crate::run::machine::History;
+use crate::store::resume::{self, ResumeError, Resumed, Stored};
+use crate::store::{Store, folder};
+
+/// The plan that is run, and the run that it is taken from, if it goes on.
+pub(super) struct What {
+    pub(super) plan: Plan,
+    pub(super) folder: PathBuf,
+    pub(super) stored: Option<(PathBuf, Stored)>,
+}
+
+pub(super) fn what(args: &RunArgs) -> Result<What, Problem> {
+    let Some(dir) = &args.resume else {
+        let Loaded { plan, folder } = source::plan(&args.plan, args.output.as_deref())?;
+        return Ok(What { plan, folder, stored: None });
+    };
+    let stored = resume::stored(dir).map_err(|error| cant_resume(&error))?;
+    let mut folder = PathBuf::from(stored.plan_folder());
+    if says_something(&args.plan) {
+        let given = source::plan(&args.plan, None)?;
+        let differences = differences(&stored.plan, &given.plan);
+        if !differences.is_empty() {
+            return Err(Problem {
+                code: exit::PLAN_INVALID,
+                text: format!(
+                    "the plan is not the one of {}:\n  {}\none run is one experiment: leave the plan and its flags out to go \
+                     on, or start a new run without --resume",
+                    dir.display(),
+                    differences.join("\n  ")
+                ),
+            });
+        }
+        folder = given.folder;
+    }
+    Ok(What { plan: stored.plan.clone(), folder, stored: Some((dir.clone(), stored)) })
+}
+
+fn cant_resume(error: &ResumeError) -> Problem {
+    match error {
+        ResumeError::NotResumable(text) => Problem::usage(format!("--resume {text}")),
+        ResumeError::Io(error) => Problem::internal(format!("--resume: {error}")),
+    }
+}
+
+/// Whether a plan, or a part of one, was given.
+fn says_something(args: &PlanArgs) -> bool {
+    args.plan.is_some()
+        || !args.set.is_empty()
+        || !args.target.is_empty()
+        || !args.batch_sizes.is_empty()
+        || !args.wait.is_empty()
+        || args.reps.is_some()
+        || args.mode.is_some()
+        || args.local.is_some()
+        || args.agents.is_some()
+}
+
+/// Who may connect.
+pub(super) enum Trust {
+    Plaintext,
+    Identity {
+        identity: Box<Identity>,
+        /// Made just now.
+        new: bool,
+        /// Named by a flag.
+        given: bool,
+        /// Of a run whose agents are all its own, where no folder could be made: it goes with this.
+        _temporary: Option<TemporaryFolder>,
+    },
+}
+
+pub(super) fn trust(args: &RunArgs, plan: &Plan) -> Result<Trust, Problem> {
+    if args.insecure_plaintext {
+        return Ok(Trust::Plaintext);
+    }
+    let given = args.identity.is_some();
+    let found = identity::place(args.identity.as_deref()).and_then(|dir| identity::load_or_create(&dir));
+    let all_local = plan.agents.local >= plan.agents.count;
+    let (identity, new, temporary) = match found {
+        Ok((identity, new)) => (identity, new, None),
+        // A home that can't be written to is no reason to refuse a run that stays on this machine.
+        Err(IdentityError::Broken(why)) if all_local && !given => {
+            tracing::info!("an identity for this run only: {why}");
+            let folder = TemporaryFolder(std::env::temp_dir().join(format!("muster-{}", uuid::Uuid::new_v4())));
+            let (identity, _) = identity::load_or_create(&folder.0.join("identity"))
+                .map_err(|error| Problem::usage(error.to_string()))?;
+            (identity, false, Some(folder))
+        }
+        Err(error) => return Err(Problem::usage(error.to_string())),
+    };
+    // Whatever is wrong with it is said before a port is bound.
+    identity.server().map_err(|error| Problem::usage(error.to_string()))?;
+    Ok(Trust::Identity { identity: Box::new(identity), new, given, _temporary: temporary })
+}
+
+impl Trust {
+    pub(super) fn security(&self) -> Security {
+        match self {
+            Self::Plaintext => Security::Plaintext,
+            Self::Identity { identity, .. } => match identity.server() {
+                Ok(config) => Security::Tls(config),
+                Err(error) => unreachable!("it was made a moment ago: {error}"),
+            },
+        }
+    }
+
+    pub(super) fn tell(&self, progress: &Progress) {
+        match self {
+            Self::Plaintext => progress.warn(
+                "agents connect unencrypted and unauthenticated: whoever reaches the port can be one of them \
+                 (--insecure-plaintext)",
+            ),
+            Self::Identity { identity, new: true, .. } => {
+                progress
+                    .say(&format!("identity made in {}: agents that share it need no flag", identity.dir().display()));
+            }
+            Self::Identity { .. } => {}
+        }
+    }
+
+    /// For agents that are children of this process.
+    pub(super) fn child_flags(&self, urls: &[String]) -> Vec<String> {
+        match self {
+            Self::Identity { identity, .. } => vec!["--identity".to_owned(), identity.dir().display().to_string()],
+            Self::Plaintext => {
+                let mut flags = vec!["--insecure-plaintext".to_owned()];
+                for url in urls.iter().filter_map(|url| BaseUrl::parse(url).ok()) {
+                    let host = if url.host.contains(':') { format!("[{}]", url.host) } else { url.host.clone() };
+                    flags.extend(["--allow-target".to_owned(), format!("{host}:{}", url.port)]);
+                }
+                flags
+            }
+        }
+    }
+
+    /// For the person who starts agents elsewhere.
+    pub(super) fn agent_flags(&self) -> String {
+        match self {
+            Self::Plaintext => " --insecure-plaintext --allow-target TARGET".to_owned(),
+            Self::Identity { identity, given: true, .. } => format!(" --identity {}", identity.dir().display()),
+            Self::Identity { .. } => String::new(),
+        }
+    }
+}
+
+/// Goes with the process that made it.
+pub(super) struct TemporaryFolder(PathBuf);
+
+impl Drop for TemporaryFolder {
+    fn drop(&mut self) {
+        // In the worst case a key stays behind that nobody trusts any more.
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A run that may write.
+pub(super) struct Begun {
+    pub(super) store: Store,
+    pub(super) run: RunId,
+    pub(super) papers: Papers,
+    pub(super) history: History,
+    pub(super) cells: CellHistograms,
+    /// What was cut off of the results that are taken up again.
+    pub(super) notes: Vec<String>,
+}
+
+pub(super) fn begin(args: &RunArgs, plan: &Plan, stored: Option<(PathBuf, Stored)>) -> Result<Begun, Problem> {
+    let faults = args.fault.clone().unwrap_or_default();
+    let Some((dir, stored)) = stored else {
+        let started = Timestamp::now();
+        let date: String = rfc3339(started).chars().take(10).collect();
+        let dir =
+            folder::create(&folder::resolve(plan, &date)).map_err(|error| Problem::internal(error.to_string()))?;
+        let store = Store::create(dir.clone(), plan.output.raw, started, faults).map_err(|error| {
+            take_back(&dir);
+            Problem::internal(format!(
+                "the results can't be written: {error}; make room, or give another folder with --output"
+            ))
+        })?;
+        return Ok(Begun {
+            store,
+            run: RunId::random(),
+            papers: Papers { started, ..Papers::default() },
+            history: History::default(),
+            cells: CellHistograms::default(),
+            notes: Vec::new(),
+        });
+    };
+    let Resumed { store, run, started, mut resumed, agents, history, cells, notes } =
+        resume::resume(dir, stored, faults).map_err(|error| cant_resume(&error))?;
+    resumed.push(rfc3339(Timestamp::now()));
+    let papers = Papers { started, resumed, earlier_agents: agents, ..Papers::default() };
+    Ok(Begun { store, run, papers, history, cells, notes })
+}
+
+/// A folder that was made a moment ago, and never became one of results.
+fn take_back(dir: &Path) {
+    // Only if nothing but our own beginnings is in it.
+    for name in ["raw.jsonl", "raw.jsonl.zst", "summary.csv", "histograms.hlog", "journal.jsonl"] {
+        let _ = fs::remove_file(dir.join(name));
+    }
+    let _ = fs::remove_dir(dir);
+}

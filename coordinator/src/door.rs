@@ -1,0 +1,175 @@
+//! Who gets as far as gRPC: connections are accepted, made to prove themselves in time, and counted.
+//!
+//! Nothing here waits for one peer while others wait behind it. Peers that never finish their handshake are bounded in
+//! number and in time; when there are too many, the one that has waited longest goes, since honest ones take
+//! milliseconds.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use proto::limits::AGENTS_MAX;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::task::AbortHandle;
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::server::Connected;
+
+/// How long a peer may take to prove itself.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Peers that may be at it at once.
+const HANDSHAKES_MAX: usize = 1_024;
+/// Connections in all: two an agent, and some that are on their way out.
+const CONNECTIONS_MAX: usize = 2 * AGENTS_MAX + 256;
+/// How every HTTP/2 connection begins (RFC 9113 section 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// What peers have to show.
+#[derive(Debug, Clone)]
+pub enum Security {
+    /// Nothing.
+    Plaintext,
+    /// A certificate of this coordinator's identity.
+    Tls(Arc<rustls::ServerConfig>),
+}
+
+/// A peer that may speak gRPC, for as long as it lives one of those that are counted.
+#[derive(Debug)]
+pub struct Visitor<S> {
+    stream: S,
+    from: SocketAddr,
+    _counted: OwnedSemaphorePermit,
+}
+
+/// Accepts until the returned stream is dropped.
+pub fn open(
+    listener: TcpListener,
+    security: Security,
+) -> ReceiverStream<io::Result<Visitor<Box<dyn agent::link::Socket>>>> {
+    let (admit, admitted) = mpsc::channel(64);
+    tokio::spawn(async move {
+        let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let mut waiting: VecDeque<AbortHandle> = VecDeque::new();
+        loop {
+            let (stream, from) = tokio::select! {
+                accepted = listener.accept() => match accepted {
+                    Ok(accepted) => accepted,
+                    Err(error) => {
+                        // Out of descriptors, or a peer that was gone again: neither is a reason to stop.
+                        tracing::warn!("a connection could not be accepted: {error}");
+                        tokio::time::sleep(Duration::from_millis(50)).await;
+                        continue;
+                    }
+                },
+                () = admit.closed() => return,
+            };
+            waiting.retain(|task| !task.is_finished());
+            if waiting.len() >= HANDSHAKES_MAX
+                && let Some(oldest) = waiting.pop_front()
+            {
+                tracing::warn!("{HANDSHAKES_MAX} peers are connected that say nothing: the oldest is dropped");
+                oldest.abort();
+            }
+            let Ok(counted) = room.clone().try_acquire_owned() else {
+                tracing::warn!("a peer at {from} was turned away: {CONNECTIONS_MAX} are connected already");
+                continue;
+            };
+            let (security, admit) = (security.clone(), admit.clone());
+            let task = tokio::spawn(async move {
+                match timeout(HANDSHAKE_TIMEOUT, prove(stream, &security)).await {
+                    Ok(Ok(stream)) => {
+                        // The server may be gone: then nobody is let in any more.
+                        let _ = admit.send(Ok(Visitor { stream, from, _counted: counted })).await;
+                    }
+                    Ok(Err(problem)) => tracing::warn!("a peer at {from} was refused: {problem}"),
+                    Err(_) => tracing::debug!("a peer at {from} said nothing for {} s", HANDSHAKE_TIMEOUT.as_secs()),
+                }
+            });
+            waiting.push_back(task.abort_handle());
+        }
+    });
+    ReceiverStream::new(admitted)
+}
+
+async fn prove(stream: TcpStream, security: &Security) -> Result<Box<dyn agent::link::Socket>, String> {
+    // Small orders must not wait for their acknowledgements.
+    stream.set_nodelay(true).map_err(|error| error.to_string())?;
+    match security {
+        Security::Plaintext => {
+            let mut begun = [0; PREFACE.len()];
+            loop {
+                let seen = stream.peek(&mut begun).await.map_err(|error| error.to_string())?;
+                if seen == 0 {
+                    return Err("it hung up without a word".to_owned());
+                }
+                if begun[..seen] != PREFACE[..seen] {
+                    return Err(if begun[0] == 0x16 {
+                        "it speaks TLS, this coordinator runs with --insecure-plaintext; start the agent with that, too"
+                            .to_owned()
+                    } else {
+                        "it does not speak gRPC".to_owned()
+                    });
+                }
+                if seen == PREFACE.len() {
+                    return Ok(Box::new(stream));
+                }
+                // A peek that has seen the beginning returns at once until there is more.
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+        Security::Tls(config) => match TlsAcceptor::from(config.clone()).accept(stream).await {
+            Ok(stream) => Ok(Box::new(stream)),
+            Err(error) => Err(why_no_tls(&error)),
+        },
+    }
+}
+
+fn why_no_tls(error: &io::Error) -> String {
+    use rustls::AlertDescription as Alert;
+    match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+        Some(rustls::Error::InvalidMessage(_)) => {
+            "it does not speak TLS; an agent with --insecure-plaintext? start it without".to_owned()
+        }
+        Some(rustls::Error::NoCertificatesPresented) => "it shows no identity".to_owned(),
+        Some(rustls::Error::InvalidCertificate(why)) => format!("it has another identity ({why:?})"),
+        Some(rustls::Error::AlertReceived(Alert::UnknownCA | Alert::BadCertificate | Alert::DecryptError)) => {
+            "it expects a coordinator of another identity".to_owned()
+        }
+        _ => error.to_string(),
+    }
+}
+
+impl<S> Connected for Visitor<S> {
+    type ConnectInfo = Option<SocketAddr>;
+
+    fn connect_info(&self) -> Self::ConnectInfo {
+        Some(self.from)
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Visitor<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Visitor<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,81 @@
+//! PURE: where two plans differ, key by key, in the words of a plan.
+
+use serde_json::Value;
+
+use super::Plan;
+
+/// One line a key whose value differs. Where the results go is no part of what is run.
+#[must_use]
+pub fn differences(before: &Plan, now: &Plan) -> Vec<String> {
+    let flat = |plan: &Plan| {
+        let mut keys = Vec::new();
+        flatten("", &serde_json::to_value(plan).unwrap_or_default(), &mut keys);
+        keys
+    };
+    let (before, now) = (flat(before), flat(now));
+    let value = |keys: &[(String, String)], name: &str| {
+        keys.iter().find(|(key, _)| key == name).map_or_else(|| "not given".to_owned(), |(_, value)| value.clone())
+    };
+    let mut names: Vec<&String> = before.iter().chain(&now).map(|(name, _)| name).collect();
+    names.sort();
+    names.dedup();
+    names
+        .into_iter()
+        .filter(|name| *name != "output.dir")
+        .map(|name| (name, value(&before, name), value(&now, name)))
+        .filter(|(_, before, now)| before != now)
+        .map(|(name, before, now)| format!("{name}: {before} in the run, {now} now"))
+        .collect()
+}
+
+fn flatten(prefix: &str, value: &Value, keys: &mut Vec<(String, String)>) {
+    match value {
+        Value::Object(map) => {
+            for (name, value) in map {
+                let path = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
+                flatten(&path, value, keys);
+            }
+        }
+        Value::Null => {}
+        value => keys.push(in_seconds(prefix, value)),
+    }
+}
+
+/// Inside, times are microseconds; in a plan they are seconds.
+fn in_seconds(name: &str, value: &Value) -> (String, String) {
+    #[expect(clippy::cast_precision_loss, reason = "for the eye")]
+    fn seconds(value: &Value) -> Value {
+        match value {
+            Value::Array(all) => Value::Array(all.iter().map(seconds).collect()),
+            Value::Number(number) => number.as_u64().map_or(Value::Null, |us| Value::from(us as f64 / 1e6)),
+            other => other.clone(),
+        }
+    }
+    match name.strip_suffix("_us") {
+        Some(stem) => (format!("{}_seconds", stem.trim_end_matches('s')), seconds(value).to_string()),
+        None => (name.to_owned(), value.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::check::plan_of;
+
+    #[test]
+    fn differences_are_told_in_the_words_of_a_plan() {
+        let plan = |more: &str| {
+            plan_of(&format!("[target]\nurls=[\"http://h\"]\n[grid]\nbatch_sizes=[1]\n{more}")).expect("plan")
+        };
+        let before = plan("");
+        assert_eq!(differences(&before, &before), Vec::<String>::new());
+        assert_eq!(differences(&before, &plan("[output]\ndir=\"/elsewhere\"")), Vec::<String>::new());
+        let now = plan("wait_seconds=[0.5, 2]\nrepetitions=5\n[target2]\n".trim_end_matches("[target2]\n"));
+        assert_eq!(
+            differences(&before, &now),
+            ["grid.repetitions: 3 in the run, 5 now", "grid.wait_seconds: [1.0] in the run, [0.5,2.0] now",]
+        );
+        let limited = plan("[session]\ntotal_timeout_seconds=9");
+        assert_eq!(differences(&before, &limited), ["session.total_timeout_seconds: not given in the run, 9.0 now"]);
+    }
+}

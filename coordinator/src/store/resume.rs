@@ -1,0 +1,254 @@
+//! A results folder that is taken up again: what is whole stands, the rest is cut off and done again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use proto::{Metric, RunId};
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use super::fault::Faults;
+use super::journal::{Entry, Journal, Lengths};
+use super::{ATTEMPTS, FORMAT, HISTOGRAMS, JOURNAL, RUN, SUMMARY, Store, attempt_name, hlog, lock, raw_name, tag};
+use crate::plan::Plan;
+use crate::report::cells::CellHistograms;
+use crate::report::format::count;
+use crate::run::machine::History;
+
+/// Why a folder can't be taken up again.
+#[derive(Debug, thiserror::Error)]
+pub enum ResumeError {
+    #[error("{0}")]
+    NotResumable(String),
+    #[error("{0}")]
+    Io(#[from] io::Error),
+}
+
+/// Of run.json, what going on needs.
+#[derive(Debug, Deserialize)]
+pub struct Stored {
+    format: u32,
+    version: String,
+    run: RunId,
+    started: Timestamp,
+    #[serde(default)]
+    resumed: Vec<String>,
+    pub plan: Plan,
+    plan_hash: String,
+    #[serde(default)]
+    agents: Map<String, Value>,
+    #[serde(default)]
+    plan_folder: String,
+}
+
+impl Stored {
+    /// Where relative paths of the plan begin.
+    #[must_use]
+    pub fn plan_folder(&self) -> &str {
+        if self.plan_folder.is_empty() { "." } else { &self.plan_folder }
+    }
+}
+
+/// An earlier life of a run.
+#[derive(Debug)]
+pub struct Resumed {
+    pub store: Store,
+    pub run: RunId,
+    pub started: Timestamp,
+    /// When it was taken up again before.
+    pub resumed: Vec<String>,
+    pub agents: Map<String, Value>,
+    pub history: History,
+    pub cells: CellHistograms,
+    /// What was cut off.
+    pub notes: Vec<String>,
+}
+
+fn not(text: impl Into<String>) -> ResumeError {
+    ResumeError::NotResumable(text.into())
+}
+
+/// Reads the plan of the run in `dir`, and changes nothing there.
+///
+/// # Errors
+/// If there is no run, or one that another version has written.
+pub fn stored(dir: &Path) -> Result<Stored, ResumeError> {
+    let path = dir.join(RUN);
+    let text = match fs::read(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let why = if dir.join(JOURNAL).exists() {
+                "the run ended before it began; start it again without --resume"
+            } else {
+                "it is no results folder; give the one that the run printed"
+            };
+            return Err(not(format!("{}: there is no {RUN}: {why}", dir.display())));
+        }
+        Err(error) => return Err(not(format!("{}: {error}", path.display()))),
+    };
+    #[derive(Deserialize)]
+    struct Any {
+        format: u32,
+        version: String,
+    }
+    let other = |format: u32, version: &str| {
+        not(format!(
+            "{} was written by version {version} (format {format}), this is {} (format {FORMAT}); go on with that version, \
+             so that one ruler measures the whole run",
+            path.display(),
+            proto::VERSION
+        ))
+    };
+    let any: Any = serde_json::from_slice(&text)
+        .map_err(|error| not(format!("{}: {error}; it is not the {RUN} of a run", path.display())))?;
+    if any.format != FORMAT || any.version != proto::VERSION {
+        return Err(other(any.format, &any.version));
+    }
+    let stored: Stored = serde_json::from_slice(&text)
+        .map_err(|error| not(format!("{}: {error}; it is not the {RUN} of a run", path.display())))?;
+    if stored.format != FORMAT || stored.version != proto::VERSION {
+        return Err(other(stored.format, &stored.version));
+    }
+    if stored.plan.hash().to_string() != stored.plan_hash {
+        return Err(not(format!(
+            "{}: the plan in it was changed since the run (its hash is another one); put it back as it was, or start a \
+             new run",
+            path.display()
+        )));
+    }
+    Ok(stored)
+}
+
+/// Takes the run up: cuts every file back to the last whole attempt, and reads what was decided.
+///
+/// # Errors
+/// If another coordinator is at it, or a file can't be read or cut.
+pub fn resume(dir: PathBuf, stored: Stored, faults: Faults) -> Result<Resumed, ResumeError> {
+    let plan = &stored.plan;
+    let open = |name: &str| {
+        let path = dir.join(name);
+        // A run that was killed early may not have made every file yet.
+        OpenOptions::new()
+            .read(true)
+            .append(true)
+            .create(true)
+            .open(&path)
+            .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
+    };
+    let store = Store {
+        raw: plan.output.raw,
+        raw_file: raw_name(plan.output.raw).map(open).transpose()?,
+        summary: open(SUMMARY)?,
+        histograms: open(HISTOGRAMS)?,
+        journal: open(JOURNAL)?,
+        started: stored.started,
+        faults,
+        dir: dir.clone(),
+    };
+    lock(&store.journal, &dir)?;
+    let mut notes = Vec::new();
+    let entries = whole_entries(&store, &mut notes)?;
+    remove_strays(&dir, &entries, &mut notes)?;
+    let text = fs::read(dir.join(HISTOGRAMS))?;
+    let (history, cells) = decided(&entries, &text).map_err(|problem| {
+        not(format!("{}: {problem}; the run can't go on from it: start a new one", dir.join(HISTOGRAMS).display()))
+    })?;
+    Ok(Resumed {
+        store,
+        run: stored.run,
+        started: stored.started,
+        resumed: stored.resumed,
+        agents: stored.agents,
+        history,
+        cells,
+        notes,
+    })
+}
+
+/// Cuts the files back to the last attempt that all of them hold whole.
+fn whole_entries(store: &Store, notes: &mut Vec<String>) -> Result<Vec<Entry>, ResumeError> {
+    let text = fs::read(store.dir.join(JOURNAL))?;
+    let mut journal = Journal::read(&text).map_err(|format| {
+        not(format!("{JOURNAL} is of format {format}, this program writes {FORMAT}; go on with that version"))
+    })?;
+    let there = store.lengths()?;
+    while journal.entries.last().is_some_and(|(entry, _)| !there.cover(&entry.bytes)) {
+        if let Some((entry, _)) = journal.entries.pop() {
+            notes.push(format!("batch {} is in the journal and not whole in the files", entry.batch));
+        }
+    }
+    let journal_to = journal.entries.last().map_or(0, |(_, end)| *end);
+    let to = match journal.entries.last() {
+        Some((entry, _)) => entry.bytes,
+        None => Lengths { raw: store.raw_file.as_ref().map(|_| 0), summary: 0, histograms: 0 },
+    };
+    let header_only = journal.entries.is_empty();
+    let mut cut = |name: &str, from: u64, to: u64, why: &str| {
+        if from > to && !(header_only && why.is_empty()) {
+            let (from, to) = (count(from), count(to));
+            notes.push(format!("{name} is cut back from {from} to {to} bytes{why}"));
+        }
+    };
+    let half = ": what is beyond belongs to a batch that was not finished";
+    if let (Some(name), Some(from), Some(to)) = (raw_name(store.raw), there.raw, to.raw) {
+        cut(name, from, to, half);
+    }
+    let why = if header_only { "" } else { half };
+    cut(SUMMARY, there.summary, to.summary, why);
+    cut(HISTOGRAMS, there.histograms, to.histograms, why);
+    let why = journal.stopped.as_ref().map_or(String::new(), |why| format!(": {why}"));
+    cut(JOURNAL, text.len() as u64, journal_to, &why);
+    store.cut_back(to, journal_to)?;
+    if header_only {
+        store.write_headers()?;
+    }
+    Ok(journal.entries.into_iter().map(|(entry, _)| entry).collect())
+}
+
+/// Records of refused attempts that the journal does not know were never finished.
+fn remove_strays(dir: &Path, entries: &[Entry], notes: &mut Vec<String>) -> io::Result<()> {
+    let known: BTreeSet<String> =
+        entries.iter().filter(|entry| !entry.accepted).map(|entry| attempt_name(&entry.summary)).collect();
+    let found = match fs::read_dir(dir.join(ATTEMPTS)) {
+        Ok(found) => found,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    for file in found {
+        let name = file?.file_name().to_string_lossy().into_owned();
+        // Of ours only.
+        if name.contains("-attempt-") && !known.contains(&name) {
+            fs::remove_file(dir.join(ATTEMPTS).join(&name))?;
+            notes.push(format!("{ATTEMPTS}/{name} is removed: it belongs to an attempt that was not finished"));
+        }
+    }
+    Ok(())
+}
+
+/// What the journal says of each batch, and the merged totals of what was accepted.
+fn decided(entries: &[Entry], histograms: &[u8]) -> Result<(History, CellHistograms), String> {
+    let mut history = History::default();
+    for entry in entries {
+        if entry.in_summary {
+            history.decided.insert(entry.batch, entry.summary.clone());
+        } else {
+            let last = history.refused.entry(entry.batch).or_default();
+            *last = entry.attempt.max(*last);
+        }
+    }
+    let accepted: BTreeMap<String, &Entry> = entries
+        .iter()
+        .filter(|entry| entry.accepted)
+        .map(|entry| (tag(&entry.summary, Metric::Total), entry))
+        .collect();
+    let totals = hlog::read(histograms, |tag| accepted.contains_key(tag))?;
+    let mut cells = CellHistograms::default();
+    for (tag, entry) in accepted {
+        let total = totals.get(&tag).ok_or_else(|| format!("there is no {tag}"))?;
+        cells.add_total(&entry.summary.batch, total)?;
+    }
+    Ok((history, cells))
+}
