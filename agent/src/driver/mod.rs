@@ -12,7 +12,7 @@ use crate::stamps::Times;
 use crate::target::{Endpoint, Endpoints};
 use crate::wire::{Transport, Wire};
 
-#[cfg(test)]
+#[cfg(any(test, feature = "sim"))]
 pub mod fake;
 pub mod http;
 pub mod reply;
@@ -64,7 +64,7 @@ pub struct Fault {
 
 impl Fault {
     pub fn new(kind: FailureKind, message: impl Into<String>) -> Self {
-        Self { ending: Ending::Failed(kind), message: clipped(message.into()), errno: None }
+        Self { ending: Ending::Failed(kind), message: clipped(plain(message.into())), errno: None }
     }
 
     /// The kind of a failure; `None` for a time-out.
@@ -112,6 +112,11 @@ impl From<&io::Error> for Fault {
         };
         Self { errno: error.raw_os_error(), ..Self::new(kind, error.to_string()) }
     }
+}
+
+/// What a server says is printed on terminals: its control characters are not taken along.
+fn plain(text: String) -> String {
+    if text.chars().any(char::is_control) { text.replace(char::is_control, " ") } else { text }
 }
 
 /// Cuts at a character boundary to what a record may hold.
@@ -190,5 +195,6 @@ mod tests {
     fn long_messages_are_cut_at_a_character() {
         let fault = Fault::new(FailureKind::Io, "é".repeat(ERROR_BYTES_MAX));
         assert!(fault.message.len() <= ERROR_BYTES_MAX && fault.message.ends_with('…'));
+        assert_eq!(Fault::new(FailureKind::Io, "a\x1b[2J\nb").message, "a [2J b");
     }
 }

@@ -52,9 +52,11 @@ pub fn check(layers: &[Layer], earlier: Vec<Fault>) -> Result<Plan, Vec<Fault>> 
     if faults.is_empty() { Ok(plan) } else { Err(faults) }
 }
 
-/// For tests elsewhere: a plan from text, or the faults one a line.
-#[cfg(test)]
-pub(crate) fn plan_of(text: &str) -> Result<Plan, String> {
+/// A plan from the text of one file alone.
+///
+/// # Errors
+/// Every fault, one a line.
+pub fn plan_of(text: &str) -> Result<Plan, String> {
     let (layer, faults) = Layer::file("plan.toml", text, super::parse::Shape::Plan);
     check(&[layer], faults).map_err(|faults| faults.iter().map(|f| format!("{f}\n")).collect())
 }
