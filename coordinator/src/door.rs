@@ -17,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::AbortHandle;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Connected;
@@ -28,6 +28,8 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const HANDSHAKES_MAX: usize = 1_024;
 /// Connections in all: two an agent, and some that are on their way out.
 const CONNECTIONS_MAX: usize = 2 * AGENTS_MAX + 256;
+/// Between two words about too many peers.
+const CROWD_EVERY: Duration = Duration::from_secs(10);
 /// How every HTTP/2 connection begins (RFC 9113 section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
@@ -57,6 +59,7 @@ pub fn open(
     tokio::spawn(async move {
         let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         let mut waiting: VecDeque<AbortHandle> = VecDeque::new();
+        let mut crowd = Crowd::default();
         loop {
             let (stream, from) = tokio::select! {
                 accepted = listener.accept() => match accepted {
@@ -74,11 +77,11 @@ pub fn open(
             if waiting.len() >= HANDSHAKES_MAX
                 && let Some(oldest) = waiting.pop_front()
             {
-                tracing::warn!("{HANDSHAKES_MAX} peers are connected that say nothing: the oldest is dropped");
                 oldest.abort();
+                crowd.tell(from, &format!("{HANDSHAKES_MAX} are connected that say nothing: the oldest are dropped"));
             }
             let Ok(counted) = room.clone().try_acquire_owned() else {
-                tracing::warn!("a peer at {from} was turned away: {CONNECTIONS_MAX} are connected already");
+                crowd.tell(from, &format!("{CONNECTIONS_MAX} are connected already: no more are let in"));
                 continue;
             };
             let (security, admit) = (security.clone(), admit.clone());
@@ -96,6 +99,21 @@ pub fn open(
         }
     });
     ReceiverStream::new(admitted)
+}
+
+/// Tells of a crowd now and then, not once for everyone in it.
+#[derive(Default)]
+struct Crowd {
+    told: Option<Instant>,
+}
+
+impl Crowd {
+    fn tell(&mut self, from: SocketAddr, what: &str) {
+        if self.told.is_none_or(|told| told.elapsed() >= CROWD_EVERY) {
+            self.told = Some(Instant::now());
+            tracing::warn!("too many peers, the last one from {from}: {what}");
+        }
+    }
 }
 
 async fn prove(stream: TcpStream, security: &Security) -> Result<Box<dyn agent::link::Socket>, String> {

@@ -252,7 +252,7 @@ impl HistogramSet {
                 return Err(CodecError::Twice(metric));
             }
             let found = header_bounds(data)
-                .ok_or_else(|| CodecError::Malformed { metric, cause: "no V2 header".to_owned() })?;
+                .ok_or_else(|| CodecError::Malformed { metric, cause: "no whole V2 header".to_owned() })?;
             if found != bounds {
                 return Err(CodecError::Bounds { metric, found: describe(found), expected: describe(bounds) });
             }
@@ -275,6 +275,20 @@ fn describe(bounds: Bounds) -> String {
     format!("{} to {} us, {} digits", bounds.low_us, bounds.high_us, bounds.significant_digits)
 }
 
+/// One histogram of the standard bounds, HdrHistogram V2.
+///
+/// # Errors
+/// What it is instead.
+pub fn decode_one(data: &[u8]) -> Result<Histogram<u64>, String> {
+    match header_bounds(data) {
+        None => Err("no whole V2 header".to_owned()),
+        Some(found) if found != Bounds::STANDARD => {
+            Err(format!("bounds {} instead of {}", describe(found), describe(Bounds::STANDARD)))
+        }
+        Some(_) => Deserializer::new().deserialize(&mut &data[..]).map_err(|error| error.to_string()),
+    }
+}
+
 /// The bounds in a V2 header (40 bytes, big endian: cookie, payload length, normalizing offset, significant digits as
 /// u32, lowest and highest trackable value as u64, ratio as f64), read before the decoder allocates by them.
 fn header_bounds(data: &[u8]) -> Option<Bounds> {
@@ -282,6 +296,10 @@ fn header_bounds(data: &[u8]) -> Option<Bounds> {
     let u32_at = |at: usize| Some(u32::from_be_bytes(data.get(at..at + 4)?.try_into().ok()?));
     let u64_at = |at: usize| Some(u64::from_be_bytes(data.get(at..at + 8)?.try_into().ok()?));
     if u32_at(0)? != V2_COOKIE || data.len() < 40 {
+        return None;
+    }
+    // The decoder makes room for as much as this claims, before it looks for it.
+    if usize::try_from(u32_at(4)?) != Ok(data.len() - 40) {
         return None;
     }
     Some(Bounds { significant_digits: u8::try_from(u32_at(12)?).ok()?, low_us: u64_at(16)?, high_us: u64_at(24)? })

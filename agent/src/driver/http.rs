@@ -4,7 +4,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Full, Limited};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::header::{ACCEPT, CONNECTION, CONTENT_TYPE, HOST};
 use hyper::{Request, StatusCode};
@@ -112,17 +113,26 @@ impl HttpDriver {
             },
         };
         let status = response.status();
-        let body = Limited::new(response.into_body(), BODY_BYTES_MAX).collect().await.map_err(|error| {
-            match error.downcast::<hyper::Error>() {
-                Ok(error) => fault(*error),
-                Err(error) => Fault::new(FailureKind::BadReply, format!("{call}: {error}")),
-            }
-        })?;
         if status != StatusCode::OK {
+            // The status says it all. The page that belongs to it may be endless, or never come.
             return Err(Fault::new(FailureKind::HttpStatus(status.as_u16()), format!("POST /{call}: HTTP {status}")));
         }
-        reply::http_observation(&body.to_bytes())
+        reply::http_observation(&whole(response.into_body(), call).await?)
     }
+}
+
+/// A body, copied into one piece: kept as they come, the pieces of a megabyte sent byte by byte would take forty.
+async fn whole(mut body: Incoming, call: &str) -> Result<Vec<u8>, Fault> {
+    let mut bytes = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame.map_err(fault)?.into_data() else { continue };
+        if bytes.len() + data.len() > BODY_BYTES_MAX {
+            let message = format!("{call}: an answer of more than {BODY_BYTES_MAX} bytes");
+            return Err(Fault::new(FailureKind::BadReply, message));
+        }
+        bytes.extend_from_slice(&data);
+    }
+    Ok(bytes)
 }
 
 fn fault(error: hyper::Error) -> Fault {

@@ -6,7 +6,7 @@ use proto::FailureKind;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::Fault;
+use super::{Fault, plain};
 
 /// Of an observation, what tells who served it. Environments other than the benchmark one may leave all of it out.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -49,7 +49,7 @@ struct Observation<'a> {
     host_url: Option<Cow<'a, str>>,
 }
 
-/// The longest identity kept from a reply, in bytes; a longer one is no identity.
+/// The longest identity kept from a reply, in bytes; a longer one is no identity, nor is one that is not plain text.
 const IDENTITY_BYTES_MAX: usize = 256;
 
 impl TryFrom<Observation<'_>> for Reply {
@@ -59,6 +59,9 @@ impl TryFrom<Observation<'_>> for Reply {
         let short = |what: &str, value: Option<Cow<'_, str>>| match value {
             Some(text) if text.len() > IDENTITY_BYTES_MAX => {
                 Err(Fault::new(FailureKind::BadReply, format!("{what} of {} bytes", text.len())))
+            }
+            Some(text) if text.chars().any(char::is_control) => {
+                Err(Fault::new(FailureKind::BadReply, format!("{what} with control characters: {text}")))
             }
             other => Ok(other.map(Cow::into_owned)),
         };
@@ -95,7 +98,7 @@ pub fn ws_observation(text: &str) -> Result<Reply, Fault> {
                 serde_json::from_str(data).map_err(|error| bad(&format!("no error frame ({error})")))?;
             let kind = match error.code.as_ref() {
                 "CAPACITY_REACHED" => FailureKind::CapacityReached,
-                code => FailureKind::ServerError(code.chars().take(64).collect()),
+                code => FailureKind::ServerError(plain(code.chars().take(64).collect())),
             };
             Err(Fault::new(kind, error.message))
         }
@@ -124,7 +127,7 @@ pub fn http_observation(body: &[u8]) -> Result<Reply, Fault> {
 }
 
 fn excerpt(text: &str) -> String {
-    let mut short: String = text.chars().take(120).map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let mut short: String = text.chars().take(120).collect();
     if short.len() < text.len() {
         short.push('…');
     }

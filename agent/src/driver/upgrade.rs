@@ -64,8 +64,11 @@ fn bad(what: &str) -> Fault {
     Fault::new(FailureKind::BadReply, format!("the upgrade was answered by {what}"))
 }
 
-/// The length of a head that accepts the upgrade; `None` if it is not complete yet.
-fn judge(bytes: &[u8], key: &str) -> Result<Option<usize>, Fault> {
+/// The length of a head that accepts the upgrade asked for with `key`; `None` if it is not complete yet.
+///
+/// # Errors
+/// See [`UpgradeRequest::send`].
+pub fn judge(bytes: &[u8], key: &str) -> Result<Option<usize>, Fault> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut response = httparse::Response::new(&mut headers);
     let head_bytes = match response.parse(bytes) {
@@ -81,22 +84,22 @@ fn judge(bytes: &[u8], key: &str) -> Result<Option<usize>, Fault> {
             format!("the upgrade to WebSocket was answered with HTTP {status} {reason}").trim_end().to_owned(),
         ));
     }
-    let value = |name: &str| {
-        response.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name)).map(|header| header.value)
+    let values = |name: &'static str| {
+        response.headers.iter().filter(move |header| header.name.eq_ignore_ascii_case(name)).map(|header| header.value)
     };
-    let has = |name: &str, token: &str| {
-        value(name).is_some_and(|value| {
-            String::from_utf8_lossy(value).split(',').any(|part| part.trim().eq_ignore_ascii_case(token))
-        })
+    // A list may come in several lines (RFC 9110 section 5.3).
+    let has = |name: &'static str, token: &str| {
+        values(name)
+            .any(|value| String::from_utf8_lossy(value).split(',').any(|part| part.trim().eq_ignore_ascii_case(token)))
     };
     if !has("upgrade", "websocket") || !has("connection", "upgrade") {
         return Err(bad("101 without Upgrade: websocket"));
     }
-    if value("sec-websocket-accept") != Some(derive_accept_key(key.as_bytes()).as_bytes()) {
+    if !values("sec-websocket-accept").eq([derive_accept_key(key.as_bytes()).as_bytes()]) {
         return Err(bad("a wrong Sec-WebSocket-Accept"));
     }
     // Neither was offered, so neither may be chosen (RFC 6455 section 4.1, points 5 and 6).
-    if value("sec-websocket-extensions").is_some() || value("sec-websocket-protocol").is_some() {
+    if values("sec-websocket-extensions").chain(values("sec-websocket-protocol")).next().is_some() {
         return Err(bad("an extension or subprotocol that was not asked for"));
     }
     Ok(Some(head_bytes))
@@ -122,10 +125,13 @@ mod tests {
     fn only_the_right_answer_is_accepted() {
         let good = reply(ACCEPT, "");
         assert_eq!(judge(good.as_bytes(), KEY), Ok(Some(good.len())));
+        let lines = good.replace("keep-alive, Upgrade", "keep-alive\r\nConnection: Upgrade");
+        assert_eq!(judge(lines.as_bytes(), KEY), Ok(Some(lines.len())));
         let followed = format!("{good}\u{1}frame");
         assert_eq!(judge(followed.as_bytes(), KEY), Ok(Some(good.len())));
         for (text, kind) in [
             (reply("wrong", ""), FailureKind::BadReply),
+            (reply(ACCEPT, "Sec-WebSocket-Accept: wrong\r\n"), FailureKind::BadReply),
             (reply(ACCEPT, "Sec-WebSocket-Extensions: permessage-deflate\r\n"), FailureKind::BadReply),
             (good.replace("WebSocket\r\nC", "h2c\r\nC"), FailureKind::BadReply),
             ("SSH-2.0-OpenSSH_9.2\r\n".to_owned(), FailureKind::BadReply),

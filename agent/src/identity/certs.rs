@@ -46,7 +46,9 @@ pub enum CertError {
 /// If the system has no randomness.
 pub fn new_ca() -> Result<(String, String), CertError> {
     let mut params = valid_for(Vec::new(), CA_DAYS)?;
-    params.distinguished_name.push(DnType::CommonName, "Muster identity");
+    // A name of its own, so that two authorities are told apart by more than a signature that does not fit.
+    let name = format!("Muster identity {}", proto::RunId::random());
+    params.distinguished_name.push(DnType::CommonName, name);
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
     let key = KeyPair::generate()?;

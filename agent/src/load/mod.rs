@@ -35,9 +35,11 @@ pub trait Carry: Send {
 /// Something that is known later, or why not.
 pub type Later<T> = Pin<Box<dyn Future<Output = Result<T, String>> + Send>>;
 
+type Arm = dyn Fn(Assignment, Means, u32) -> Later<Box<dyn Carry>> + Send + Sync;
+
 /// How shares are carried: by threads and sockets, unless a simulation has its own way.
 #[derive(Clone)]
-pub struct Loader(Arc<dyn Fn(Assignment, Means, u32) -> Later<Box<dyn Carry>> + Send + Sync>);
+pub struct Loader(Arc<Arm>);
 
 impl Loader {
     /// `arm` is given the share, what the agent brings to any target, and how many threads it may use.

@@ -18,6 +18,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub(crate) mod coordinator;
 pub(crate) mod peer;
+pub(crate) mod tls;
 
 use peer::Peer;
 
@@ -49,7 +50,11 @@ pub(crate) fn failed(kind: FailureKind, phase: Phase) -> Outcome {
 }
 
 pub(crate) async fn dialer(mode: Mode, url: &str, ca_pem: &str) -> Dialer {
-    let target = Target { urls: vec![url.to_owned()], ca_pem: ca_pem.as_bytes().to_vec() };
+    dialer_of(mode, &[url.to_owned()], ca_pem).await
+}
+
+pub(crate) async fn dialer_of(mode: Mode, urls: &[String], ca_pem: &str) -> Dialer {
+    let target = Target { urls: urls.to_vec(), ca_pem: ca_pem.as_bytes().to_vec() };
     let endpoints = Means::default().endpoints(&target, mode).await.expect("endpoints");
     Dialer { endpoints, source_ips: Vec::new() }
 }

@@ -10,6 +10,7 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 pub(crate) const TEXT: u8 = 1;
 pub(crate) const BINARY: u8 = 2;
 pub(crate) const PING: u8 = 9;
+pub(crate) const PONG: u8 = 10;
 
 /// What [`Peer`] tells in its observations.
 pub(crate) const HASH: &str = "0123456789ab";
@@ -60,10 +61,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
         (head.lines().next().unwrap_or_default().to_owned(), body)
     }
 
-    /// Reads the next text message of a WebSocket client.
+    /// Reads the next text message of a WebSocket client; answers to pings are passed over.
     pub(crate) async fn message(&mut self) -> String {
         loop {
             if let Some((opcode, payload)) = self.frame() {
+                if opcode == PONG {
+                    continue;
+                }
                 assert_eq!(opcode, TEXT, "sessions ask in text frames");
                 return String::from_utf8(payload).expect("a text frame is text");
             }
@@ -91,7 +95,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
             return;
         }
         self.send(switching(&head)).await;
-        for (due, kind) in [(Phase::Reset, "reset"), (Phase::Step, "step"), (Phase::Close, "close")] {
+        self.ws_on(Phase::Connect, phase).await;
+    }
+
+    /// Plays on, with the request of `answered` answered, until that of `phase` has come.
+    pub(crate) async fn ws_on(&mut self, answered: Phase, phase: Phase) {
+        let all = [(Phase::Reset, "reset"), (Phase::Step, "step"), (Phase::Close, "close")];
+        for (due, kind) in all.into_iter().filter(|(due, _)| *due > answered) {
             let text = self.message().await;
             assert!(text.starts_with(&format!(r#"{{"type":"{kind}""#)), "{kind} is due: {text}");
             if due == phase {
@@ -103,7 +113,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
 
     /// The same over HTTP, where connect and close are no requests.
     pub(crate) async fn http_until(&mut self, phase: Phase) {
-        for (due, call) in [(Phase::Reset, "POST /reset"), (Phase::Step, "POST /step")] {
+        self.http_on(Phase::Connect, phase).await;
+    }
+
+    /// See [`Peer::ws_on`].
+    pub(crate) async fn http_on(&mut self, answered: Phase, phase: Phase) {
+        let all = [(Phase::Reset, "POST /reset"), (Phase::Step, "POST /step")];
+        for (due, call) in all.into_iter().filter(|(due, _)| *due > answered) {
             let (line, _) = self.request().await;
             assert!(line.starts_with(call), "{call} is due: {line}");
             if due == phase {

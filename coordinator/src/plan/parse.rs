@@ -134,12 +134,14 @@ impl fmt::Display for Fault {
         if let Some((line, column)) = self.line_column {
             write!(f, ":{line}:{column}")?;
         }
-        if self.key.is_empty() {
-            write!(f, ": {}", self.message)
-        } else {
-            write!(f, ": {}: {}", self.key, self.message)
-        }
+        let message = printable(&self.message);
+        if self.key.is_empty() { write!(f, ": {message}") } else { write!(f, ": {}: {message}", printable(&self.key)) }
     }
+}
+
+/// On one line, and nothing that a terminal would obey.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() }).collect()
 }
 
 impl Layer {

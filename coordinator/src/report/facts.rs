@@ -4,7 +4,6 @@ use std::fmt;
 use std::sync::Arc;
 
 use hdrhistogram::Histogram;
-use hdrhistogram::serialization::Deserializer;
 use proto::{Ledger, SessionRecord, Vitals, WireState};
 use serde::{Deserialize, Serialize};
 
@@ -75,7 +74,7 @@ impl AgentResult {
     pub fn measured(&mut self, rows: &[Row], vitals: Vitals) {
         self.launch_lag_p99_us = p99(rows.iter().filter_map(|row| row.record.launch_lag_us()).collect());
         self.own_delay_p99_us = p99(rows.iter().filter_map(|row| row.record.wire.own_delay_us).collect());
-        let overshoot: Option<Histogram<u64>> = Deserializer::new().deserialize(&mut vitals.overshoot.as_slice()).ok();
+        let overshoot = proto::histograms::decode_one(&vitals.overshoot).ok();
         self.timer_overshoot = overshoot.filter(|o| !o.is_empty()).map(|o| Overshoot::of(&o));
         self.vitals = Some(vitals);
     }

@@ -29,16 +29,8 @@ pub(crate) fn table(results: &Results) -> Vec<String> {
 
 /// One line a session: which it was, and what became of it.
 pub(crate) fn rows(results: &Results) -> Vec<String> {
-    const SAME: [&str; 8] = [
-        "mode",
-        "batch_size",
-        "wait_requested",
-        "repetition",
-        "request_id",
-        "outcome",
-        "error_type",
-        "phase",
-    ];
+    const SAME: [&str; 8] =
+        ["mode", "batch_size", "wait_requested", "repetition", "request_id", "outcome", "error_type", "phase"];
     results
         .raw()
         .iter()

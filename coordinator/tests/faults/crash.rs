@@ -64,7 +64,11 @@ fn killed_at_any_write_the_run_can_be_taken_up_again() {
             assert_same(&whole, &Results::of(&out), &fault);
             if how == "kill-within" && write > 3 {
                 let loud = ended.text.contains("cut back") || ended.text.contains("2 of 2 batches are done");
-                assert!(loud || ended.text.contains("0 of 2") || ended.text.contains("1 of 2"), "{fault}: {}", ended.text);
+                assert!(
+                    loud || ended.text.contains("0 of 2") || ended.text.contains("1 of 2"),
+                    "{fault}: {}",
+                    ended.text
+                );
             }
         }
     }
@@ -83,7 +87,8 @@ fn a_run_that_goes_on_is_the_same_run() {
     let before = Results::of(&out).run_json();
 
     // Another plan is another experiment.
-    let ended = go_on(&out, &["--target", &server.url, "--batch-sizes", "4,7", "--wait", "0.5", "--reps", "1", "--local", "1"]);
+    let ended =
+        go_on(&out, &["--target", &server.url, "--batch-sizes", "4,7", "--wait", "0.5", "--reps", "1", "--local", "1"]);
     assert_eq!(ended.code(), Some(3), "{}", ended.text);
     for line in ["grid.batch_sizes: [4,6] in the run, [4,7] now", "grid.wait_seconds: [0.0] in the run, [0.5] now"] {
         assert!(ended.text.contains(line), "{line:?} in:\n{}", ended.text);

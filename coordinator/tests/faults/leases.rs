@@ -10,7 +10,21 @@ use crate::support::{Process, Results, Server, agent, coordinator};
 fn two_batches(server: &Server, out: &Path, wait: &str, more: &[&str]) -> (Process, Vec<Process>) {
     let mut command = coordinator();
     command
-        .args(["run", "--target", &server.url, "--batch-sizes", "8", "--wait", wait, "--reps", "2", "--set", "grid.warmup=false", "--agents", "2"])
+        .args([
+            "run",
+            "--target",
+            &server.url,
+            "--batch-sizes",
+            "8",
+            "--wait",
+            wait,
+            "--reps",
+            "2",
+            "--set",
+            "grid.warmup=false",
+            "--agents",
+            "2",
+        ])
         .args(["--listen", "127.0.0.1:0", "--set", "measure.max_clock_error_ms=500"])
         .args(more)
         .arg("--output")
@@ -81,7 +95,10 @@ fn an_agent_that_is_told_to_go_takes_its_leave_and_its_records_are_kept() {
     assert_eq!(journal[0]["accepted"], false);
     let cut = results.text("attempts/ws-8-7.0-1-attempt-1.jsonl");
     // What was cut is told as that: neither as the server's failure, nor as lost.
-    assert!(cut.lines().filter(|line| line.contains(r#""agent":"n2""#)).all(|line| line.contains(r#""cancelled""#)), "{cut}");
+    assert!(
+        cut.lines().filter(|line| line.contains(r#""agent":"n2""#)).all(|line| line.contains(r#""cancelled""#)),
+        "{cut}"
+    );
     assert!(results.summary().iter().all(|row| row["successful"] == "8"));
     results.check_with_python();
 }

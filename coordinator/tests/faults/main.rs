@@ -8,3 +8,6 @@ mod compare;
 mod crash;
 mod kills;
 mod leases;
+mod peers;
+mod relay;
+mod slow;

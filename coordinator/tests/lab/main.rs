@@ -8,6 +8,8 @@
 mod support;
 
 mod clocks;
+mod cuts;
+mod disk;
 mod namespaces;
 mod network;
 mod openenv;

@@ -28,7 +28,6 @@ fn one_machine_with_too_few_ports_is_refused_beforehand_and_two_carry_it() {
                 "1",
                 "--agents",
                 agents,
-                "--insecure-plaintext",
                 "--output",
                 out.to_str().expect("path"),
             ],

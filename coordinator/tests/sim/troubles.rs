@@ -93,12 +93,7 @@ fn the_network_being_slow_changes_nothing() {
 
 #[test]
 fn an_agent_that_dies_and_comes_back_changes_nothing() {
-    let reports = always_the_same(
-        "death",
-        2 * SECOND,
-        |sim, agent| sim.crash(agent),
-        |sim, agent| sim.bounce(agent),
-    );
+    let reports = always_the_same("death", 2 * SECOND, |sim, agent| sim.crash(agent), |sim, agent| sim.bounce(agent));
     if reports.len() >= 20 {
         assert!(reports.iter().any(|report| !report.refused.is_empty()), "some died in the middle of a batch");
     }

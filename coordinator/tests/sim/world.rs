@@ -127,8 +127,10 @@ pub(crate) fn run(seed: u64, mut trouble: impl FnMut(&mut turmoil::Sim<'_>, Dura
     }
     let (code, table) = came.lock().expect("lock").take().expect("the run has ended");
     let attempts = kept.0.lock().expect("lock");
-    let rows = attempts.iter().filter(|f| f.summary.accepted).flat_map(|f| f.rows.iter().map(|row| line(f, &row.record)));
-    let refused = attempts.iter().filter(|f| !f.summary.accepted).map(|f| (f.id.batch, f.summary.ledger.lost)).collect();
+    let rows =
+        attempts.iter().filter(|f| f.summary.accepted).flat_map(|f| f.rows.iter().map(|row| line(f, &row.record)));
+    let refused =
+        attempts.iter().filter(|f| !f.summary.accepted).map(|f| (f.id.batch, f.summary.ledger.lost)).collect();
     for finished in attempts.iter() {
         assert!(finished.summary.ledger.balances(), "seed {seed}: {}", finished.summary.ledger);
     }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use proptest::prelude::*;
-use proto::message::{Pong, RecordChunk, RefusedWhy, Report};
+use proto::message::{Pong, RecordChunk, RefusedWhy, Report, Resend};
 use proto::{Bounds, Capacity, FailureKind, HistogramSet, Ledger, Outcome, Phase as SessionPhase, SessionRecord};
 
 use super::*;
@@ -69,7 +69,7 @@ fn answer(
             shares.insert((key, assignment.attempt), (assignment.first_session, assignment.sessions));
             vec![FromAgent::Armed(assignment.attempt)]
         }
-        FromCoordinator::Go { attempt, .. } => shares
+        FromCoordinator::Go { attempt, .. } | FromCoordinator::Resend(Resend { attempt, .. }) => shares
             .get(&(key, *attempt))
             .map_or_else(Vec::new, |(first, sessions)| report(*attempt, *first, *sessions, |_| Outcome::Succeeded)),
         _ => Vec::new(),
@@ -575,124 +575,6 @@ fn a_full_disk_ends_the_run_at_once() {
     assert_eq!(play.code(), crate::exit::INTERNAL);
 }
 
-#[derive(Debug, Clone)]
-enum Step {
-    Join(Key),
-    Leave(Key),
-    Obey(Key),
-    Skip(Key),
-    Store,
-    Wait(u64),
-    Silence(u64),
-    Interrupt,
-    Stale(Key),
-}
-
-/// Of this test; more when asked for.
-fn cases(usual: u32) -> u32 {
-    std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(usual)
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    let key = || 0_u64..4;
-    prop_oneof![
-        3 => key().prop_map(Step::Join),
-        1 => key().prop_map(Step::Leave),
-        20 => key().prop_map(Step::Obey),
-        1 => key().prop_map(Step::Skip),
-        5 => Just(Step::Store),
-        4 => (0_u64..2_000).prop_map(Step::Wait),
-        1 => (0_u64..20_000).prop_map(Step::Silence),
-        1 => Just(Step::Interrupt),
-        2 => key().prop_map(Step::Stale),
-    ]
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: cases(400), ..ProptestConfig::default() })]
-
-    /// Whatever happens in whatever order: every stored attempt balances (checked in `apply`), a batch is accepted at
-    /// most once and in order, a lost part is never accepted, and with agents that behave the run comes to its end.
-    #[test]
-    fn any_order_of_events_keeps_the_invariants(steps in proptest::collection::vec(step(), 0..120), keep in any::<bool>()) {
-        let on_loss = if keep { "keep" } else { "repeat" };
-        let mut play = Play::new(&format!("{PLAN}[agents]\ncount = 2\non_loss = \"{on_loss}\"\nready_timeout_seconds = 86400\n"));
-        let mut next_key = 100;
-        let mut live: BTreeMap<u64, Key> = BTreeMap::new();
-        for step in steps {
-            if play.end.is_some() {
-                break;
-            }
-            live.retain(|_, key| play.orders.contains_key(key) && !play.hung_up.contains(key));
-            match step {
-                Step::Join(n) if !live.contains_key(&n) => {
-                    next_key += 1;
-                    live.insert(n, next_key);
-                    play.join(next_key, &format!("a{n}"));
-                }
-                Step::Leave(n) => {
-                    if let Some(key) = live.remove(&n) {
-                        play.leave(key);
-                    }
-                }
-                Step::Obey(n) => {
-                    if let Some(key) = live.get(&n) {
-                        play.obey(*key);
-                    }
-                }
-                // An order that gets lost: the agent does nothing, and something else must end the waiting.
-                Step::Skip(n) => {
-                    if let Some(orders) = live.get(&n).and_then(|key| play.orders.get_mut(key)) {
-                        orders.pop_front();
-                    }
-                }
-                Step::Store => {
-                    play.store();
-                }
-                Step::Wait(ms) => play.wait(Duration::from_millis(ms)),
-                Step::Silence(ms) => {
-                    play.mono += Duration::from_millis(ms);
-                    play.apply(Event::Tick);
-                    let gone = std::mem::take(&mut play.hung_up);
-                    for key in gone {
-                        play.orders.remove(&key);
-                    }
-                }
-                Step::Interrupt => play.apply(Event::Interrupt),
-                Step::Stale(n) => {
-                    if let Some(key) = live.get(&n).copied() {
-                        let id = AttemptId { run: play.machine.setup.run, batch: 77, attempt: 9 };
-                        for message in report(id, 0, 3, |_| Outcome::Succeeded) {
-                            play.say(key, message);
-                        }
-                        play.say(key, FromAgent::Armed(id));
-                    }
-                }
-                Step::Join(_) => {}
-            }
-        }
-        // Everyone who is left ends, new ones come, and behave.
-        if play.end.is_none() {
-            let keys: Vec<Key> = play.orders.keys().copied().collect();
-            for key in keys {
-                play.leave(key);
-            }
-            for n in 0..2 {
-                play.join(1_000 + n, &format!("fresh{n}"));
-            }
-            if play.end.is_none() {
-                play.settle();
-            }
-        }
-        let accepted = play.accepted();
-        let batches: Vec<u32> = accepted.iter().map(|(batch, _)| *batch).collect();
-        prop_assert!(batches.windows(2).all(|pair| pair[0] < pair[1]), "{batches:?}");
-        for finished in &play.stored {
-            if finished.summary.accepted && !keep {
-                prop_assert_eq!(finished.summary.ledger.lost, 0);
-            }
-        }
-    }
-}
-
+mod any_order;
 mod survey;
+mod uploads;

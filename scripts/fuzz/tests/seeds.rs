@@ -1,0 +1,204 @@
+//! The seeds that are no text. `FUZZ_SEEDS=write` writes them anew, after a message has changed.
+
+use std::path::Path;
+
+use hdrhistogram::Histogram;
+use hdrhistogram::serialization::{Serializer as _, V2Serializer};
+use prost::Message as _;
+use proto::wire::{self, agent_message, coordinator_message};
+use proto::{Bounds, HistogramSet, Metric, PROTOCOL};
+
+fn attempt() -> Option<wire::Attempt> {
+    Some(wire::Attempt { run: vec![7; 16], batch: 3, attempt: 1 })
+}
+
+fn capacity() -> Option<wire::Capacity> {
+    Some(wire::Capacity {
+        threads: 2,
+        descriptors: 20_000,
+        ports: 28_000,
+        port_pool: "net:[1]/127.0.0.1".to_owned(),
+        ports_taken: 5,
+        ports_waiting: 3,
+        ..Default::default()
+    })
+}
+
+fn hello() -> wire::Hello {
+    wire::Hello {
+        protocol: PROTOCOL,
+        version: "0.1.0".to_owned(),
+        name: "node-7.example".to_owned(),
+        host: "node-7".to_owned(),
+        pid: 1,
+        instance: vec![9; 16],
+        capacity: capacity(),
+        ..Default::default()
+    }
+}
+
+fn record(outcome: wire::Outcome) -> wire::Record {
+    let failed = outcome == wire::Outcome::Failed;
+    wire::Record {
+        session: 5,
+        outcome: outcome.into(),
+        phase: failed.then_some(wire::Phase::Step.into()),
+        error_type: if failed { "server_error(X))".to_owned() } else { String::new() },
+        error_message: "closed 1012 (bye)".to_owned(),
+        intended_us: 9,
+        started_us: Some(10),
+        connect_us: Some(100),
+        reset_us: Some(200),
+        step_us: vec![1_000, u64::MAX],
+        total_us: Some(u64::MAX),
+        session_hash: Some("0123456789ab".to_owned()),
+        reset_wire_us: Some(1),
+        reset_lag_us: Some(2),
+        step_wire_us: vec![3, u64::MAX],
+        step_lag_us: vec![4, u64::MAX],
+        ..Default::default()
+    }
+}
+
+fn report(planned: u64) -> wire::Report {
+    let histograms = HistogramSet::new(Bounds::STANDARD).encode();
+    wire::Report {
+        attempt: attempt(),
+        ledger: Some(wire::Ledger { planned, succeeded: 2, failed: 1, ..Default::default() }),
+        chunks: 1,
+        histograms: histograms
+            .into_iter()
+            .zip(1..)
+            .map(|(one, metric)| wire::MetricHistogram { metric, data: one.data, over_range: 0 })
+            .collect(),
+        vitals: Some(wire::Vitals { wire: wire::Wire::Measured.into(), threads: 2, ..Default::default() }),
+        ..Default::default()
+    }
+}
+
+fn from_agent(body: agent_message::Body) -> Vec<u8> {
+    wire::AgentMessage { body: Some(body) }.encode_to_vec()
+}
+
+fn from_coordinator(body: coordinator_message::Body) -> Vec<u8> {
+    wire::CoordinatorMessage { body: Some(body) }.encode_to_vec()
+}
+
+fn prepare() -> wire::Prepare {
+    wire::Prepare {
+        attempt: attempt(),
+        plan_hash: vec![1; 32],
+        target: Some(wire::Target { urls: vec!["http://127.0.0.1:1".to_owned()], ca_pem: Vec::new() }),
+        mode: wire::Mode::Ws.into(),
+        script: Some(wire::Script { steps: 2, wait_us: 1_500_000, step_timeout_us: 3, ..Default::default() }),
+        launch: Some(wire::Launch {
+            kind: Some(wire::launch::Kind::Arrivals(wire::Arrivals { over_us: 12, poisson: true })),
+        }),
+        first_session: 10,
+        sessions: 20,
+        batch_size: 30,
+        agent_index: 1,
+        agent_count: 2,
+        bounds: Some(wire::Bounds { low_us: 1, high_us: 3_600_000_000, significant_digits: 3 }),
+        in_flight_max: 5,
+        ..Default::default()
+    }
+}
+
+fn histogram(values: &[u64], bounds: Bounds) -> Vec<u8> {
+    let mut histogram: Histogram<u64> =
+        Histogram::new_with_bounds(bounds.low_us, bounds.high_us, bounds.significant_digits).expect("bounds");
+    for value in values {
+        histogram.record(*value).expect("in range");
+    }
+    let mut data = Vec::new();
+    V2Serializer::new().serialize(&histogram, &mut data).expect("to memory");
+    data
+}
+
+/// A header, a claim of how long the payload is, the payload.
+fn encoded(claim: u32, payload: &[u8]) -> Vec<u8> {
+    let mut data = histogram(&[], Bounds::STANDARD);
+    data.truncate(40);
+    data[4..8].copy_from_slice(&claim.to_be_bytes());
+    data.extend_from_slice(payload);
+    data
+}
+
+fn all() -> Vec<(&'static str, &'static str, Vec<u8>)> {
+    use agent_message::Body as Agent;
+    use coordinator_message::Body as Coordinator;
+    let chunk = |records| wire::RecordChunk { attempt: attempt(), sequence: 0, records };
+    let found = wire::ProbeResult {
+        url: "http://h:1".to_owned(),
+        mode: wire::Mode::Http.into(),
+        r#final: true,
+        problem: "refused".to_owned(),
+        addresses: vec!["127.0.0.1:1".to_owned()],
+        ..Default::default()
+    };
+    let progress = wire::Progress { attempt: attempt(), launched: 3, open: 2, succeeded: 1, failed: 0 };
+    let both = vec![record(wire::Outcome::Succeeded), record(wire::Outcome::Failed)];
+    let unlived = wire::Record { started_us: None, ..record(wire::Outcome::Succeeded) };
+    let welcome =
+        wire::Welcome { run: vec![7; 16], plan_hash: vec![1; 32], name: "a".to_owned(), lease_us: 10_000_000 };
+    let outside = wire::Prepare { first_session: 11, ..prepare() };
+    let endless = wire::Bounds { low_us: 1, high_us: u64::MAX, significant_digits: 5 };
+    let survey = wire::Survey { number: 4, addresses: vec!["127.0.0.1:1".to_owned()], sessions: 9 };
+    let narrow = Bounds { high_us: 1_000_000, ..Bounds::STANDARD };
+    vec![
+        ("hello", "good-plain", hello().encode_to_vec()),
+        ("hello", "good-again", wire::Hello { plan_hash: vec![1; 32], ..hello() }.encode_to_vec()),
+        ("hello", "bad-name", wire::Hello { name: "../x\u{1b}[2J".to_owned(), ..hello() }.encode_to_vec()),
+        ("hello", "bad-no-capacity", wire::Hello { capacity: None, ..hello() }.encode_to_vec()),
+        ("hello", "bad-empty", Vec::new()),
+        ("agent_message", "good-hello", from_agent(Agent::Hello(hello()))),
+        ("agent_message", "good-probed", from_agent(Agent::Probed(wire::Probed { results: vec![found] }))),
+        ("agent_message", "good-progress", from_agent(Agent::Progress(progress))),
+        ("agent_message", "good-report", from_agent(Agent::Report(report(3)))),
+        ("agent_message", "good-records", from_agent(Agent::Records(chunk(both)))),
+        (
+            "agent_message",
+            "good-surveyed",
+            from_agent(Agent::Surveyed(wire::Surveyed { number: 1, capacity: capacity() })),
+        ),
+        ("agent_message", "good-pong", from_agent(Agent::Pong(wire::Pong { sequence: 1, agent_us: 5 }))),
+        ("agent_message", "bad-ledger", from_agent(Agent::Report(report(4)))),
+        ("agent_message", "bad-record", from_agent(Agent::Records(chunk(vec![unlived])))),
+        ("coordinator_message", "good-welcome", from_coordinator(Coordinator::Welcome(welcome))),
+        ("coordinator_message", "good-prepare", from_coordinator(Coordinator::Prepare(prepare()))),
+        ("coordinator_message", "good-survey", from_coordinator(Coordinator::Survey(survey))),
+        (
+            "coordinator_message",
+            "good-go",
+            from_coordinator(Coordinator::Go(wire::Go { attempt: attempt(), start_at_us: 9 })),
+        ),
+        ("coordinator_message", "bad-share", from_coordinator(Coordinator::Prepare(outside))),
+        (
+            "coordinator_message",
+            "bad-bounds",
+            from_coordinator(Coordinator::Prepare(wire::Prepare { bounds: Some(endless), ..prepare() })),
+        ),
+        ("histograms", "good-empty", histogram(&[], Bounds::STANDARD)),
+        ("histograms", "good-values", histogram(&[0, 1, 2_000, 150_000, 3_600_000_000], Bounds::STANDARD)),
+        ("histograms", "good-large-count", encoded(9, &[0xfe, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f])),
+        ("histograms", "bad-other-bounds", histogram(&[5], narrow)),
+        ("histograms", "bad-claim", encoded(u32::MAX, &[2])),
+        ("histograms", "bad-beyond-the-end", encoded(4, &[0xff, 0xff, 0x7f, 2])),
+        ("histograms", "bad-least-number", encoded(9, &[0xff; 9])),
+        ("histograms", "bad-no-header", vec![0x1c, 0x84, 0x93, 0x13]),
+    ]
+}
+
+#[test]
+fn seeds_are_there() {
+    let write = std::env::var("FUZZ_SEEDS").is_ok_and(|value| value == "write");
+    assert_eq!(Metric::ALL.len(), 11, "a report's seed has every metric by its number");
+    for (target, name, data) in all() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target).join(name);
+        if write {
+            std::fs::write(&path, &data).expect("written");
+        }
+        assert!(path.is_file(), "{} is missing; FUZZ_SEEDS=write makes it", path.display());
+    }
+}
