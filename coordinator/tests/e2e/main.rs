@@ -1,6 +1,7 @@
 //! The whole program as its users run it: real processes, real sockets, real files.
 
 mod endings;
+mod identity;
 mod main_job;
 mod peers;
 mod scale;
