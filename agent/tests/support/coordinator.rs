@@ -2,6 +2,8 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
@@ -26,6 +28,7 @@ pub(crate) struct Coordinator {
     visits: mpsc::UnboundedReceiver<Visit>,
     /// Instances whose hearts beat.
     beats: mpsc::UnboundedReceiver<[u8; 16]>,
+    muted: Arc<AtomicBool>,
     runtime: Option<Runtime>,
 }
 
@@ -46,16 +49,18 @@ impl Coordinator {
         let runtime = runtime.expect("runtime");
         let (visitors, visits) = mpsc::unbounded_channel();
         let (hearts, beats) = mpsc::unbounded_channel();
+        let muted = Arc::<AtomicBool>::default();
+        let mute = muted.clone();
         let (bound, listening) = channel();
         runtime.spawn(async move {
             let listener = TcpListener::bind(address).await.expect("bind");
             bound.send(listener.local_addr().expect("address")).expect("the test waits");
-            let service = ControlServer::new(Desk { visitors, hearts });
+            let service = ControlServer::new(Desk { visitors, hearts, mute });
             let served = tonic::transport::Server::builder().add_service(service);
             served.serve_with_incoming(TcpListenerStream::new(listener)).await.expect("serve");
         });
         let address = listening.recv().expect("the coordinator listens");
-        Self { address, visits, beats, runtime: Some(runtime) }
+        Self { address, visits, beats, muted, runtime: Some(runtime) }
     }
 
     /// The next agent that dials in.
@@ -66,6 +71,16 @@ impl Coordinator {
     /// The next sign of life.
     pub(crate) async fn beat(&mut self) -> [u8; 16] {
         self.beats.recv().await.expect("the coordinator is there")
+    }
+
+    /// One that came already.
+    pub(crate) fn beat_so_far(&mut self) -> Option<[u8; 16]> {
+        self.beats.try_recv().ok()
+    }
+
+    /// Heartbeats are heard from here on, and not answered.
+    pub(crate) fn mute(&self) {
+        self.muted.store(true, Ordering::Relaxed);
     }
 
     /// The next agent, greeted and welcomed; with the plan it says it was welcomed to before.
@@ -127,6 +142,7 @@ impl Visit {
 struct Desk {
     visitors: mpsc::UnboundedSender<Visit>,
     hearts: mpsc::UnboundedSender<[u8; 16]>,
+    mute: Arc<AtomicBool>,
 }
 
 #[tonic::async_trait]
@@ -143,12 +159,12 @@ impl Control for Desk {
     type PulseStream = Pin<Box<dyn Stream<Item = Result<BeatSeen, Status>> + Send>>;
 
     async fn pulse(&self, request: Request<Streaming<Beat>>) -> Result<Response<Self::PulseStream>, Status> {
-        let hearts = self.hearts.clone();
-        let answers = request.into_inner().map(move |beat| {
-            let beat = proto::message::Beat::try_from(beat?).expect("an agent's beats are valid");
+        let (hearts, mute) = (self.hearts.clone(), self.mute.clone());
+        let answers = request.into_inner().filter_map(move |beat| {
+            let beat = proto::message::Beat::try_from(beat.ok()?).expect("an agent's beats are valid");
             // The test may have stopped listening.
             let _ = hearts.send(beat.instance);
-            Ok(BeatSeen { sequence: beat.sequence })
+            (!mute.load(Ordering::Relaxed)).then_some(Ok(BeatSeen { sequence: beat.sequence }))
         });
         Ok(Response::new(Box::pin(answers)))
     }

@@ -85,7 +85,7 @@ pub(super) enum Trust {
         new: bool,
         /// Named by a flag.
         given: bool,
-        /// Of a run whose agents are all its own, where no folder could be made: it goes with this.
+        /// Of a run whose agents are all its own: it goes with this.
         _temporary: Option<TemporaryFolder>,
     },
 }
@@ -95,19 +95,23 @@ pub(super) fn trust(args: &RunArgs, plan: &Plan) -> Result<Trust, Problem> {
         return Ok(Trust::Plaintext);
     }
     let given = args.identity.is_some();
-    let found = identity::place(args.identity.as_deref()).and_then(|dir| identity::load_or_create(&dir));
     let all_local = plan.agents.local >= plan.agents.count;
-    let (identity, new, temporary) = match found {
-        Ok((identity, new)) => (identity, new, None),
-        // A home that can't be written to is no reason to refuse a run that stays on this machine.
-        Err(IdentityError::Broken(why)) if all_local && !given => {
-            tracing::info!("an identity for this run only: {why}");
-            let folder = TemporaryFolder(std::env::temp_dir().join(format!("muster-{}", uuid::Uuid::new_v4())));
-            let (identity, _) = identity::load_or_create(&folder.0.join("identity"))
-                .map_err(|error| Problem::usage(error.to_string()))?;
-            (identity, false, Some(folder))
+    let usage = |error: IdentityError| Problem::usage(error.to_string());
+    let (identity, new, temporary) = if all_local && !given {
+        match identity::place(None).and_then(|dir| Identity::load(&dir)) {
+            Ok(identity) => (identity, false, None),
+            Err(error @ IdentityError::Unsafe(_)) => return Err(usage(error)),
+            // A run that stays on this machine leaves nothing in anyone's home, and needs none.
+            Err(IdentityError::Missing(_) | IdentityError::Broken(_)) => {
+                let folder = TemporaryFolder(std::env::temp_dir().join(format!("muster-{}", uuid::Uuid::new_v4())));
+                let (identity, _) = identity::load_or_create(&folder.0.join("identity")).map_err(usage)?;
+                (identity, false, Some(folder))
+            }
         }
-        Err(error) => return Err(Problem::usage(error.to_string())),
+    } else {
+        let place = identity::place(args.identity.as_deref());
+        let (identity, new) = place.and_then(|dir| identity::load_or_create(&dir)).map_err(usage)?;
+        (identity, new, None)
     };
     // Whatever is wrong with it is said before a port is bound.
     identity.server().map_err(|error| Problem::usage(error.to_string()))?;

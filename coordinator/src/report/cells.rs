@@ -36,7 +36,7 @@ impl Done {
 }
 
 /// Total latencies of a cell's repetitions, merged: its percentiles are never averages of percentiles.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq)]
 pub struct CellHistograms {
     totals: BTreeMap<(Mode, u64, u64), Histogram<u64>>,
 }

@@ -322,3 +322,6 @@ fn csv_line<T: AsRef<[u8]>>(cells: impl IntoIterator<Item = T>) -> io::Result<Ve
     writer.write_record(cells)?;
     writer.into_inner().map_err(|error| io::Error::other(error.to_string()))
 }
+
+#[cfg(test)]
+mod tests;

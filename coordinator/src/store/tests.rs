@@ -1,0 +1,198 @@
+//! What a crash may leave behind, on real files.
+
+use std::io::Write as _;
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use proto::{AttemptId, Bounds, HistogramSet, Mode, Outcome, RunId, SessionRecord};
+
+use super::resume::{Resumed, resume, stored};
+use super::run_json::{Facts, RunJson};
+use super::*;
+use crate::plan::Plan;
+use crate::plan::check::plan_of;
+use crate::plan::expand::Batch;
+use crate::report::facts::{Row, Verdict, Worth};
+use crate::report::summary::Context;
+use crate::run::event_loop::Papers;
+
+const FILES: [&str; 5] = ["raw.jsonl", "raw.jsonl.zst", SUMMARY, HISTOGRAMS, JOURNAL];
+
+fn plan(raw: &str) -> Plan {
+    let text = "[target]\nurls=[\"http://h:1\"]\n[grid]\nbatch_sizes=[5]\nrepetitions=4\n[output]\nraw=";
+    plan_of(&format!("{text}\"{raw}\"")).expect("plan")
+}
+
+/// Repetition `index` + 1 of five sessions, one of which failed.
+fn finished(index: u32, attempt: u32, accepted: bool) -> Finished {
+    let batch = Batch { index, mode: Mode::Ws, batch_size: 5, wait_us: 1_000_000, repetition: index + 1 };
+    let rows: Vec<Row> = (0..5)
+        .map(|session| {
+            let outcome = if session == 3 { Outcome::Lost } else { Outcome::Succeeded };
+            let mut record = SessionRecord::without_life(session, outcome.clone(), "n1 \"was\" lost\n".to_owned());
+            if outcome == Outcome::Succeeded {
+                record.started_us = Some(session);
+                record.total_us = Some(1_000_000 + u64::from(index) * 1_000 + session);
+            }
+            Row { agent: Arc::from("n1"), record }
+        })
+        .collect();
+    let mut histograms = HistogramSet::new(Bounds::STANDARD);
+    rows.iter().for_each(|row| histograms.record(&row.record));
+    let context = Context {
+        batch,
+        url: "http://h:1",
+        hardware: "a \"box\", with commas",
+        timestamp: Timestamp::UNIX_EPOCH,
+        asked_wait_us: 1_000_000,
+        agents: 1,
+        attempt,
+    };
+    let mut summary = Summary::of(&context, &rows, &histograms);
+    summary.accepted = accepted;
+    let worth = if accepted { Worth::Valid } else { Worth::Degraded };
+    summary.verdict = Verdict { worth, reasons: vec!["because, \"so\"".to_owned()], ..Verdict::default() };
+    let id = AttemptId { run: RunId(uuid::Uuid::nil()), batch: index, attempt };
+    Finished { id, summary, rows, histograms, stands: accepted }
+}
+
+fn put_run(store: &Store, plan: &Plan) {
+    let (papers, agents, urls) = (Papers::default(), Default::default(), plan.target.urls.clone());
+    let facts = Facts {
+        run: RunId(uuid::Uuid::nil()),
+        plan,
+        urls: &urls,
+        papers: &papers,
+        output: store.place(),
+        ended: None,
+        end: None,
+        agents: &agents,
+        results: &[],
+    };
+    store.put_run(&RunJson::of(&facts)).expect("run.json");
+}
+
+/// A folder with two batches, the second one after a refused attempt.
+fn two_batches(dir: &Path, raw: &str) {
+    let plan = plan(raw);
+    let mut store =
+        Store::create(dir.to_path_buf(), plan.output.raw, Timestamp::UNIX_EPOCH, Faults::default()).expect("created");
+    put_run(&store, &plan);
+    for attempt in [finished(0, 1, true), finished(1, 1, false), finished(1, 2, true)] {
+        store.put(&attempt).expect("put");
+    }
+}
+
+fn again(dir: &Path) -> Resumed {
+    resume(dir.to_path_buf(), stored(dir).expect("stored"), Faults::default()).expect("resumed")
+}
+
+fn contents(dir: &Path) -> Vec<(&'static str, Option<Vec<u8>>)> {
+    FILES.iter().map(|name| (*name, fs::read(dir.join(name)).ok())).collect()
+}
+
+fn append(dir: &Path, name: &str, bytes: &[u8]) {
+    let path = dir.join(name);
+    if path.exists() {
+        OpenOptions::new().append(true).open(path).and_then(|mut file| file.write_all(bytes)).expect("appended");
+    }
+}
+
+#[test]
+fn what_is_whole_is_read_back_as_it_was() {
+    for raw in ["jsonl", "jsonl.zst", "none"] {
+        let dir = tempfile::tempdir().expect("dir");
+        two_batches(dir.path(), raw);
+        let before = contents(dir.path());
+        let mut back = again(dir.path());
+        assert_eq!(back.notes, Vec::<String>::new(), "{raw}");
+        assert_eq!(contents(dir.path()), before, "{raw}");
+        let decided: Vec<u32> = back.history.decided.keys().copied().collect();
+        assert_eq!((decided, &back.history.refused), (vec![0, 1], &[(1, 1)].into()));
+        assert_eq!(back.history.decided[&0], finished(0, 1, true).summary, "to the last bit");
+        let mut cells = crate::report::cells::CellHistograms::default();
+        for attempt in [finished(0, 1, true), finished(1, 2, true)] {
+            cells.add(&attempt.summary.batch, &attempt.histograms);
+        }
+        assert!(back.cells == cells, "{raw}: the merged totals");
+        // And it goes on.
+        back.store.put(&finished(2, 1, true)).expect("put");
+        drop(back);
+        assert_eq!(again(dir.path()).history.decided.len(), 3);
+    }
+}
+
+#[test]
+fn one_coordinator_at_a_time() {
+    let dir = tempfile::tempdir().expect("dir");
+    two_batches(dir.path(), "jsonl");
+    let first = again(dir.path());
+    let second = resume(dir.path().to_path_buf(), stored(dir.path()).expect("stored"), Faults::default());
+    let problem = second.expect_err("it is taken").to_string();
+    assert!(problem.contains("another coordinator"), "{problem}");
+    drop(first);
+    let _ = again(dir.path());
+}
+
+#[test]
+fn an_entry_whose_files_are_not_all_there_is_done_again() {
+    let dir = tempfile::tempdir().expect("dir");
+    two_batches(dir.path(), "jsonl");
+    let raw = dir.path().join("raw.jsonl");
+    let length = fs::metadata(&raw).expect("raw").len();
+    OpenOptions::new().write(true).open(&raw).and_then(|file| file.set_len(length - 7)).expect("cut");
+    let back = again(dir.path());
+    assert_eq!(back.history.decided.keys().copied().collect::<Vec<_>>(), [0]);
+    assert_eq!(back.history.refused, [(1, 1)].into(), "the refused attempt stands");
+    assert!(back.notes.iter().any(|note| note.contains("batch 1 is in the journal")), "{:?}", back.notes);
+    assert_eq!(fs::read_to_string(&raw).expect("raw").lines().count(), 5);
+}
+
+#[test]
+fn records_of_an_attempt_that_was_never_finished_are_removed() {
+    let dir = tempfile::tempdir().expect("dir");
+    two_batches(dir.path(), "jsonl");
+    let stray = dir.path().join("attempts/ws-5-1.0-3-attempt-1.jsonl");
+    fs::write(&stray, "half").expect("written");
+    fs::write(dir.path().join("attempts/notes.txt"), "mine").expect("written");
+    let back = again(dir.path());
+    assert!(back.notes.iter().any(|note| note.contains("attempt-1.jsonl is removed")), "{:?}", back.notes);
+    let left = fs::read_dir(dir.path().join("attempts")).expect("list").count();
+    assert_eq!((stray.exists(), left), (false, 2), "the known attempt and what is not ours");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    /// A crash in the middle of the next attempt leaves any number of bytes at the end of any file.
+    #[test]
+    fn half_written_tails_are_cut_off_and_said(
+        raw in prop_oneof![Just("jsonl"), Just("jsonl.zst"), Just("none")],
+        parts in proptest::collection::vec(0.0_f64..=1.0, 4),
+        garbage in proptest::collection::vec(any::<u8>(), 0..40),
+    ) {
+        let (dir, next) = (tempfile::tempdir().expect("dir"), tempfile::tempdir().expect("dir"));
+        two_batches(dir.path(), raw);
+        two_batches(next.path(), raw);
+        let before = contents(dir.path());
+        // What the next batch would have written.
+        again(next.path()).store.put(&finished(2, 1, true)).expect("put");
+        let mut cut = false;
+        for ((name, was), part) in before.iter().zip([parts[0], parts[0], parts[1], parts[2], parts[3]]) {
+            let Some(was) = was else { continue };
+            let whole = fs::read(next.path().join(name)).expect("whole");
+            let added = &whole[was.len()..];
+            // Of the journal's line never all: then it would be finished.
+            let most = if *name == JOURNAL { added.len() - 1 } else { added.len() };
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "a part")]
+            let tail = &added[..(most as f64 * part) as usize];
+            append(dir.path(), name, tail);
+            append(dir.path(), name, &garbage);
+            cut |= !tail.is_empty() || !garbage.is_empty();
+        }
+        let back = again(dir.path());
+        prop_assert_eq!(contents(dir.path()), before);
+        prop_assert_eq!(back.history.decided.len(), 2);
+        prop_assert_eq!(cut, back.notes.iter().any(|note| note.contains("cut back from")), "{:?}", back.notes);
+    }
+}
