@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use proto::limits::NAME_CHARS_MAX;
+use proto::limits::{CHUNK_BYTES_TARGET, NAME_CHARS_MAX};
 use proto::message::{Hello, RefusedWhy};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
@@ -175,6 +175,7 @@ fn run(args: Args) -> Result<u8, String> {
         loader: Loader::default(),
         prober: Prober::default(),
         pulse: Home::Thread,
+        chunk_bytes: CHUNK_BYTES_TARGET,
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)

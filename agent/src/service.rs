@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use proto::limits::CHUNK_BYTES_TARGET;
 use proto::message::{Hello, ProbeResult, Progress, RecordChunk, Refused, RefusedWhy, Report, Resend};
 use proto::{AttemptId, Capacity, FromAgent, FromCoordinator, SessionRecord};
 use tokio::sync::mpsc;
@@ -50,6 +49,8 @@ pub struct Settings {
     pub loader: Loader,
     pub prober: Prober,
     pub pulse: Home,
+    /// Encoded bytes of records that go into one message, about.
+    pub chunk_bytes: usize,
 }
 
 /// Serves coordinators until dismissed, refused, interrupted, or alone for too long.
@@ -295,7 +296,7 @@ impl Life {
                 Effect::DropAttempt => self.attempt = None,
                 Effect::Upload(attempt) => {
                     if let Some(Attempt::Measured(measured)) = self.attempt.take() {
-                        let upload = Arc::new(Upload::of(attempt, *measured));
+                        let upload = Arc::new(Upload::of(attempt, *measured, self.settings.chunk_bytes));
                         let everything = Resend { attempt, report: true, sequences: Vec::new(), from: Some(0) };
                         self.send_upload(upload, everything, out);
                     }
@@ -348,8 +349,8 @@ struct Upload {
 }
 
 impl Upload {
-    fn of(attempt: AttemptId, measured: Measured) -> Self {
-        let chunks = chunks(measured.records, CHUNK_BYTES_TARGET);
+    fn of(attempt: AttemptId, measured: Measured, chunk_bytes: usize) -> Self {
+        let chunks = chunks(measured.records, chunk_bytes);
         let report = Report {
             attempt,
             ledger: measured.ledger,
@@ -406,6 +407,8 @@ fn chunks(records: Vec<SessionRecord>, bytes_target: usize) -> Vec<Vec<SessionRe
 
 #[cfg(test)]
 mod tests {
+    use proto::limits::CHUNK_BYTES_TARGET;
+
     use super::*;
 
     #[test]
@@ -457,6 +460,7 @@ mod tests {
                 loader: Loader::default(),
                 prober: Prober::default(),
                 pulse: Home::Thread,
+                chunk_bytes: CHUNK_BYTES_TARGET,
             },
             connector: Connector::new("127.0.0.1:9".to_owned(), crate::link::Security::Plaintext),
             attempt: None,

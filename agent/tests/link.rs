@@ -63,6 +63,7 @@ impl Agent {
             loader: Loader::default(),
             prober: Prober::default(),
             pulse: Home::Thread,
+            chunk_bytes: proto::limits::CHUNK_BYTES_TARGET,
         };
         let interrupt = CancellationToken::new();
         let connector = Connector::new(address.to_string(), Security::Plaintext);

@@ -36,8 +36,16 @@ pub(super) fn what(args: &RunArgs) -> Result<What, Problem> {
         return Ok(What { plan, folder, stored: None });
     };
     let stored = resume::stored(dir).map_err(|error| cant_resume(&error))?;
+    let mut plan = stored.plan.clone();
     let mut folder = PathBuf::from(stored.plan_folder());
-    if says_something(&args.plan) {
+    if says_what_is_run(&args.plan) {
+        if args.plan.plan.is_none() && (args.plan.target.is_empty() || args.plan.batch_sizes.is_empty()) {
+            return Err(Problem::usage(format!(
+                "--resume {0}: the plan comes from there and can't be changed; leave its flags out: coordinator run --resume \
+                 {0}",
+                dir.display()
+            )));
+        }
         let given = source::plan(&args.plan, None)?;
         let differences = differences(&stored.plan, &given.plan);
         if !differences.is_empty() {
@@ -52,8 +60,18 @@ pub(super) fn what(args: &RunArgs) -> Result<What, Problem> {
             });
         }
         folder = given.folder;
+        (plan.agents.count, plan.agents.local) = (given.plan.agents.count, given.plan.agents.local);
+    } else {
+        // How many agents carry it is no part of what is measured; the meaning of the two is that of a new run.
+        if let Some(local) = args.plan.local {
+            (plan.agents.local, plan.agents.count) = (local, local.max(1));
+        }
+        if let Some(agents) = args.plan.agents {
+            plan.agents.count = agents.max(1);
+            plan.agents.local = plan.agents.local.min(plan.agents.count);
+        }
     }
-    Ok(What { plan: stored.plan.clone(), folder, stored: Some((dir.clone(), stored)) })
+    Ok(What { plan, folder, stored: Some((dir.clone(), stored)) })
 }
 
 fn cant_resume(error: &ResumeError) -> Problem {
@@ -63,8 +81,8 @@ fn cant_resume(error: &ResumeError) -> Problem {
     }
 }
 
-/// Whether a plan, or a part of one, was given.
-fn says_something(args: &PlanArgs) -> bool {
+/// Whether a plan, or a part of one, was given, but for the number of agents.
+fn says_what_is_run(args: &PlanArgs) -> bool {
     args.plan.is_some()
         || !args.set.is_empty()
         || !args.target.is_empty()
@@ -72,8 +90,6 @@ fn says_something(args: &PlanArgs) -> bool {
         || !args.wait.is_empty()
         || args.reps.is_some()
         || args.mode.is_some()
-        || args.local.is_some()
-        || args.agents.is_some()
 }
 
 /// Who may connect.

@@ -150,8 +150,8 @@ struct RunArgs {
     #[arg(short, long)]
     verbose: bool,
 
-    /// Go on with the run in DIR: what is complete stands, the rest is done. The plan comes from there; one that is given
-    /// must be the same
+    /// Go on with the run in DIR: what is complete stands, the rest is done. The plan comes from there, one that is given
+    /// must be the same; --agents and --local may differ
     #[arg(long, value_name = "DIR", conflicts_with = "output")]
     resume: Option<PathBuf>,
 

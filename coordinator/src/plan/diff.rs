@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::Plan;
 
-/// One line a key whose value differs. Where the results go is no part of what is run.
+/// One line a key whose value differs, without those that are no part of what is measured (see [`Plan::hash`]).
 #[must_use]
 pub fn differences(before: &Plan, now: &Plan) -> Vec<String> {
     let flat = |plan: &Plan| {
@@ -21,7 +21,7 @@ pub fn differences(before: &Plan, now: &Plan) -> Vec<String> {
     names.dedup();
     names
         .into_iter()
-        .filter(|name| *name != "output.dir")
+        .filter(|name| !["output.dir", "agents.count", "agents.local"].contains(&name.as_str()))
         .map(|name| (name, value(&before, name), value(&now, name)))
         .filter(|(_, before, now)| before != now)
         .map(|(name, before, now)| format!("{name}: {before} in the run, {now} now"))
@@ -69,7 +69,10 @@ mod tests {
         };
         let before = plan("");
         assert_eq!(differences(&before, &before), Vec::<String>::new());
-        assert_eq!(differences(&before, &plan("[output]\ndir=\"/elsewhere\"")), Vec::<String>::new());
+        for same in ["[output]\ndir=\"/elsewhere\"", "[agents]\ncount=4"] {
+            assert_eq!(differences(&before, &plan(same)), Vec::<String>::new());
+            assert_eq!(before.hash(), plan(same).hash());
+        }
         let now = plan("wait_seconds=[0.5, 2]\nrepetitions=5\n[target2]\n".trim_end_matches("[target2]\n"));
         assert_eq!(
             differences(&before, &now),

@@ -174,10 +174,13 @@ pub struct Output {
 
 impl Plan {
     /// SHA-256 of the checked plan as JSON: field order is fixed, so equal plans have equal hashes however they were
-    /// written down.
+    /// written down. Where the results go, and how many agents are waited for, are no part of what is measured.
     #[must_use]
     pub fn hash(&self) -> PlanHash {
-        let text = serde_json::to_vec(self).unwrap_or_else(|error| unreachable!("a plan is plain data: {error}"));
+        let mut measured = self.clone();
+        (measured.agents.count, measured.agents.local) = (0, 0);
+        measured.output.dir.clear();
+        let text = serde_json::to_vec(&measured).unwrap_or_else(|error| unreachable!("a plan is plain data: {error}"));
         PlanHash(Sha256::digest(text).into())
     }
 

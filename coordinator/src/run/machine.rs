@@ -220,8 +220,8 @@ pub struct Machine {
     interrupted: bool,
     /// A loss with `on_loss = "abort"`.
     aborted: bool,
-    /// For which batch agents are, or were, waited for, and until when.
-    awaited: Option<(u32, Duration)>,
+    /// Until when agents are, or were, waited for.
+    await_until: Option<Duration>,
     /// Who owned the connections that broke in the middle of an upload.
     away: BTreeMap<Key, [u8; 16]>,
     effects: Vec<Effect>,
@@ -246,7 +246,7 @@ impl Machine {
             results: Vec::new(),
             interrupted: false,
             aborted: false,
-            awaited: None,
+            await_until: None,
             away: BTreeMap::new(),
             effects: Vec::new(),
             setup,

@@ -42,6 +42,25 @@ fn ctrl_c_once_keeps_what_is_complete() {
     assert!(cut.lines().all(|line| line.contains(r#""error_type":"cancelled""#)), "{cut}");
 }
 
+/// A scheduler signals the job, its steps, and through its own launcher: the same word several times.
+#[test]
+fn sigterm_however_often_waits_for_what_there_is() {
+    let server = Server::start(&[]);
+    let dir = tempfile::tempdir().expect("dir");
+    let out = dir.path().join("out");
+    let mut coordinator = long_run(&server, &out, &["--local", "2"]);
+    coordinator.line_with("ws 10 x 60.0 s, rep 1: open 10");
+    for _ in 0..3 {
+        coordinator.signal(Signal::SIGTERM);
+    }
+    let ended = coordinator.end();
+    assert_eq!(ended.code(), Some(130), "{}", ended.text);
+    assert!(ended.text.contains("go on with: coordinator run --resume"), "{}", ended.text);
+    let results = Results::of(&out);
+    assert_eq!(results.text("attempts/ws-10-60.0-1-attempt-1.jsonl").lines().count(), 10);
+    assert_eq!((results.journal().len(), results.run_json()["status"].as_str()), (2, Some("interrupted")));
+}
+
 #[test]
 fn ctrl_c_twice_ends_at_once() {
     let server = Server::start(&[]);

@@ -292,6 +292,8 @@ async fn agent(name: &'static str, number: u8, life: u8) -> turmoil::Result {
             told
         }),
         pulse: Home::Task,
+        // Two or three records a message, so that uploads break off in the middle.
+        chunk_bytes: 500,
     };
     let connector = Connector::over(format!("{COORDINATOR}:{PORT}"), Security::Plaintext, |address| {
         Box::pin(async move { Ok(Box::new(TcpStream::connect(address).await?) as Box<dyn Socket>) })

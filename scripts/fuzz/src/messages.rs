@@ -32,6 +32,7 @@ pub mod agent_message {
                 let mut set = HistogramSet::new(Bounds::STANDARD);
                 chunk.records.iter().for_each(|record| assert_recordable(record, &mut set));
             }
+            FromAgent::Leaving(reason) => assert!(reason.len() <= limits::TEXT_BYTES_MAX),
             _ => {}
         }
         true
@@ -49,6 +50,10 @@ pub mod coordinator_message {
     #[must_use]
     pub fn accepts(data: &[u8]) -> bool {
         let Some(taken) = taken::<wire::CoordinatorMessage, FromCoordinator>(data) else { return false };
+        if let FromCoordinator::Resend(wanted) = &taken {
+            assert!(wanted.sequences.len() <= limits::RESEND_MAX);
+            assert!(wanted.sequences.iter().chain(&wanted.from).all(|sequence| *sequence <= limits::CHUNKS_MAX));
+        }
         if let FromCoordinator::Prepare(share) = &taken {
             assert!(share.first_session + share.sessions <= share.batch_size);
             assert!(share.batch_size <= limits::SESSIONS_MAX && share.in_flight_max >= 1);
@@ -85,6 +90,21 @@ pub mod hello {
         assert!(hello.capacity.ports_waiting <= hello.capacity.ports_taken);
         assert!(hello.capacity.ports_taken <= hello.capacity.ports);
         assert!(hello.capacity.port_pool.len() <= limits::TEXT_BYTES_MAX);
+    }
+}
+
+/// An agent's sign of life.
+pub mod beat {
+    use super::*;
+    use proto::message::Beat;
+
+    pub fn body(data: &[u8]) {
+        let _ = accepts(data);
+    }
+
+    #[must_use]
+    pub fn accepts(data: &[u8]) -> bool {
+        taken::<wire::Beat, Beat>(data).is_some()
     }
 }
 

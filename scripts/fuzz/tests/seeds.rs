@@ -1,7 +1,11 @@
 //! The seeds that are no text. `FUZZ_SEEDS=write` writes them anew, after a message has changed.
 
+use std::io::Write as _;
 use std::path::Path;
 
+use base64::Engine as _;
+use flate2::Compression;
+use flate2::write::ZlibEncoder;
 use hdrhistogram::Histogram;
 use hdrhistogram::serialization::{Serializer as _, V2Serializer};
 use prost::Message as _;
@@ -125,6 +129,61 @@ fn encoded(claim: u32, payload: &[u8]) -> Vec<u8> {
     data
 }
 
+/// A compressed histogram, as intervals of a log hold it; `claim` is of how long what is compressed is.
+fn zipped(claim: Option<u32>, plain: &[u8]) -> Vec<u8> {
+    let mut zlib = ZlibEncoder::new(Vec::new(), Compression::best());
+    zlib.write_all(plain).expect("to memory");
+    let zlib = zlib.finish().expect("to memory");
+    let length = claim.unwrap_or_else(|| u32::try_from(zlib.len()).expect("a short one"));
+    [&0x1c84_9314_u32.to_be_bytes()[..], &length.to_be_bytes(), &zlib].concat()
+}
+
+/// A line of a log.
+fn interval(tag: &str, histogram: &[u8]) -> Vec<u8> {
+    let packed = base64::engine::general_purpose::STANDARD.encode(histogram);
+    format!("{tag}0.100,0.005,1.000,{packed}\n").into_bytes()
+}
+
+/// A log of one histogram, that is `plain` before it is compressed.
+fn log(plain: &[u8]) -> Vec<u8> {
+    interval("Tag=ws-2-0.0-1-total,", &zipped(None, plain))
+}
+
+fn hlogs() -> Vec<(&'static str, Vec<u8>)> {
+    let good = histogram(&[1, 2_000, 150_000], Bounds::STANDARD);
+    let line = log(&good);
+    let broken = interval("Tag=ws-2-0.0-1-step,", &zipped(None, &good[..30]));
+    let third = interval("Tag=ws-2-0.0-1-close,", &zipped(None, &good));
+    let mut endless = good.clone();
+    // The highest value, then the digits.
+    endless[24..32].copy_from_slice(&u64::MAX.to_be_bytes());
+    endless[15] = 5;
+    let mut torn = zipped(None, &good);
+    torn.truncate(torn.len() - 5);
+    vec![
+        ("good-no-tag", interval("", &zipped(None, &good))),
+        ("good-same-tag-twice", [&line[..], &log(&histogram(&[7], Bounds::STANDARD))].concat()),
+        ("good-large-count", log(&encoded(9, &[0xfe, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f]))),
+        ("good-lines-of-two-bytes", [&line[..line.len() - 1], b"\r\n"].concat()),
+        // Nobody needs the length that stands outside: the stream knows its end, and has a sum.
+        ("good-length-outside-lies", interval("Tag=a,", &zipped(Some(u32::MAX), &good))),
+        ("bad-empty", Vec::new()),
+        ("bad-half-a-line", [&line[..], &third[..third.len() / 2]].concat()),
+        ("bad-tag-without-histogram", interval("Tag=a,", &[])),
+        ("bad-one-of-three", [&line[..], &broken, &third].concat()),
+        ("bad-not-compressed", interval("Tag=a,", &good)),
+        ("bad-torn-stream", interval("Tag=a,", &torn)),
+        ("bad-claim", log(&encoded(u32::MAX, &[2]))),
+        ("bad-claim-of-a-gib", log(&encoded(1 << 30, &[2]))),
+        ("bad-beyond-the-end", log(&encoded(4, &[0xff, 0xff, 0x7f, 2]))),
+        ("bad-least-number", log(&encoded(9, &[0xff; 9]))),
+        ("bad-bounds", log(&endless)),
+        // A few KiB that become 3 MiB, and claim as much.
+        ("bad-much-of-nothing", log(&encoded(3 << 20, &vec![0; 3 << 20]))),
+        ("bad-seconds", b"Tag=a,99999999999999999999.0,0.0,0.0,\n".to_vec()),
+    ]
+}
+
 fn all() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     use agent_message::Body as Agent;
     use coordinator_message::Body as Coordinator;
@@ -145,14 +204,30 @@ fn all() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     let outside = wire::Prepare { first_session: 11, ..prepare() };
     let endless = wire::Bounds { low_us: 1, high_us: u64::MAX, significant_digits: 5 };
     let survey = wire::Survey { number: 4, addresses: vec!["127.0.0.1:1".to_owned()], sessions: 9 };
+    let resend = wire::Resend { attempt: attempt(), report: true, sequences: vec![0, 7], from: Some(9) };
+    let too_many = wire::Resend { sequences: vec![0; proto::limits::RESEND_MAX + 1], ..resend.clone() };
+    let no_chunk = wire::Resend { from: Some(u64::MAX), ..resend.clone() };
+    let beat = wire::Beat { instance: vec![9; 16], sequence: u64::MAX };
+    let holding = wire::Hello { plan_hash: vec![1; 32], holding: attempt(), ..hello() };
+    let no_run = Some(wire::Attempt { run: vec![7; 15], batch: 3, attempt: 1 });
+    let leaving = |reason: String| from_agent(Agent::Leaving(wire::Leaving { reason }));
     let narrow = Bounds { high_us: 1_000_000, ..Bounds::STANDARD };
-    vec![
+    let mut all = vec![
         ("hello", "good-plain", hello().encode_to_vec()),
         ("hello", "good-again", wire::Hello { plan_hash: vec![1; 32], ..hello() }.encode_to_vec()),
+        ("hello", "good-holding", holding.encode_to_vec()),
+        ("hello", "bad-holding", wire::Hello { holding: no_run, ..hello() }.encode_to_vec()),
+        ("beat", "good-plain", beat.encode_to_vec()),
+        ("beat", "good-first", wire::Beat { sequence: 0, ..beat.clone() }.encode_to_vec()),
+        ("beat", "bad-instance", wire::Beat { instance: vec![9; 15], ..beat }.encode_to_vec()),
+        ("beat", "bad-empty", Vec::new()),
         ("hello", "bad-name", wire::Hello { name: "../x\u{1b}[2J".to_owned(), ..hello() }.encode_to_vec()),
         ("hello", "bad-no-capacity", wire::Hello { capacity: None, ..hello() }.encode_to_vec()),
         ("hello", "bad-empty", Vec::new()),
         ("agent_message", "good-hello", from_agent(Agent::Hello(hello()))),
+        ("agent_message", "good-hello-holding", from_agent(Agent::Hello(holding))),
+        ("agent_message", "good-leaving", leaving("told to end".to_owned())),
+        ("agent_message", "bad-leaving", leaving("x".repeat(proto::limits::TEXT_BYTES_MAX + 1))),
         ("agent_message", "good-probed", from_agent(Agent::Probed(wire::Probed { results: vec![found] }))),
         ("agent_message", "good-progress", from_agent(Agent::Progress(progress))),
         ("agent_message", "good-report", from_agent(Agent::Report(report(3)))),
@@ -173,6 +248,9 @@ fn all() -> Vec<(&'static str, &'static str, Vec<u8>)> {
             "good-go",
             from_coordinator(Coordinator::Go(wire::Go { attempt: attempt(), start_at_us: 9 })),
         ),
+        ("coordinator_message", "good-resend", from_coordinator(Coordinator::Resend(resend))),
+        ("coordinator_message", "bad-resend-too-many", from_coordinator(Coordinator::Resend(too_many))),
+        ("coordinator_message", "bad-resend-no-chunk", from_coordinator(Coordinator::Resend(no_chunk))),
         ("coordinator_message", "bad-share", from_coordinator(Coordinator::Prepare(outside))),
         (
             "coordinator_message",
@@ -187,7 +265,9 @@ fn all() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         ("histograms", "bad-beyond-the-end", encoded(4, &[0xff, 0xff, 0x7f, 2])),
         ("histograms", "bad-least-number", encoded(9, &[0xff; 9])),
         ("histograms", "bad-no-header", vec![0x1c, 0x84, 0x93, 0x13]),
-    ]
+    ];
+    all.extend(hlogs().into_iter().map(|(name, data)| ("hlog", name, data)));
+    all
 }
 
 #[test]

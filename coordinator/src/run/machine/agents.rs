@@ -49,6 +49,10 @@ impl Machine {
             rounds,
         };
         self.agents.insert(key, agent);
+        // Whoever was waited for in vain may come after all.
+        if !matches!(self.phase, Phase::Awaiting { .. }) {
+            self.await_until = None;
+        }
         self.ping(now, key);
         let wanted = self.wanted();
         self.tell(RunEvent::AgentJoined { name, ready: self.agents.len(), wanted });
@@ -193,6 +197,9 @@ impl Machine {
 
     pub(super) fn left(&mut self, now: Now, key: Key, why: &str) {
         let Some(agent) = self.agents.remove(&key) else { return };
+        if !matches!(self.phase, Phase::Awaiting { .. }) {
+            self.await_until = None;
+        }
         if !agent.leaving {
             self.tell(RunEvent::AgentLeft { name: agent.name.clone(), why: why.to_owned() });
         }

@@ -220,12 +220,13 @@ impl Machine {
             }
         }
         let carried = |this: &Self| this.shares_after_wait(&current.batch).is_ok();
-        let again = self.may_repeat() && (carried(self) || self.others_may_come(now, &current.batch));
+        let again = self.may_repeat() && (carried(self) || self.others_may_come(now));
         if let Some(why) = &refused {
             self.tell(RunEvent::AttemptRefused {
                 batch: current.batch,
                 attempt: current.id.attempt,
-                why: finished.summary.verdict.reasons.first().unwrap_or(why).clone(),
+                // Of a loss the verdict's first reason says more.
+                why: finished.summary.verdict.reasons.first().filter(|_| lost).unwrap_or(why).clone(),
                 again,
             });
         }

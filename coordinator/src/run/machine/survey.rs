@@ -117,23 +117,22 @@ impl Machine {
         }
     }
 
-    /// Whether it is worth waiting for more agents: some are missing, and not all of them were this process's children.
-    pub(super) fn others_may_come(&self, now: Now, batch: &Batch) -> bool {
+    /// Whether it is worth waiting for more agents: some are missing, not all of them were this process's children, and
+    /// since the last one came nobody was waited for in vain.
+    pub(super) fn others_may_come(&self, now: Now) -> bool {
         let agents = &self.setup.plan.agents;
         let ready = self.agents.values().filter(|agent| agent.ready).count();
-        let over = self.awaited.is_some_and(|(index, until)| index == batch.index && now.mono >= until);
-        agents.local < agents.count && ready < self.wanted() && !over
+        let in_vain = self.await_until.is_some_and(|until| now.mono >= until);
+        agents.local < agents.count && ready < self.wanted() && !in_vain
     }
 
     /// Too few agents are left to carry the batch.
     pub(super) fn fell_short(&mut self, now: Now, batch: Batch, short: String) {
-        if self.others_may_come(now, &batch) {
-            let until = match self.awaited {
-                Some((index, until)) if index == batch.index => until,
-                _ => now.mono + Duration::from_micros(self.setup.plan.agents.ready_timeout_us),
-            };
-            self.awaited = Some((batch.index, until));
-            self.tell(RunEvent::WaitingForAgents { batch, pause: until - now.mono, why: short.clone() });
+        if self.others_may_come(now) {
+            let patience = Duration::from_micros(self.setup.plan.agents.ready_timeout_us);
+            let until = *self.await_until.get_or_insert(now.mono + patience);
+            let pause = until.saturating_sub(now.mono);
+            self.tell(RunEvent::WaitingForAgents { batch, pause, why: short.clone() });
             self.phase = Phase::Awaiting { batch, deadline: until, short };
         } else if self.setup.plan.agents.on_shortfall == OnShortfall::Stop || self.agents.is_empty() {
             self.over(End::failed(Failure::TooFewAgents(short)));

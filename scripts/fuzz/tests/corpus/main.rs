@@ -81,7 +81,19 @@ macro_rules! targets {
     };
 }
 
-targets!(plan, agent_message, coordinator_message, hello, histograms, upgrade_answer, ws_reply, http_reply);
+targets!(
+    plan,
+    agent_message,
+    coordinator_message,
+    hello,
+    beat,
+    histograms,
+    upgrade_answer,
+    ws_reply,
+    http_reply,
+    journal,
+    hlog,
+);
 
 #[test]
 fn no_target_is_forgotten() {

@@ -203,3 +203,20 @@ fn what_an_earlier_life_decided_stands() {
     let now = Now { mono: Duration::ZERO, wall: Timestamp::UNIX_EPOCH };
     assert!(matches!(machine.finish(now).as_slice(), [Effect::Over(end)] if end.code(true) == 0));
 }
+
+#[test]
+fn nobody_is_waited_for_twice_in_vain() {
+    let text = PLAN.replace("[8, 16]", "[8, 1500]");
+    let agents = "[agents]\ncount = 2\nready_timeout_seconds = 60\non_shortfall = \"continue\"\n";
+    let mut play = Play::new(&format!("{text}{agents}"));
+    play.join(1, "a");
+    play.join(2, "b");
+    play.until_running(0);
+    play.leave(2);
+    let before = play.mono;
+    play.settle();
+    let waits = play.told.iter().filter(|event| matches!(event, RunEvent::WaitingForAgents { .. })).count();
+    let skipped = play.told.iter().filter(|event| matches!(event, RunEvent::BatchSkipped { .. })).count();
+    assert_eq!((waits, skipped, play.accepted().len()), (1, 2, 2), "one of 1,000 descriptors can't carry 1,500");
+    assert!(play.mono - before < Duration::from_secs(70));
+}

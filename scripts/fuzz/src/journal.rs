@@ -1,0 +1,121 @@
+//! journal.jsonl of a run that is taken up again: whole lines are entries, and nothing after the first line that is none.
+//!
+//! `good-run.jsonl` is the journal of a small run, the other seeds are changed from it. When the fields of an entry have
+//! changed: `coordinator run --set target.embedded=true --batch-sizes 2,3 --wait 0 --reps 1 --local 1 --output DIR`.
+
+use std::collections::BTreeMap;
+
+use coordinator::report::summary::Summary;
+use coordinator::store::FORMAT;
+use coordinator::store::journal::{Entry, Journal};
+use serde_json::json;
+use serde_json::value::RawValue;
+
+pub fn body(data: &[u8]) {
+    let _ = accepts(data);
+}
+
+/// Whether there is anything to go on from.
+#[must_use]
+pub fn accepts(data: &[u8]) -> bool {
+    let journal = match Journal::read(data) {
+        Ok(journal) => journal,
+        Err(format) => {
+            assert_ne!(format, FORMAT, "its own format is refused");
+            assert!(data.split(|byte| *byte == b'\n').any(|line| says(line, format)), "no line says format {format}");
+            return false;
+        }
+    };
+    assert_whole(data, &journal);
+    let ends: Vec<usize> = ends(&journal);
+    // All of them would take long; a test below does it for one journal.
+    let first_and_last = [ends.first(), ends.last()].into_iter().flatten();
+    for cut in first_and_last.flat_map(|end| [end / 2, end - 1, *end]).chain([data.len() / 2, data.len()]) {
+        assert_cut(data, &journal, cut);
+    }
+    for (entry, _) in &journal.entries {
+        assert_reads_back(entry);
+    }
+    if let Some((entry, end)) = journal.entries.last() {
+        for format in [FORMAT + 1, u32::MAX] {
+            let later = format!("{{\"format\":{format}}}\n").into_bytes();
+            for line in [line(entry, format), later] {
+                let all = [&data[..usize::try_from(*end).expect("of a slice")], &line].concat();
+                assert_eq!(Journal::read(&all).err(), Some(format), "another format is taken for this one");
+            }
+        }
+    }
+    !journal.entries.is_empty()
+}
+
+/// Every entry is one line, and what is left over is said.
+fn assert_whole(data: &[u8], journal: &Journal) {
+    let mut start = 0;
+    for end in ends(journal) {
+        assert!(end > start && end <= data.len(), "an entry from {start} to {end} of {}", data.len());
+        let (newline, line) = data[start..end].split_last().expect("more than nothing");
+        assert!(*newline == b'\n' && !line.contains(&b'\n'), "from {start} to {end} is not one line");
+        start = end;
+    }
+    assert_eq!(journal.stopped.is_some(), start < data.len(), "{:?} at {start} of {}", journal.stopped, data.len());
+    // It is shown to whoever goes on with the run.
+    if let Some(why) = &journal.stopped {
+        assert!(why.starts_with(&format!("line {} ", journal.entries.len() + 1)), "{why:?}");
+    }
+}
+
+/// What a crash leaves: of a beginning, exactly the entries whose line is in it, with its newline.
+fn assert_cut(data: &[u8], journal: &Journal, cut: usize) {
+    let again = Journal::read(&data[..cut]).unwrap_or_else(|format| panic!("cut at {cut}: format {format}"));
+    let whole = ends(journal).iter().take_while(|end| **end <= cut).count();
+    assert_eq!(again.entries, journal.entries[..whole], "cut at {cut}");
+    assert_whole(&data[..cut], &again);
+}
+
+fn assert_reads_back(entry: &Entry) {
+    let summary = serde_json::to_vec(&entry.summary).expect("plain data");
+    assert_eq!(
+        serde_json::from_slice::<Summary>(&summary).ok().as_ref(),
+        Some(&entry.summary),
+        "what is stored reads back"
+    );
+    let line = line(entry, FORMAT);
+    let read = Journal::read(&line);
+    let Ok(Journal { entries, stopped: None }) = read else { panic!("a line of an entry: {read:?}") };
+    assert_eq!(entries, [(entry.clone(), line.len() as u64)]);
+}
+
+fn line(entry: &Entry, format: u32) -> Vec<u8> {
+    let Entry { format: _, batch, attempt, accepted, in_summary, summary, bytes } = entry;
+    let line = json!({
+        "format": format, "batch": batch, "attempt": attempt, "accepted": accepted, "in_summary": in_summary,
+        "summary": summary, "bytes": bytes,
+    });
+    format!("{line}\n").into_bytes()
+}
+
+fn says(line: &[u8], format: u32) -> bool {
+    // What is not looked at may be any bytes.
+    let line = String::from_utf8_lossy(line);
+    let Ok(fields) = serde_json::from_str::<BTreeMap<String, Box<RawValue>>>(&line) else { return false };
+    fields.get("format").is_some_and(|value| value.get() == format.to_string())
+}
+
+fn ends(journal: &Journal) -> Vec<usize> {
+    journal.entries.iter().map(|(_, end)| usize::try_from(*end).expect("of a slice")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cut_at_any_byte_it_holds_the_entries_whose_line_is_whole() {
+        let data = include_bytes!("../corpus/journal/good-run.jsonl");
+        let journal = Journal::read(data).expect("this format");
+        assert_eq!((journal.entries.len(), &journal.stopped), (2, &None));
+        for cut in 0..=data.len() {
+            assert_cut(data, &journal, cut);
+        }
+    }
+}
