@@ -3,7 +3,7 @@
 //! ```text
 //!            Prepare          armed             Go            load done
 //!   Idle ──────────▶ Preparing ─────▶ Armed ─────────▶ Running ─────────▶ Draining ── Stored ──▶ Idle
-//!     ▲                  │ failed / Abort │ Abort           │ Abort: cut, then as usual    │ Abort
+//!     ▲                  │ failed / Abort │ Abort           │ Abort: cut, then as usual    │
 //!     └──────────────────┴────────────────┴─────────────────┴── connection lost ───────────┘
 //! ```
 //!
@@ -164,7 +164,8 @@ impl Machine {
                 let again = std::mem::replace(&mut self.leaving, true);
                 match self.state {
                     State::Running(_) if !again => {
-                        vec![Effect::Send(FromAgent::Leaving(INTERRUPTED.to_owned())), Effect::CutLoad]
+                        // First things first: a word may have to wait until there is room for it.
+                        vec![Effect::CutLoad, Effect::Send(FromAgent::Leaving(INTERRUPTED.to_owned()))]
                     }
                     // All sessions are over: what is being sent is as good as any other's.
                     State::Draining(_) if !again => Vec::new(),
@@ -213,9 +214,7 @@ impl Machine {
                 _ => Vec::new(),
             },
             FromCoordinator::Abort { attempt, .. } => match self.state {
-                State::Preparing(current) | State::Armed(current) | State::Draining(current) if current == attempt => {
-                    self.let_go()
-                }
+                State::Preparing(current) | State::Armed(current) if current == attempt => self.let_go(),
                 State::Running(current) if current == attempt => vec![Effect::CutLoad],
                 _ => Vec::new(),
             },
@@ -399,7 +398,8 @@ pub(crate) mod tests {
         let order = |attempt| Event::Order(FromCoordinator::Resend(resend(attempt)));
         assert_eq!(machine.apply(order(2)), [], "of another attempt");
         assert_eq!(machine.apply(order(1)), [Effect::Resend(resend(1))]);
-        assert_eq!(machine.apply(abort(1)), [Effect::DropAttempt]);
+        assert_eq!(machine.apply(abort(1)), [], "nothing is left to be cut, and what there is is wanted");
+        assert_eq!(machine.apply(Event::Order(FromCoordinator::Stored(id(1)))), [Effect::DropAttempt]);
         assert_eq!(machine.hello(hello).holding, None);
         // Another run has no use for it.
         for event in [prepare(2, PLAN), Event::Prepared(id(2), Ok(())), go(2), Event::LoadEnded(id(2), Ok(()))] {
@@ -422,7 +422,7 @@ pub(crate) mod tests {
             machine
         };
         let mut machine = running();
-        assert_eq!(machine.apply(Event::Interrupted), [leave.clone(), Effect::CutLoad]);
+        assert_eq!(machine.apply(Event::Interrupted), [Effect::CutLoad, leave]);
         assert_eq!(machine.apply(Event::LoadEnded(id(1), Ok(()))), [Effect::Upload(id(1))]);
         assert_eq!(machine.apply(prepare(2, PLAN)), [], "no new load");
         let end = machine.apply(Event::Order(FromCoordinator::Stored(id(1))));

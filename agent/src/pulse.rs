@@ -78,6 +78,8 @@ async fn beat_until(
     stop: CancellationToken,
     lost: CancellationToken,
 ) {
+    // A heart that stops for whatever reason is one that no longer beats.
+    let _lost = lost.clone().drop_guard();
     // What was said on the stream of orders a moment ago counts as the first answer.
     let mut answered = Instant::now();
     let beating = async {
@@ -105,7 +107,9 @@ async fn connect_and_beat(
     answered: &mut Instant,
 ) -> String {
     let talk = async {
-        let (mut client, _) = connector.channel().await.map_err(|error| format!("{error:?}"))?;
+        let opened = timeout_at(*answered + lease, connector.channel());
+        let (mut client, _) =
+            opened.await.map_err(|_| "no answer".to_owned())?.map_err(|error| format!("{error:?}"))?;
         let (beats, outgoing) = mpsc::channel(1);
         let outgoing = ReceiverStream::new(outgoing).map(wire::Beat::from);
         let mut every = interval((lease / BEATS_A_LEASE).min(BEAT_EVERY_MAX));

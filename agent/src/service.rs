@@ -56,7 +56,8 @@ pub struct Settings {
 /// Serves coordinators until dismissed, refused, interrupted, or alone for too long.
 pub async fn serve(settings: Settings, mut link: Link, interrupt: CancellationToken) -> Outcome {
     let connector = link.connector().clone();
-    let mut life = Life { machine: Machine::new(), settings, connector, attempt: None, welcomed: false };
+    let mut life =
+        Life { machine: Machine::new(), settings, connector, attempt: None, shown: Vec::new(), welcomed: false };
     loop {
         let connected = tokio::select! {
             connected = link.connect() => connected,
@@ -90,6 +91,8 @@ struct Life {
     settings: Settings,
     connector: Connector,
     attempt: Option<Attempt>,
+    /// The target that was shown last.
+    shown: Vec<String>,
     /// On the connection that is there, or was last.
     welcomed: bool,
 }
@@ -255,7 +258,7 @@ impl Life {
                 }
                 Effect::Send(message) => send(out, message).await?,
                 Effect::Probe(probe) => {
-                    tracing::info!("checking that {} is ready", probe.target.urls.join(", "));
+                    self.show(&probe.target.urls);
                     let mut told = self.settings.prober.start(probe, self.settings.means.clone(), probing.clone());
                     let done = done.clone();
                     tokio::spawn(async move {
@@ -267,6 +270,7 @@ impl Life {
                     });
                 }
                 Effect::Prepare(assignment) => {
+                    self.show(&assignment.target.urls);
                     let (means, done) = (self.settings.means.clone(), done.clone());
                     let threads = self.settings.hello.capacity.threads;
                     let loader = self.settings.loader.clone();
@@ -310,6 +314,14 @@ impl Life {
             }
         }
         Ok(end)
+    }
+
+    /// Whatever this agent is told to load is said, once.
+    fn show(&mut self, urls: &[String]) {
+        if self.shown != urls {
+            tracing::info!("told to load {}", urls.join(", "));
+            self.shown = urls.to_vec();
+        }
     }
 
     /// A new task replaces the one before: what it had not sent yet is either in `wanted`, or asked for again.
@@ -464,6 +476,7 @@ mod tests {
             },
             connector: Connector::new("127.0.0.1:9".to_owned(), crate::link::Security::Plaintext),
             attempt: None,
+            shown: Vec::new(),
             welcomed: false,
         };
         let interrupt = CancellationToken::new();

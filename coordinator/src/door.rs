@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -28,7 +28,8 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const HANDSHAKES_MAX: usize = 1_024;
 /// Connections in all: two an agent, and some that are on their way out.
 const CONNECTIONS_MAX: usize = 2 * AGENTS_MAX + 256;
-/// Between two words about too many peers.
+/// So many words about peers that are not let in, in so much time.
+const CROWD_WORDS: u32 = 16;
 const CROWD_EVERY: Duration = Duration::from_secs(10);
 /// How every HTTP/2 connection begins (RFC 9113 section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -59,14 +60,14 @@ pub fn open(
     tokio::spawn(async move {
         let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         let mut waiting: VecDeque<AbortHandle> = VecDeque::new();
-        let mut crowd = Crowd::default();
+        let crowd = Crowd::default();
         loop {
             let (stream, from) = tokio::select! {
                 accepted = listener.accept() => match accepted {
                     Ok(accepted) => accepted,
                     Err(error) => {
                         // Out of descriptors, or a peer that was gone again: neither is a reason to stop.
-                        tracing::warn!("a connection could not be accepted: {error}");
+                        crowd.tell(&format!("a connection could not be accepted: {error}"));
                         tokio::time::sleep(Duration::from_millis(50)).await;
                         continue;
                     }
@@ -78,20 +79,22 @@ pub fn open(
                 && let Some(oldest) = waiting.pop_front()
             {
                 oldest.abort();
-                crowd.tell(from, &format!("{HANDSHAKES_MAX} are connected that say nothing: the oldest are dropped"));
+                crowd.tell(&format!(
+                    "{HANDSHAKES_MAX} peers are connected that say nothing, the last one from {from}: the oldest are dropped"
+                ));
             }
             let Ok(counted) = room.clone().try_acquire_owned() else {
-                crowd.tell(from, &format!("{CONNECTIONS_MAX} are connected already: no more are let in"));
+                crowd.tell(&format!("{CONNECTIONS_MAX} peers are connected: {from} is not let in"));
                 continue;
             };
-            let (security, admit) = (security.clone(), admit.clone());
+            let (security, admit, crowd) = (security.clone(), admit.clone(), crowd.clone());
             let task = tokio::spawn(async move {
                 match timeout(HANDSHAKE_TIMEOUT, prove(stream, &security)).await {
                     Ok(Ok(stream)) => {
                         // The server may be gone: then nobody is let in any more.
                         let _ = admit.send(Ok(Visitor { stream, from, _counted: counted })).await;
                     }
-                    Ok(Err(problem)) => tracing::warn!("a peer at {from} was refused: {problem}"),
+                    Ok(Err(problem)) => crowd.tell(&format!("a peer at {from} was refused: {problem}")),
                     Err(_) => tracing::debug!("a peer at {from} said nothing for {} s", HANDSHAKE_TIMEOUT.as_secs()),
                 }
             });
@@ -101,17 +104,27 @@ pub fn open(
     ReceiverStream::new(admitted)
 }
 
-/// Tells of a crowd now and then, not once for everyone in it.
-#[derive(Default)]
-struct Crowd {
-    told: Option<Instant>,
+/// Tells of peers that are not let in: of a few each, of a crowd now and then.
+#[derive(Debug, Clone, Default)]
+struct Crowd(Arc<Mutex<Told>>);
+
+#[derive(Debug, Default)]
+struct Told {
+    since: Option<Instant>,
+    words: u32,
 }
 
 impl Crowd {
-    fn tell(&mut self, from: SocketAddr, what: &str) {
-        if self.told.is_none_or(|told| told.elapsed() >= CROWD_EVERY) {
-            self.told = Some(Instant::now());
-            tracing::warn!("too many peers, the last one from {from}: {what}");
+    fn tell(&self, what: &str) {
+        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.since.is_none_or(|since| since.elapsed() >= CROWD_EVERY) {
+            *told = Told { since: Some(Instant::now()), words: 0 };
+        }
+        told.words += 1;
+        if told.words < CROWD_WORDS {
+            tracing::warn!("{what}");
+        } else if told.words == CROWD_WORDS {
+            tracing::warn!("{what}; of more like this nothing is said for {} s", CROWD_EVERY.as_secs());
         }
     }
 }
@@ -150,12 +163,19 @@ async fn prove(stream: TcpStream, security: &Security) -> Result<Box<dyn agent::
 }
 
 fn why_no_tls(error: &io::Error) -> String {
-    use rustls::AlertDescription as Alert;
+    use rustls::{AlertDescription as Alert, CertificateError as Cert};
     match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
         Some(rustls::Error::InvalidMessage(_)) => {
             "it does not speak TLS; an agent with --insecure-plaintext? start it without".to_owned()
         }
         Some(rustls::Error::NoCertificatesPresented) => "it shows no identity".to_owned(),
+        Some(rustls::Error::InvalidCertificate(Cert::Expired | Cert::ExpiredContext { .. })) => {
+            "its certificate has expired; issue it a new folder (coordinator identity issue-agent DIR); are the clocks right?"
+                .to_owned()
+        }
+        Some(rustls::Error::InvalidCertificate(Cert::NotValidYet | Cert::NotValidYetContext { .. })) => {
+            "its certificate is of the future: the clocks of the two machines are more than a day apart".to_owned()
+        }
         Some(rustls::Error::InvalidCertificate(why)) => format!("it has another identity ({why:?})"),
         Some(rustls::Error::AlertReceived(Alert::UnknownCA | Alert::BadCertificate | Alert::DecryptError)) => {
             "it expects a coordinator of another identity".to_owned()

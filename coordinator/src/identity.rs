@@ -16,6 +16,8 @@ const CERT_MODE: u32 = 0o644;
 /// # Errors
 /// What is wrong with the folder, or what keeps it from being made.
 pub fn load_or_create(dir: &Path) -> Result<(Identity, bool), IdentityError> {
+    // A link that is there already is followed, not replaced.
+    let dir = &fs::canonicalize(dir).unwrap_or_else(|_| dir.to_path_buf());
     match Identity::load(dir) {
         Err(IdentityError::Missing(_)) => {}
         known => return known.map(|identity| (identity, false)),

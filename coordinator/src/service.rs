@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt as _};
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::transport::Server;
 use tonic::transport::server::Connected;
 use tonic::{Request, Response, Status, Streaming};
@@ -25,6 +26,8 @@ use crate::run::machine::Key;
 
 /// How long a peer may take to greet.
 const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long one that was hung up on may take to hang up, too.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 /// Streams of orders at once, greeted or not.
 const STREAMS_MAX: usize = AGENTS_MAX + 256;
 /// Streams in one connection: one of orders, one of heartbeats, one to spare.
@@ -34,9 +37,24 @@ const STREAMS_A_CONNECTION: u32 = 3;
 #[derive(Debug)]
 pub enum Heard {
     /// With the way back to it.
-    Joined(Key, Box<Hello>, mpsc::Sender<FromCoordinator>),
+    Joined(Key, Box<Hello>, Way),
     Message(Key, Box<FromAgent>),
     Left(Key, String),
+}
+
+/// The way back to an agent. Dropping it hangs up: what was sent still goes out, what still comes is not listened to.
+#[derive(Debug)]
+pub struct Way {
+    orders: mpsc::Sender<FromCoordinator>,
+    _open: DropGuard,
+}
+
+impl Way {
+    /// `false` if there is no room for it: an agent that does not take its orders is no use.
+    #[must_use]
+    pub fn send(&self, order: FromCoordinator) -> bool {
+        self.orders.try_send(order).is_ok()
+    }
 }
 
 /// When each agent's last heartbeat came. Kept where it is read, so that neither a queue of records nor a busy event loop
@@ -165,12 +183,14 @@ async fn attend(
     _counted: Counted,
 ) {
     let from = from.map_or_else(|| "an unknown address".to_owned(), |address| address.to_string());
+    let open = CancellationToken::new();
     let instance = match timeout(GREETING_TIMEOUT, next(&mut incoming)).await {
         Ok(Ok(FromAgent::Hello(hello))) => {
             let instance = hello.instance;
             alive.greeted(instance, key);
             // The only lasting sender belongs to the event loop: when it lets go of it, the stream ends.
-            if heard.send(Heard::Joined(key, Box::new(hello), orders)).await.is_err() {
+            let way = Way { orders, _open: open.clone().drop_guard() };
+            if heard.send(Heard::Joined(key, Box::new(hello), way)).await.is_err() {
                 return;
             }
             instance
@@ -180,7 +200,18 @@ async fn attend(
         Err(_) => return refuse(&orders, &from, "no greeting in time").await,
     };
     loop {
-        match next(&mut incoming).await {
+        let message = tokio::select! {
+            biased;
+            () = open.cancelled() => {
+                alive.gone(instance, key);
+                // Its last orders are on their way; whatever it still says is nobody's.
+                let silence = async { while next(&mut incoming).await.is_ok() {} };
+                let _ = timeout(LAST_WORDS, silence).await;
+                return;
+            }
+            message = next(&mut incoming) => message,
+        };
+        match message {
             Ok(message) => {
                 if heard.send(Heard::Message(key, Box::new(message))).await.is_err() {
                     return;

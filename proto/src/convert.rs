@@ -205,7 +205,10 @@ impl TryFrom<wire::CoordinatorMessage> for FromCoordinator {
                 run: RunId(Uuid::from_bytes(bytes("run", &w.run)?)),
                 plan_hash: plan_hash(&w.plan_hash)?,
                 name: text("name", w.name, max::TEXT_BYTES_MAX)?,
-                lease: duration("lease_us", w.lease_us)?,
+                lease: match duration("lease_us", w.lease_us)? {
+                    lease if lease < max::LEASE_MIN => return invalid("lease_us", format!("{} us", w.lease_us)),
+                    lease => lease,
+                },
             }),
             Body::Refused(refused) => Self::Refused(Refused {
                 why: match refused.why() {

@@ -1,4 +1,6 @@
-//! Upper limits of everything that crosses the wire. What is larger is refused, not cut.
+//! Limits of everything that crosses the wire. What is beyond them is refused, not cut.
+
+use std::time::Duration;
 
 /// Bytes of one protobuf message, both ways. A report with every histogram fully spread out is about 2 MiB.
 pub const MESSAGE_BYTES_MAX: usize = 8 << 20;
@@ -32,6 +34,8 @@ pub const CA_BYTES_MAX: usize = 1 << 20;
 pub const DURATION_US_MAX: u64 = 366 * 86_400 * 1_000_000;
 /// Any reading of a monotonic clock: a century.
 pub const CLOCK_US_MAX: u64 = 100 * DURATION_US_MAX;
+/// Nobody can give signs of life more often than that.
+pub const LEASE_MIN: Duration = Duration::from_millis(100);
 /// Agents of one run.
 pub const AGENTS_MAX: usize = 4_096;
 /// Messages that wait in one direction of one stream.

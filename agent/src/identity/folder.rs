@@ -38,6 +38,7 @@ pub(super) fn load(dir: &Path) -> Result<Identity, IdentityError> {
     if !metadata.is_dir() {
         return Err(IdentityError::Broken(format!("{} is no folder; give an identity folder", dir.display())));
     }
+    own(&metadata, dir)?;
     if metadata.mode() & 0o022 != 0 {
         return Err(IdentityError::Unsafe(format!(
             "{} can be written by others (mode {:03o}): they could put another identity there; run `chmod 700 {}`",
@@ -63,6 +64,19 @@ fn broken(dir: &Path, name: &str, error: &dyn std::error::Error) -> IdentityErro
     IdentityError::Broken(format!("{}: {error}; copy it again from where it was made", dir.join(name).display()))
 }
 
+/// Whatever belongs to another user can be changed by that user.
+fn own(metadata: &fs::Metadata, path: &Path) -> Result<(), IdentityError> {
+    let own = nix::unistd::geteuid().as_raw();
+    if metadata.uid() == own || metadata.uid() == 0 {
+        return Ok(());
+    }
+    Err(IdentityError::Unsafe(format!(
+        "{} belongs to another user (uid {}, this is {own}); use an identity folder of your own",
+        path.display(),
+        metadata.uid()
+    )))
+}
+
 /// A file's text; a secret one only if nobody else can read or change it.
 fn read(dir: &Path, name: &str, secret: bool) -> Result<Option<String>, IdentityError> {
     let path = dir.join(name);
@@ -86,14 +100,7 @@ fn read(dir: &Path, name: &str, secret: bool) -> Result<Option<String>, Identity
             if secret { "read" } else { "changed" },
         )));
     }
-    let own = nix::unistd::geteuid().as_raw();
-    if metadata.uid() != own && metadata.uid() != 0 {
-        return Err(IdentityError::Unsafe(format!(
-            "{} belongs to another user (uid {}, this is {own}); use an identity folder of your own",
-            path.display(),
-            metadata.uid()
-        )));
-    }
+    own(&metadata, &path)?;
     let mut text = String::new();
     io::Read::read_to_string(&mut file, &mut text).map_err(cant)?;
     Ok(Some(text))

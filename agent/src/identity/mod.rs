@@ -168,9 +168,20 @@ fn provider() -> Arc<rustls::crypto::CryptoProvider> {
 /// Whether this is a matter of identity (and trying again is of no use), rather than of the network.
 #[must_use]
 pub fn refuses(error: &std::io::Error) -> Option<String> {
-    use rustls::AlertDescription as Alert;
+    use rustls::{AlertDescription as Alert, CertificateError as Cert};
     let tls = error.get_ref()?.downcast_ref::<rustls::Error>()?;
     match tls {
+        rustls::Error::InvalidCertificate(why @ (Cert::Expired | Cert::ExpiredContext { .. })) => Some(format!(
+            "the coordinator's certificate has expired ({why:?}): start the coordinator again; is the clock right?"
+        )),
+        rustls::Error::InvalidCertificate(why @ (Cert::NotValidYet | Cert::NotValidYetContext { .. })) => {
+            Some(format!(
+                "the coordinator's certificate is of the future ({why:?}): the clocks of the two machines are more than a day apart"
+            ))
+        }
+        rustls::Error::InvalidCertificate(Cert::InvalidPurpose | Cert::InvalidPurposeContext { .. }) => {
+            Some("what listens there has an agent's identity, not a coordinator's".to_owned())
+        }
         rustls::Error::InvalidCertificate(why) => Some(format!(
             "the coordinator there has another identity than this agent ({why:?}): one of the two looks at another folder, \
              or another user's coordinator listens there"
@@ -179,13 +190,17 @@ pub fn refuses(error: &std::io::Error) -> Option<String> {
             Alert::UnknownCA
             | Alert::BadCertificate
             | Alert::CertificateUnknown
-            | Alert::CertificateExpired
             | Alert::CertificateRequired
             | Alert::CertificateRevoked
             | Alert::UnsupportedCertificate
             | Alert::AccessDenied
             | Alert::DecryptError,
         ) => Some(format!("the coordinator does not accept this agent's identity ({tls})")),
+        rustls::Error::AlertReceived(Alert::CertificateExpired) => Some(
+            "the coordinator finds this agent's certificate expired: have a new folder issued (coordinator identity \
+             issue-agent DIR), or start the agent again if it has run for months; is the clock right?"
+                .to_owned(),
+        ),
         rustls::Error::NoCertificatesPresented => Some("the coordinator shows no identity".to_owned()),
         _ => None,
     }

@@ -11,6 +11,7 @@ pub mod squad;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use proto::Assignment;
 use tokio::time::Instant;
@@ -20,6 +21,11 @@ use self::recorder::Counters;
 use self::squad::{Measured, Squad};
 use crate::driver::Dialer;
 use crate::probe::Means;
+use crate::target::{Endpoints, TargetError};
+
+/// How long a name may fail to resolve, and between two tries.
+const LOOKUP_PATIENCE: Duration = Duration::from_secs(10);
+const LOOKUP_RETRY: Duration = Duration::from_millis(250);
 
 /// A share that waits for its start. Dropping it ends whatever it has begun.
 pub trait Carry: Send {
@@ -52,6 +58,17 @@ impl Loader {
     }
 }
 
+/// A resolver that stumbles once is no reason to lose an agent.
+async fn looked_up(means: &Means, share: &Assignment) -> Result<Endpoints, TargetError> {
+    let over = Instant::now() + LOOKUP_PATIENCE;
+    loop {
+        match means.endpoints(&share.target, share.mode).await {
+            Err(TargetError::Resolve { .. }) if Instant::now() < over => tokio::time::sleep(LOOKUP_RETRY).await,
+            known => return known,
+        }
+    }
+}
+
 impl fmt::Debug for Loader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Loader")
@@ -62,8 +79,7 @@ impl Default for Loader {
     fn default() -> Self {
         Self::new(|share, means, threads| {
             Box::pin(async move {
-                let found = means.endpoints(&share.target, share.mode).await;
-                let endpoints = found.map_err(|error| error.to_string())?;
+                let endpoints = looked_up(&means, &share).await.map_err(|error| error.to_string())?;
                 let dialer = || Dialer { endpoints: endpoints.clone(), source_ips: means.source_ips.clone() };
                 Ok(Box::new(Squad::arm(share, dialer, threads).await?) as Box<dyn Carry>)
             })

@@ -32,6 +32,8 @@ pub struct Part {
     clock: Option<Offset>,
     /// Why it will not come.
     lost: Option<String>,
+    /// What it sent can't be.
+    liar: bool,
     /// The attempt was given up before this agent was let go.
     never: Option<String>,
     /// It was told to end and has cut its sessions; what it has of them is on its way.
@@ -55,6 +57,7 @@ impl Part {
             chunks: BTreeMap::new(),
             clock: None,
             lost: None,
+            liar: false,
             never: None,
             leaving: None,
             away_until: None,
@@ -145,6 +148,7 @@ impl Part {
         self.chunks.clear();
         self.report = None;
         self.away_until = None;
+        self.liar = true;
         self.lost = Some(why.to_owned());
     }
 
@@ -187,6 +191,12 @@ impl Part {
     #[must_use]
     pub fn complete(&self) -> bool {
         self.report.as_ref().is_some_and(|report| report.chunks == self.chunks.len() as u64)
+    }
+
+    /// What was wrong with what it sent, if that is why it is lost.
+    #[must_use]
+    pub fn disbelieved(&self) -> Option<&str> {
+        self.lost.as_deref().filter(|_| self.liar)
     }
 
     /// Nothing more is expected of it.

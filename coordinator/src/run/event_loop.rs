@@ -17,7 +17,7 @@ use super::events::RunEvent;
 use super::machine::{Effect, Event, Key, Machine, Now, Setup};
 use crate::exit::{End, Failure};
 use crate::report::cells::{CellHistograms, Done, Grid};
-use crate::service::{Alive, Heard};
+use crate::service::{Alive, Heard, Way};
 use crate::store::Keep;
 use crate::store::run_json::{Facts, RunJson};
 
@@ -83,6 +83,7 @@ pub async fn run<K: Keep>(setup: Setup, frame: Frame<K>, mut watch: impl FnMut(&
     let begun = Instant::now();
     let look_every = Duration::from_micros(setup.plan.agents.lease_us) / HELD_UP / 2;
     let mut looked = begun;
+    let mut ticked = false;
     let mut loop_ = Loop {
         machine: Machine::new(setup.clone()),
         setup,
@@ -128,6 +129,8 @@ pub async fn run<K: Keep>(setup: Setup, frame: Frame<K>, mut watch: impl FnMut(&
                 };
                 Event::Stored(result)
             }
+            // What is due comes before what is said, or enough talk would put off every limit; and not twice in a row.
+            () = sleep_until(deadline.map_or(look, |deadline| deadline.min(look))), if !ticked => Event::Tick,
             Some(heard) = heard.recv() => match heard {
                 Heard::Joined(key, hello, orders) => {
                     loop_.orders.insert(key, orders);
@@ -141,6 +144,7 @@ pub async fn run<K: Keep>(setup: Setup, frame: Frame<K>, mut watch: impl FnMut(&
             },
             () = sleep_until(deadline.map_or(look, |deadline| deadline.min(look))) => Event::Tick,
         };
+        ticked = matches!(event, Event::Tick);
         let was_stored = matches!(event, Event::Stored(_));
         let mut events = vec![event];
         // Applied first: the last one is the first to be popped.
@@ -197,7 +201,7 @@ struct Loop<K> {
     /// Away while an attempt is being written.
     store: Option<K>,
     storing: Option<Storing<K>>,
-    orders: HashMap<Key, mpsc::Sender<FromCoordinator>>,
+    orders: HashMap<Key, Way>,
     cells: CellHistograms,
     papers: Papers,
     /// Nothing is waited for any more.
@@ -208,7 +212,7 @@ impl<K: Keep> Loop<K> {
     fn carry_out(&mut self, effect: Effect) -> Option<Event> {
         match effect {
             Effect::Send(key, order) => {
-                let refused = self.orders.get(&key).is_some_and(|orders| orders.try_send(order).is_err());
+                let refused = self.orders.get(&key).is_some_and(|way| !way.send(order));
                 if refused {
                     // An agent that does not take its orders is no use; waiting for it would stop everyone.
                     self.orders.remove(&key);
@@ -263,17 +267,19 @@ impl<K: Keep> Loop<K> {
 
     /// Lets dismissed agents hang up first, so that none of them takes the end for a lost coordinator.
     async fn farewell(&mut self, heard: &mut mpsc::Receiver<Heard>) {
-        if let Some(task) = self.storing.take()
+        // Said twice: not even a disk is waited for. What is half written is cut off when the run is taken up again.
+        if let Some(task) = self.storing.take().filter(|_| !self.at_once)
             && let Ok((store, _)) = task.await
         {
             self.store = Some(store);
         }
+        let mut held = Vec::new();
         let mut there: Vec<Key> = self.orders.keys().copied().collect();
         let at_once = self.at_once;
         if at_once {
             for orders in self.orders.values() {
                 // Whoever has no room for it is found by the end of the connection.
-                let _ = orders.try_send(FromCoordinator::Dismiss("the run was interrupted".to_owned()));
+                let _ = orders.send(FromCoordinator::Dismiss("the run was interrupted".to_owned()));
             }
         }
         let over = Instant::now() + if at_once { FAREWELL_AT_ONCE } else { FAREWELL };
@@ -281,7 +287,8 @@ impl<K: Keep> Loop<K> {
             match tokio::time::timeout_at(over, heard.recv()).await {
                 Ok(Some(Heard::Left(key, _))) => there.retain(|other| *other != key),
                 Ok(Some(Heard::Joined(_, _, orders))) => {
-                    let _ = orders.try_send(FromCoordinator::Dismiss("the run is over".to_owned()));
+                    let _ = orders.send(FromCoordinator::Dismiss("the run is over".to_owned()));
+                    held.push(orders);
                 }
                 Ok(Some(Heard::Message(..))) => {}
                 Ok(None) | Err(_) => return,

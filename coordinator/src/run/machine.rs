@@ -243,7 +243,7 @@ impl Machine {
             spread: Spread::over(&[]),
             surveys: 0,
             phase: Phase::Gathering { deadline },
-            results: Vec::new(),
+            results: setup.history.decided.values().map(|summary| Done::Ran(Box::new(summary.clone()))).collect(),
             interrupted: false,
             aborted: false,
             await_until: None,
@@ -309,6 +309,12 @@ impl Machine {
                 for agent in self.agents.values_mut() {
                     agent.last_seen = now.mono;
                 }
+                let lease = Duration::from_micros(self.setup.plan.agents.lease_us);
+                if let Phase::Running(current) = &mut self.phase {
+                    for until in current.parts.iter_mut().filter_map(|(_, part)| part.away_until.as_mut()) {
+                        *until = now.mono + lease;
+                    }
+                }
             }
             Event::Stored(result) => self.stored(now, result),
             Event::ChildEnded(what) => self.child_ended(what),
@@ -349,6 +355,7 @@ impl Machine {
                 if let Phase::Preparing(current) = &mut self.phase
                     && current.id == id
                     && !current.armed.contains(&key)
+                    && current.parts.iter().any(|(owner, _)| *owner == key)
                 {
                     current.armed.push(key);
                     self.maybe_go(now);
@@ -357,6 +364,7 @@ impl Machine {
             FromAgent::Progress(progress) => {
                 if let Phase::Running(current) = &mut self.phase
                     && current.id == progress.attempt
+                    && current.parts.iter().any(|(owner, _)| *owner == key)
                 {
                     let counts = Counts {
                         planned: 0,
@@ -408,6 +416,12 @@ impl Machine {
         let Some(part) = self.part(key, attempt) else { return };
         take(part);
         part.heard(now.mono, patience);
+        if let Some(why) = part.disbelieved().map(ToOwned::to_owned) {
+            // It would be of no more use in the next attempt.
+            self.send(key, FromCoordinator::Dismiss(why.clone()));
+            self.effects.push(Effect::Hangup(key));
+            return self.left(now, key, &why);
+        }
         if part.complete() && part.is_leaving() {
             // It waits for nothing but this.
             self.send(key, FromCoordinator::Stored(attempt));
@@ -529,6 +543,12 @@ impl Machine {
             | Phase::PortsWait { .. }
             | Phase::Cooling { .. } => self.conclude(),
         }
+    }
+
+    /// In the order of the grid, whatever an earlier life of the run has left out.
+    fn decide(&mut self, done: Done) {
+        let at = self.results.partition_point(|known| known.batch().index <= done.batch().index);
+        self.results.insert(at, done);
     }
 
     /// All batches are decided, or no more will be.

@@ -78,6 +78,16 @@ pub struct Entry {
     pub bytes: Lengths,
 }
 
+/// Why a journal can't be gone by.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum JournalError {
+    #[error("it is of format {0}, this program writes {FORMAT}; go on with that version")]
+    Format(u32),
+    /// No crash leaves that behind.
+    #[error("line {line} can't be read ({problem}), and whole lines follow; put it back as it was, or start a new run")]
+    Damaged { line: usize, problem: String },
+}
+
 /// The whole lines of a journal, each with where it ends; and what stopped the reading, if it was not the end.
 #[derive(Debug, Default)]
 pub struct Journal {
@@ -86,11 +96,11 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// Reads until the first line that is not whole. Nothing after it can be trusted: lines are written one by one.
+    /// Reads until a last line that is not whole.
     ///
     /// # Errors
-    /// If it was written in another format.
-    pub fn read(text: &[u8]) -> Result<Self, u32> {
+    /// If it was written in another format, or is damaged elsewhere than at its end.
+    pub fn read(text: &[u8]) -> Result<Self, JournalError> {
         #[derive(Deserialize)]
         struct Any {
             format: u32,
@@ -107,12 +117,16 @@ impl Journal {
             at += length + 1;
             match serde_json::from_slice::<Entry>(line) {
                 Ok(entry) if entry.format == FORMAT => journal.entries.push((entry, at as u64)),
-                Ok(entry) => return Err(entry.format),
+                Ok(entry) => return Err(JournalError::Format(entry.format)),
                 Err(error) => {
                     if let Ok(Any { format }) = serde_json::from_slice(line)
                         && format != FORMAT
                     {
-                        return Err(format);
+                        return Err(JournalError::Format(format));
+                    }
+                    let whole = |line: &[u8]| serde_json::from_slice::<Entry>(line).is_ok();
+                    if text[at..].split(|byte| *byte == b'\n').any(whole) {
+                        return Err(JournalError::Damaged { line: number, problem: error.to_string() });
                     }
                     journal.stopped = Some(format!("line {number} can't be read ({error})"));
                     break;

@@ -96,7 +96,10 @@ fn lock(journal: &File, dir: &Path) -> io::Result<()> {
         )),
         // A file system without locks is no reason not to measure.
         Err(TryLockError::Error(error)) => {
-            tracing::debug!("{}: no lock: {error}", dir.display());
+            tracing::warn!(
+                "{} can't be locked ({error}): see to it that no other coordinator writes there",
+                dir.display()
+            );
             Ok(())
         }
     }
@@ -164,9 +167,7 @@ impl Store {
                 let path = self.dir.join(name);
                 let mut sink = Sink::new(file, &path, &self.faults);
                 if self.raw == Raw::JsonlZst {
-                    let mut packer = zstd::Encoder::new(&mut sink, 3)?;
-                    raw::write(finished, &mut packer)?;
-                    packer.finish()?;
+                    packed(finished, &mut sink)?;
                 } else {
                     raw::write(finished, &mut sink)?;
                 }
@@ -222,23 +223,35 @@ impl Store {
 
     /// Back to what was whole. Cutting needs no room, so that it works on a full disk too.
     fn cut_back(&self, to: Lengths, journal: u64) -> io::Result<()> {
-        if let (Some(file), Some(length)) = (&self.raw_file, to.raw) {
-            file.set_len(length)?;
+        let cut = |file: &File, name: &str, length| file.set_len(length).map_err(named(&self.dir.join(name)));
+        if let (Some(file), Some(name), Some(length)) = (&self.raw_file, raw_name(self.raw), to.raw) {
+            cut(file, name, length)?;
         }
-        self.summary.set_len(to.summary)?;
-        self.histograms.set_len(to.histograms)?;
-        self.journal.set_len(journal)
+        cut(&self.summary, SUMMARY, to.summary)?;
+        cut(&self.histograms, HISTOGRAMS, to.histograms)?;
+        cut(&self.journal, JOURNAL, journal)
     }
 
     /// What an attempt takes on disk, about: an error says it.
     fn bytes_of(&self, finished: &Finished) -> u64 {
         let mut counted = Counted(0);
         // A counter takes everything.
-        let _ = raw::write(finished, &mut counted);
+        let _ = match self.raw {
+            Raw::None if finished.summary.accepted => Ok(()),
+            Raw::JsonlZst if finished.summary.accepted => packed(finished, &mut counted),
+            _ => raw::write(finished, &mut counted),
+        };
         let rest = self.intervals(finished).map_or(0, |bytes| bytes.len());
         let line = self.lengths().ok().and_then(|bytes| serde_json::to_vec(&Line::of(finished, bytes)).ok());
         counted.0 + (rest + line.map_or(0, |line| line.len())) as u64
     }
+}
+
+/// The records as one Zstandard frame.
+fn packed(finished: &Finished, out: &mut impl Write) -> io::Result<()> {
+    let mut packer = zstd::Encoder::new(out, 3)?;
+    raw::write(finished, &mut packer)?;
+    packer.finish().map(drop)
 }
 
 /// Counts what is written to it.

@@ -12,8 +12,10 @@ use serde_json::{Map, Value};
 
 use super::fault::Faults;
 use super::journal::{Entry, Journal, Lengths};
-use super::{ATTEMPTS, FORMAT, HISTOGRAMS, JOURNAL, RUN, SUMMARY, Store, attempt_name, hlog, lock, raw_name, tag};
-use crate::plan::Plan;
+use super::{
+    ATTEMPTS, FORMAT, HISTOGRAMS, JOURNAL, RUN, SUMMARY, Store, attempt_name, hlog, lock, named, raw_name, tag,
+};
+use crate::plan::{Plan, Raw};
 use crate::report::cells::CellHistograms;
 use crate::report::format::count;
 use crate::run::machine::History;
@@ -149,13 +151,20 @@ pub fn resume(dir: PathBuf, stored: Stored, faults: Faults) -> Result<Resumed, R
         dir: dir.clone(),
     };
     lock(&store.journal, &dir)?;
-    let mut notes = Vec::new();
-    let entries = whole_entries(&store, &mut notes)?;
-    remove_strays(&dir, &entries, &mut notes)?;
-    let text = fs::read(dir.join(HISTOGRAMS))?;
-    let (history, cells) = decided(&entries, &text).map_err(|problem| {
-        not(format!("{}: {problem}; the run can't go on from it: start a new one", dir.join(HISTOGRAMS).display()))
+    let whole = Whole::of(&store)?;
+    // Everything is read before anything is cut.
+    let path = dir.join(HISTOGRAMS);
+    let text = fs::read(&path).map_err(named(&path))?;
+    let kept = usize::try_from(whole.to.histograms).unwrap_or(usize::MAX).min(text.len());
+    let (history, cells) = decided(&whole.entries, &text[..kept]).map_err(|problem| {
+        not(format!("{}: {problem}; the run can't go on from it: start a new one", path.display()))
     })?;
+    let mut notes = whole.notes;
+    store.cut_back(whole.to, whole.journal_to)?;
+    if whole.entries.is_empty() {
+        store.write_headers()?;
+    }
+    remove_strays(&dir, &whole.entries, &mut notes)?;
     Ok(Resumed {
         store,
         run: stored.run,
@@ -168,44 +177,76 @@ pub fn resume(dir: PathBuf, stored: Stored, faults: Faults) -> Result<Resumed, R
     })
 }
 
-/// Cuts the files back to the last attempt that all of them hold whole.
-fn whole_entries(store: &Store, notes: &mut Vec<String>) -> Result<Vec<Entry>, ResumeError> {
-    let text = fs::read(store.dir.join(JOURNAL))?;
-    let mut journal = Journal::read(&text).map_err(|format| {
-        not(format!("{JOURNAL} is of format {format}, this program writes {FORMAT}; go on with that version"))
-    })?;
-    let there = store.lengths()?;
-    while journal.entries.last().is_some_and(|(entry, _)| !there.cover(&entry.bytes)) {
-        if let Some((entry, _)) = journal.entries.pop() {
+/// What of the files is whole, and what is to be cut off.
+struct Whole {
+    entries: Vec<Entry>,
+    to: Lengths,
+    journal_to: u64,
+    notes: Vec<String>,
+}
+
+impl Whole {
+    fn of(store: &Store) -> Result<Self, ResumeError> {
+        let path = store.dir.join(JOURNAL);
+        let text = fs::read(&path).map_err(named(&path))?;
+        let mut journal = Journal::read(&text).map_err(|error| not(format!("{}: {error}", path.display())))?;
+        let there = store.lengths()?;
+        let mut notes = Vec::new();
+        // Files are on disk before the journal says so: at most the last batch is missing a part, if the disk lied.
+        if journal.entries.last().is_some_and(|(entry, _)| !there.cover(&entry.bytes))
+            && let Some((entry, _)) = journal.entries.pop()
+        {
             notes.push(format!("batch {} is in the journal and not whole in the files", entry.batch));
+            let rest = journal.entries.last().map(|(entry, _)| entry.bytes);
+            let shorter = rest.is_some_and(|bytes| !there.cover(&bytes));
+            if shorter || rest.is_none() && there.raw == Some(0) && entry.accepted {
+                return Err(not(format!(
+                    "{}: the files are shorter than the journal says ({}): no crash does that; put them back as they were, \
+                     or start a new run",
+                    store.dir.display(),
+                    short_of(store.raw, &there, &rest.unwrap_or(entry.bytes))
+                )));
+            }
         }
-    }
-    let journal_to = journal.entries.last().map_or(0, |(_, end)| *end);
-    let to = match journal.entries.last() {
-        Some((entry, _)) => entry.bytes,
-        None => Lengths { raw: store.raw_file.as_ref().map(|_| 0), summary: 0, histograms: 0 },
-    };
-    let header_only = journal.entries.is_empty();
-    let mut cut = |name: &str, from: u64, to: u64, why: &str| {
-        if from > to && !(header_only && why.is_empty()) {
-            let (from, to) = (count(from), count(to));
-            notes.push(format!("{name} is cut back from {from} to {to} bytes{why}"));
+        let journal_to = journal.entries.last().map_or(0, |(_, end)| *end);
+        let header_only = journal.entries.is_empty();
+        let to = match journal.entries.last() {
+            Some((entry, _)) => entry.bytes,
+            None => Lengths { raw: store.raw_file.as_ref().map(|_| 0), summary: 0, histograms: 0 },
+        };
+        let mut cut = |name: &str, from: u64, to: u64, why: &str| {
+            // The beginnings of files are written again.
+            if from > to && !(header_only && why.is_empty()) {
+                let (from, to) = (count(from), count(to));
+                notes.push(format!("{name} is cut back from {from} to {to} bytes{why}"));
+            }
+        };
+        let half = ": what is beyond belongs to a batch that was not finished";
+        if let (Some(name), Some(from), Some(to)) = (raw_name(store.raw), there.raw, to.raw) {
+            cut(name, from, to, half);
         }
-    };
-    let half = ": what is beyond belongs to a batch that was not finished";
-    if let (Some(name), Some(from), Some(to)) = (raw_name(store.raw), there.raw, to.raw) {
-        cut(name, from, to, half);
+        let why = if header_only { "" } else { half };
+        cut(SUMMARY, there.summary, to.summary, why);
+        cut(HISTOGRAMS, there.histograms, to.histograms, why);
+        let why = journal.stopped.as_ref().map_or(String::new(), |why| format!(": {why}"));
+        cut(JOURNAL, text.len() as u64, journal_to, &why);
+        let entries = journal.entries.into_iter().map(|(entry, _)| entry).collect();
+        Ok(Self { entries, to, journal_to, notes })
     }
-    let why = if header_only { "" } else { half };
-    cut(SUMMARY, there.summary, to.summary, why);
-    cut(HISTOGRAMS, there.histograms, to.histograms, why);
-    let why = journal.stopped.as_ref().map_or(String::new(), |why| format!(": {why}"));
-    cut(JOURNAL, text.len() as u64, journal_to, &why);
-    store.cut_back(to, journal_to)?;
-    if header_only {
-        store.write_headers()?;
-    }
-    Ok(journal.entries.into_iter().map(|(entry, _)| entry).collect())
+}
+
+/// Which files hold less than they should.
+fn short_of(raw: Raw, there: &Lengths, said: &Lengths) -> String {
+    [
+        (raw_name(raw).unwrap_or_default(), there.raw.unwrap_or(0), said.raw.unwrap_or(0)),
+        (SUMMARY, there.summary, said.summary),
+        (HISTOGRAMS, there.histograms, said.histograms),
+    ]
+    .into_iter()
+    .filter(|(_, there, said)| there < said)
+    .map(|(name, there, said)| format!("{name} has {} of {} bytes", count(there), count(said)))
+    .collect::<Vec<_>>()
+    .join(", ")
 }
 
 /// Records of refused attempts that the journal does not know were never finished.
@@ -219,8 +260,9 @@ fn remove_strays(dir: &Path, entries: &[Entry], notes: &mut Vec<String>) -> io::
     };
     for file in found {
         let name = file?.file_name().to_string_lossy().into_owned();
-        // Of ours only.
-        if name.contains("-attempt-") && !known.contains(&name) {
+        let numbered = |rest: &str| rest.strip_suffix(".jsonl").is_some_and(|n| n.parse::<u32>().is_ok());
+        let ours = name.rsplit_once("-attempt-").is_some_and(|(_, rest)| numbered(rest));
+        if ours && !known.contains(&name) {
             fs::remove_file(dir.join(ATTEMPTS).join(&name))?;
             notes.push(format!("{ATTEMPTS}/{name} is removed: it belongs to an attempt that was not finished"));
         }

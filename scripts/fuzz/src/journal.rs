@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use coordinator::report::summary::Summary;
 use coordinator::store::FORMAT;
-use coordinator::store::journal::{Entry, Journal};
+use coordinator::store::journal::{Entry, Journal, JournalError};
 use serde_json::json;
 use serde_json::value::RawValue;
 
@@ -20,9 +20,8 @@ pub fn body(data: &[u8]) {
 pub fn accepts(data: &[u8]) -> bool {
     let journal = match Journal::read(data) {
         Ok(journal) => journal,
-        Err(format) => {
-            assert_ne!(format, FORMAT, "its own format is refused");
-            assert!(data.split(|byte| *byte == b'\n').any(|line| says(line, format)), "no line says format {format}");
+        Err(error) => {
+            assert_refused(data, &error);
             return false;
         }
     };
@@ -30,7 +29,10 @@ pub fn accepts(data: &[u8]) -> bool {
     let ends: Vec<usize> = ends(&journal);
     // All of them would take long; a test below does it for one journal.
     let first_and_last = [ends.first(), ends.last()].into_iter().flatten();
-    for cut in first_and_last.flat_map(|end| [end / 2, end - 1, *end]).chain([data.len() / 2, data.len()]) {
+    // Behind it, what is cut off decides whether whole lines follow.
+    let first_line_beyond = lines(data).map(|(_, end)| end).nth(ends.len()).unwrap_or(data.len());
+    let beyond = [(data.len() / 2).min(first_line_beyond), first_line_beyond, data.len()];
+    for cut in first_and_last.flat_map(|end| [end / 2, end - 1, *end]).chain(beyond) {
         assert_cut(data, &journal, cut);
     }
     for (entry, _) in &journal.entries {
@@ -41,11 +43,49 @@ pub fn accepts(data: &[u8]) -> bool {
             let later = format!("{{\"format\":{format}}}\n").into_bytes();
             for line in [line(entry, format), later] {
                 let all = [&data[..usize::try_from(*end).expect("of a slice")], &line].concat();
-                assert_eq!(Journal::read(&all).err(), Some(format), "another format is taken for this one");
+                assert_eq!(
+                    Journal::read(&all).err(),
+                    Some(JournalError::Format(format)),
+                    "another format is taken for this one"
+                );
             }
         }
     }
     !journal.entries.is_empty()
+}
+
+/// Nothing is refused that a crash may leave.
+fn assert_refused(data: &[u8], error: &JournalError) {
+    match error {
+        JournalError::Format(format) => {
+            assert_ne!(*format, FORMAT, "its own format is refused");
+            assert!(lines(data).any(|(line, _)| says(line, *format)), "no line says format {format}");
+        }
+        JournalError::Damaged { line, problem } => {
+            assert!(!problem.is_empty(), "refused without a reason");
+            let (_, end) = lines(data).nth(line - 1).expect("a line of it");
+            let (before, after) = data.split_at(end);
+            let journal = Journal::read(before).unwrap_or_else(|error| panic!("up to line {line}: {error}"));
+            assert!(journal.entries.len() == line - 1 && journal.stopped.is_some(), "line {line} is whole");
+            assert!(lines(after).any(|(line, _)| is_whole(line)), "nothing whole follows line {line}");
+        }
+    }
+}
+
+/// An entry, of whatever format.
+fn is_whole(line: &[u8]) -> bool {
+    match Journal::read(&[line, b"\n"].concat()) {
+        Ok(journal) => !journal.entries.is_empty(),
+        Err(error) => matches!(error, JournalError::Format(_)),
+    }
+}
+
+/// Each without its newline, and where the next one starts.
+fn lines(data: &[u8]) -> impl Iterator<Item = (&[u8], usize)> {
+    data.split_inclusive(|byte| *byte == b'\n').scan(0, |end, line| {
+        *end += line.len();
+        Some((line.strip_suffix(b"\n").unwrap_or(line), *end))
+    })
 }
 
 /// Every entry is one line, and what is left over is said.
@@ -66,7 +106,7 @@ fn assert_whole(data: &[u8], journal: &Journal) {
 
 /// What a crash leaves: of a beginning, exactly the entries whose line is in it, with its newline.
 fn assert_cut(data: &[u8], journal: &Journal, cut: usize) {
-    let again = Journal::read(&data[..cut]).unwrap_or_else(|format| panic!("cut at {cut}: format {format}"));
+    let again = Journal::read(&data[..cut]).unwrap_or_else(|error| panic!("cut at {cut}: {error}"));
     let whole = ends(journal).iter().take_while(|end| **end <= cut).count();
     assert_eq!(again.entries, journal.entries[..whole], "cut at {cut}");
     assert_whole(&data[..cut], &again);

@@ -102,8 +102,8 @@ impl Machine {
         match (wanted, holding) {
             (Some(missing), _) => self.send(key, FromCoordinator::Resend(missing)),
             (None, Some(attempt)) => {
-                let reason = "nobody waits for it any more".to_owned();
-                self.send(key, FromCoordinator::Abort { attempt, reason });
+                // Nobody waits for it any more.
+                self.send(key, FromCoordinator::Stored(attempt));
                 self.lost_one(now);
             }
             (None, None) => self.lost_one(now),
@@ -183,12 +183,9 @@ impl Machine {
         None
     }
 
-    /// Its own name; with a number if another agent has it.
+    /// Its own name; with a number if another agent that is connected has it.
     pub(super) fn free_name(&self, hello: &Hello) -> String {
-        let taken = |name: &str| {
-            self.agents.values().any(|agent| agent.name == name)
-                || self.known.get(name).is_some_and(|known| known.instance != hello.instance)
-        };
+        let taken = |name: &str| self.agents.values().any(|agent| agent.name == name);
         if !taken(&hello.name) {
             return hello.name.clone();
         }
@@ -205,11 +202,15 @@ impl Machine {
         }
         match &mut self.phase {
             Phase::Probing { .. } => {
-                // Whoever is missing may come back: the search goes on as at the beginning.
-                let deadline = now.mono + Duration::from_micros(self.setup.plan.agents.ready_timeout_us);
-                self.phase = Phase::Gathering { deadline };
-                // It may have been one more than wanted.
-                self.maybe_probe(now);
+                if self.agents.len() >= self.wanted() {
+                    // It was one more than wanted; the others may all have had their last word.
+                    self.maybe_judged(now);
+                    return;
+                }
+                // Whoever is missing may come back, but not for ever: one that comes and goes keeps no run from its end.
+                let patience = Duration::from_micros(self.setup.plan.agents.ready_timeout_us);
+                self.phase = Phase::Gathering { deadline: (now.mono + patience).min(2 * patience) };
+                self.due(now);
             }
             Phase::Surveying { .. } | Phase::Checking { .. } => self.no_longer_asked(now, key),
             Phase::Preparing(current) => {

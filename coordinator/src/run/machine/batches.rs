@@ -29,12 +29,10 @@ impl Machine {
             let mode = self.setup.plan.target.mode.list()[0];
             let batch = self.setup.plan.warmup_batch(mode);
             self.tell(RunEvent::WarmupStarted);
-            self.prepare(now, batch);
-            return;
+            return self.survey(now, batch, Duration::ZERO);
         }
         while let Some(batch) = self.batches.get(self.next).copied() {
-            if let Some(summary) = self.setup.history.decided.get(&batch.index) {
-                self.results.push(Done::Ran(Box::new(summary.clone())));
+            if self.setup.history.decided.contains_key(&batch.index) {
                 self.begin_next();
                 continue;
             }
@@ -219,8 +217,8 @@ impl Machine {
                 finished.summary.verdict.reasons.push(format!("given up: {why}"));
             }
         }
-        let carried = |this: &Self| this.shares_after_wait(&current.batch).is_ok();
-        let again = self.may_repeat() && (carried(self) || self.others_may_come(now));
+        // Whether those who are left can carry it is found out then.
+        let again = self.may_repeat();
         if let Some(why) = &refused {
             self.tell(RunEvent::AttemptRefused {
                 batch: current.batch,
@@ -230,19 +228,20 @@ impl Machine {
                 again,
             });
         }
-        // The last attempt stands in the tables with its verdict, when none was accepted.
-        finished.stands = refused.is_none() || (!again && !self.interrupted);
+        // The last attempt stands in the tables with its verdict, when none was accepted. Of a run that ends before that the
+        // batch stays open.
+        finished.stands = refused.is_none() || (!again && !self.interrupted && !self.aborted);
         if finished.stands {
-            self.results.push(Done::Ran(Box::new(finished.summary.clone())));
+            self.decide(Done::Ran(Box::new(finished.summary.clone())));
         }
         self.phase = Phase::Storing { refused: refused.is_some(), again };
         self.effects.push(Effect::Store(Box::new(finished)));
     }
 
     pub(super) fn may_repeat(&self) -> bool {
-        !self.interrupted
-            && !self.aborted
-            && self.attempt < self.setup.plan.agents.max_attempts.max(self.first_attempt())
+        // Those of an earlier life of the run don't count: they were not all losses.
+        let attempts = self.attempt + 1 - self.first_attempt();
+        !self.interrupted && !self.aborted && attempts < self.setup.plan.agents.max_attempts
     }
 
     pub(super) fn stored(&mut self, now: Now, result: Result<(), String>) {
@@ -251,14 +250,16 @@ impl Machine {
             self.over(End::failed(Failure::Store(problem)));
             return;
         }
-        if refused && self.interrupted {
+        if refused && (self.interrupted || self.aborted) {
             self.conclude();
             return;
         }
         if refused && again && self.may_repeat() {
             self.attempt += 1;
         } else {
-            if let Some(Done::Ran(summary)) = self.results.last() {
+            let batch = self.batches.get(self.next).copied();
+            let decided = self.results.iter().find(|done| batch.is_some_and(|batch| done.batch().index == batch.index));
+            if let Some(Done::Ran(summary)) = decided {
                 let event = RunEvent::BatchStored { place: self.place(), summary: summary.clone() };
                 self.tell(event);
             }

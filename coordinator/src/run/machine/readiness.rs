@@ -58,14 +58,18 @@ impl Machine {
         let waiting = found.iter().find(|result| !result.ready && !result.last_word);
         let problem = waiting.map(|result| format!("{} from {}: {}", result.url, agent.name, result.problem));
         results.insert(key, found);
-        let all = self
-            .agents
-            .keys()
-            .all(|key| results.get(key).is_some_and(|found| found.iter().all(|result| result.last_word)));
         match problem {
             Some(problem) => self.tell(RunEvent::TargetNotReady { problem }),
-            None if all => self.target_judged(now),
-            None => {}
+            None => self.maybe_judged(now),
+        }
+    }
+
+    /// Everyone who is there may have had the last word.
+    pub(super) fn maybe_judged(&mut self, now: Now) {
+        let Phase::Probing { results, .. } = &self.phase else { return };
+        let known = |key: &Key| results.get(key).is_some_and(|found| found.iter().all(|result| result.last_word));
+        if self.agents.keys().all(known) {
+            self.target_judged(now);
         }
     }
 

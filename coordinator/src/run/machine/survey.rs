@@ -134,6 +134,10 @@ impl Machine {
             let pause = until.saturating_sub(now.mono);
             self.tell(RunEvent::WaitingForAgents { batch, pause, why: short.clone() });
             self.phase = Phase::Awaiting { batch, deadline: until, short };
+        } else if Self::is_warmup(&batch) && !self.agents.is_empty() {
+            // The batches themselves will show what can be carried.
+            self.warmed_up = true;
+            self.next_batch(now);
         } else if self.setup.plan.agents.on_shortfall == OnShortfall::Stop || self.agents.is_empty() {
             self.over(End::failed(Failure::TooFewAgents(short)));
         } else {
@@ -185,7 +189,9 @@ impl Machine {
             Ok(_) => return self.prepare(now, batch),
             Err(short) => short,
         };
-        if let Some(pause) = self.ports_come_back(&batch).filter(|pause| waited + *pause <= PORTS_WAIT_MAX) {
+        // The first batch will wait long enough.
+        let worth_it = |pause: &Duration| waited + *pause <= PORTS_WAIT_MAX && !Self::is_warmup(&batch);
+        if let Some(pause) = self.ports_come_back(&batch).filter(worth_it) {
             self.tell(RunEvent::WaitingForPorts { batch, pause, why: short });
             self.phase = Phase::PortsWait { batch, until: now.mono + pause, waited: waited + pause };
             return;
@@ -196,7 +202,7 @@ impl Machine {
     pub(super) fn skip(&mut self, batch: Batch, why: String) {
         let place = self.place();
         self.tell(RunEvent::BatchSkipped { place, batch, why: why.clone() });
-        self.results.push(Done::Skipped { batch, why });
+        self.decide(Done::Skipped { batch, why });
         self.begin_next();
     }
 

@@ -124,9 +124,8 @@ fn whoever_does_not_come_back_within_its_lease_is_lost() {
 fn results_that_nobody_waits_for_are_let_go_of() {
     let (mut play, id, _) = running();
     back(&mut play, 7, "stranger", Some(AttemptId { attempt: 99, ..id }));
-    let abort =
-        |order: &FromCoordinator| matches!(order, FromCoordinator::Abort { attempt, .. } if attempt.attempt == 99);
-    assert!(play.orders[&7].iter().any(abort), "{:?}", play.orders[&7]);
+    let let_go = |order: &FromCoordinator| matches!(order, FromCoordinator::Stored(attempt) if attempt.attempt == 99);
+    assert!(play.orders[&7].iter().any(let_go), "{:?}", play.orders[&7]);
     assert!(resends(&play, 7).is_empty());
 }
 
@@ -219,4 +218,81 @@ fn nobody_is_waited_for_twice_in_vain() {
     let skipped = play.told.iter().filter(|event| matches!(event, RunEvent::BatchSkipped { .. })).count();
     assert_eq!((waits, skipped, play.accepted().len()), (1, 2, 2), "one of 1,000 descriptors can't carry 1,500");
     assert!(play.mono - before < Duration::from_secs(70));
+}
+
+#[test]
+fn whoever_can_not_be_believed_is_sent_away() {
+    let (mut play, id, _) = running();
+    play.say(1, FromAgent::Records(RecordChunk { attempt: id, sequence: 0, records: Vec::new() }));
+    assert!(play.orders[&1].iter().any(|order| matches!(order, FromCoordinator::Dismiss(_))));
+    assert_eq!(play.hung_up, [1]);
+    play.orders.remove(&1);
+    play.settle();
+    assert_eq!(play.code(), 0);
+    assert!(play.accepted().contains(&(2, 2)) && play.accepted().contains(&(3, 1)));
+}
+
+#[test]
+fn only_those_who_have_a_share_are_waited_for_and_listened_to() {
+    let mut play = Play::new(&format!("{PLAN}[agents]\ncount = 2\n"));
+    play.join(1, "a");
+    play.join(2, "b");
+    play.settle_until_preparing(0);
+    play.join(3, "c");
+    let Phase::Preparing(current) = &play.machine.phase else { panic!("it is prepared") };
+    let id = current.id;
+    for _ in 0..2 {
+        play.say(3, FromAgent::Armed(id));
+    }
+    let Phase::Preparing(current) = &play.machine.phase else { panic!("nobody is armed who counts") };
+    assert!(!current.syncing && current.armed.is_empty());
+    play.settle();
+    assert_eq!((play.code(), play.accepted().len()), (0, 4));
+}
+
+#[test]
+fn a_loss_in_the_warm_up_is_like_any_other() {
+    let mut play = Play::new(&format!("{PLAN}[agents]\ncount = 1\n"));
+    play.join(1, "a");
+    play.until_running(AttemptId::WARMUP);
+    play.leave(1);
+    assert!(play.end.is_none(), "another may come");
+    play.join(2, "b");
+    play.settle();
+    assert_eq!((play.code(), play.accepted().len()), (0, 4));
+}
+
+/// A run that ends for want of agents leaves the batch to whoever takes it up again.
+#[test]
+fn a_batch_whose_attempts_are_not_used_up_stays_open() {
+    let mut play = Play::new(&format!("{PLAN}[agents]\ncount = 1\nlocal = 1\n"));
+    play.join(1, "a");
+    play.until_running(1);
+    play.leave(1);
+    while play.end.is_none() {
+        assert!(play.store(), "the attempt is kept");
+        play.wait(Duration::from_secs(1));
+    }
+    assert_eq!(play.code(), crate::exit::TOO_FEW_AGENTS);
+    let last = play.stored.last().expect("an attempt");
+    assert_eq!((last.id.batch, last.summary.accepted, last.stands), (1, false, false));
+    assert_eq!(play.machine.results().len(), 1);
+}
+
+#[test]
+fn an_agent_that_comes_and_goes_keeps_no_run_from_its_end() {
+    let mut play = Play::new(&format!("{PLAN}[agents]\ncount = 2\nready_timeout_seconds = 60\n"));
+    play.join(1, "a");
+    for key in 2..2_000 {
+        if play.end.is_some() {
+            break;
+        }
+        play.join(key, "b");
+        play.pongs();
+        play.wait(Duration::from_secs(1));
+        if play.end.is_none() {
+            play.leave(key);
+        }
+    }
+    assert_eq!(play.code(), crate::exit::TOO_FEW_AGENTS);
 }
