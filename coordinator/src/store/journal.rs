@@ -16,6 +16,12 @@ pub struct Lengths {
 }
 
 impl Lengths {
+    /// A file that should have a beginning at least has not even that.
+    #[must_use]
+    pub fn any_empty(&self) -> bool {
+        self.raw == Some(0) || self.summary == 0 || self.histograms == 0
+    }
+
     /// Whether files of these lengths hold everything that files of the other lengths do.
     #[must_use]
     pub fn cover(&self, other: &Self) -> bool {

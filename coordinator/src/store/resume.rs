@@ -199,7 +199,7 @@ impl Whole {
             notes.push(format!("batch {} is in the journal and not whole in the files", entry.batch));
             let rest = journal.entries.last().map(|(entry, _)| entry.bytes);
             let shorter = rest.is_some_and(|bytes| !there.cover(&bytes));
-            if shorter || rest.is_none() && there.raw == Some(0) && entry.accepted {
+            if shorter || rest.is_none() && entry.accepted && there.any_empty() {
                 return Err(not(format!(
                     "{}: the files are shorter than the journal says ({}): no crash does that; put them back as they were, \
                      or start a new run",

@@ -5,7 +5,7 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 
 use crate::compare::assert_same;
-use crate::support::{Ended, Results, Server, coordinator, run};
+use crate::support::{Ended, Process, Results, Server, agent, coordinator, run};
 
 const GRID: [&str; 12] = [
     "--batch-sizes",
@@ -63,18 +63,74 @@ fn killed_at_any_write_the_run_can_be_taken_up_again() {
             begun += 1;
             assert_eq!(ended.code(), Some(0), "{fault}: {}", ended.text);
             assert_same(&whole, &Results::of(&out), &fault);
-            if how == "kill-within" && write > 3 {
-                let loud = ended.text.contains("cut back") || ended.text.contains("2 of 2 batches are done");
-                assert!(
-                    loud || ended.text.contains("0 of 2") || ended.text.contains("1 of 2"),
-                    "{fault}: {}",
-                    ended.text
-                );
-            }
+            // Of each batch the records, the histograms, the row and the journal's line are appended, in this order; then
+            // run.json is replaced.
+            let appended = (write + 1) % 5;
+            let half = if how == "kill-within" { appended < 4 } else { appended < 3 };
+            let expected = (4..14).contains(&write) && half;
+            assert_eq!(ended.text.contains("is cut back from"), expected, "{fault}: {}", ended.text);
         }
     }
     // Three to begin with, five a batch, one at the end.
     assert!(kills >= 2 * 13 && begun >= 2 * 10, "{kills} kills, {begun} of them after the beginning");
+}
+
+/// Agents outlive their coordinator, and take part when it is back.
+#[test]
+fn agents_that_are_still_looking_take_part_again() {
+    let server = Server::start(&[]);
+    let dir = tempfile::tempdir().expect("dir");
+    let out = dir.path().join("out");
+    let held = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
+    let address = held.local_addr().expect("address").to_string();
+    drop(held);
+    let grid = ["--batch-sizes", "4,6", "--wait", "0", "--reps", "1", "--agents", "1", "--listen", &address];
+    let mut command = coordinator();
+    command.args(["run", "--target", &server.url, "--fault", "kill-within=10"]).args(grid);
+    command.args(["--set", "measure.max_clock_error_ms=500", "--output"]).arg(&out);
+    let mut first = Process::start(command);
+    first.line_with("start each with");
+    let agent = agent(&address, &["--name", "n1"]);
+    assert_eq!(first.end().status.signal(), Some(9));
+    let ended = go_on(&out, &["--listen", &address]);
+    assert_eq!(ended.code(), Some(0), "{}", ended.text);
+    assert_eq!(agent.end().code(), Some(0), "one agent for both lives");
+    let results = Results::of(&out);
+    assert!(results.summary().iter().all(|row| row["successful"] == row["num_requests"]), "{:?}", results.summary());
+    results.check_with_python();
+}
+
+/// Files that no crash leaves behind are not made worse.
+#[test]
+fn what_was_lost_otherwise_is_not_cut_away() {
+    let server = Server::start(&[]);
+    let dir = tempfile::tempdir().expect("dir");
+    let out = dir.path().join("out");
+    assert_eq!(begin(&server, &out, &[]).code(), Some(0));
+    let read = |name: &str| std::fs::read(out.join(name)).unwrap_or_default();
+    let refused = |part: &str| {
+        let before = ["summary.csv", "histograms.hlog", "journal.jsonl"].map(read);
+        let ended = go_on(&out, &[]);
+        assert_eq!(ended.code(), Some(2), "{}", ended.text);
+        assert!(ended.text.contains(part), "{part:?} in:\n{}", ended.text);
+        assert!(
+            ["summary.csv", "histograms.hlog", "journal.jsonl"].map(read) == before,
+            "nothing is cut: {}",
+            ended.text
+        );
+    };
+    let (raw, journal) = (read("raw.jsonl"), read("journal.jsonl"));
+    std::fs::rename(out.join("raw.jsonl"), out.join("elsewhere")).expect("moved");
+    refused("raw.jsonl has 0 of ");
+    std::fs::write(out.join("raw.jsonl"), &raw).expect("back");
+    let mut damaged = journal.clone();
+    damaged[5] = b'#';
+    std::fs::write(out.join("journal.jsonl"), &damaged).expect("damaged");
+    refused("line 1 can't be read");
+    std::fs::write(out.join("journal.jsonl"), &journal).expect("back");
+    let ended = go_on(&out, &[]);
+    assert_eq!(ended.code(), Some(0), "{}", ended.text);
+    assert!(ended.text.contains("2 of 2 batches are done"), "{}", ended.text);
 }
 
 #[test]
