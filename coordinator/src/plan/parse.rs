@@ -6,6 +6,8 @@ use std::ops::Range;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use crate::report::format::printable;
+
 /// A value and where it stands.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Node {
@@ -137,11 +139,6 @@ impl fmt::Display for Fault {
         let message = printable(&self.message);
         if self.key.is_empty() { write!(f, ": {message}") } else { write!(f, ": {}: {message}", printable(&self.key)) }
     }
-}
-
-/// On one line, and nothing that a terminal would obey.
-fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() }).collect()
 }
 
 impl Layer {

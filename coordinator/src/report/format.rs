@@ -76,6 +76,23 @@ pub fn duration(us: u64) -> String {
     }
 }
 
+/// The longest text of others that is shown, in characters.
+const SHOWN_CHARS_MAX: usize = 500;
+
+/// On one line, of bounded length, and with nothing that a terminal would obey.
+#[must_use]
+pub fn printable(text: &str) -> String {
+    let mut shown: String = text
+        .chars()
+        .take(SHOWN_CHARS_MAX)
+        .map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() })
+        .collect();
+    if text.chars().nth(SHOWN_CHARS_MAX).is_some() {
+        shown.push('…');
+    }
+    shown
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::FORMAT;
+use crate::report::format::printable;
 use crate::report::summary::{Summary, rfc3339};
 use crate::run::collect::Finished;
 
@@ -130,11 +131,12 @@ impl Journal {
                     {
                         return Err(JournalError::Format(format));
                     }
-                    let whole = |line: &[u8]| serde_json::from_slice::<Entry>(line).is_ok();
-                    if text[at..].split(|byte| *byte == b'\n').any(whole) {
-                        return Err(JournalError::Damaged { line: number, problem: error.to_string() });
+                    let problem = printable(&error.to_string());
+                    let whole = |line: &[u8]| line.ends_with(b"\n") && serde_json::from_slice::<Entry>(line).is_ok();
+                    if text[at..].split_inclusive(|byte| *byte == b'\n').any(whole) {
+                        return Err(JournalError::Damaged { line: number, problem });
                     }
-                    journal.stopped = Some(format!("line {number} can't be read ({error})"));
+                    journal.stopped = Some(format!("line {number} can't be read ({problem})"));
                     break;
                 }
             }

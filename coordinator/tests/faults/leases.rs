@@ -63,11 +63,11 @@ fn a_frozen_coordinator_blames_nobody() {
     let server = Server::start(&[]);
     let dir = tempfile::tempdir().expect("dir");
     let out = dir.path().join("out");
-    // For shorter than agents wait for it, and for longer than it would wait for them.
-    let (mut run, agents) = two_batches(&server, &out, "7", &["--set", "agents.lease_seconds=4"]);
+    // For shorter than agents wait for it: what they said meanwhile is heard before anyone is judged.
+    let (mut run, agents) = two_batches(&server, &out, "7", &["--set", "agents.lease_seconds=6"]);
     run.line_with("open 8");
     run.signal(Signal::SIGSTOP);
-    std::thread::park_timeout(std::time::Duration::from_millis(3_000));
+    std::thread::park_timeout(std::time::Duration::from_millis(4_000));
     run.signal(Signal::SIGCONT);
     let ended = run.end();
     assert_eq!(ended.code(), Some(0), "{}", ended.text);

@@ -62,6 +62,9 @@ impl From<AttemptId> for wire::Attempt {
 
 pub(super) fn attempt(value: Option<wire::Attempt>) -> Checked<AttemptId> {
     let value = need("attempt", value)?;
+    if value.attempt == 0 {
+        return invalid("attempt.attempt", "0, they count from 1");
+    }
     Ok(AttemptId {
         run: RunId(Uuid::from_bytes(bytes("attempt.run", &value.run)?)),
         batch: value.batch,

@@ -3,6 +3,7 @@
 //! `good-run.jsonl` is the journal of a small run, the other seeds are changed from it. When the fields of an entry have
 //! changed: `coordinator run --set target.embedded=true --batch-sizes 2,3 --wait 0 --reps 1 --local 1 --output DIR`.
 
+use crate::assert_plain;
 use std::collections::BTreeMap;
 
 use coordinator::report::summary::Summary;
@@ -54,6 +55,9 @@ pub fn accepts(data: &[u8]) -> bool {
     !journal.entries.is_empty()
 }
 
+/// What is shown of a line that can't be read.
+const SHOWN_BYTES_MAX: usize = 8 << 10;
+
 /// Nothing is refused that a crash may leave.
 fn assert_refused(data: &[u8], error: &JournalError) {
     match error {
@@ -63,6 +67,7 @@ fn assert_refused(data: &[u8], error: &JournalError) {
         }
         JournalError::Damaged { line, problem } => {
             assert!(!problem.is_empty(), "refused without a reason");
+            assert_plain(problem, SHOWN_BYTES_MAX);
             let (_, end) = lines(data).nth(line - 1).expect("a line of it");
             let (before, after) = data.split_at(end);
             let journal = Journal::read(before).unwrap_or_else(|error| panic!("up to line {line}: {error}"));
@@ -100,6 +105,7 @@ fn assert_whole(data: &[u8], journal: &Journal) {
     assert_eq!(journal.stopped.is_some(), start < data.len(), "{:?} at {start} of {}", journal.stopped, data.len());
     // It is shown to whoever goes on with the run.
     if let Some(why) = &journal.stopped {
+        assert_plain(why, SHOWN_BYTES_MAX);
         assert!(why.starts_with(&format!("line {} ", journal.entries.len() + 1)), "{why:?}");
     }
 }
