@@ -106,7 +106,7 @@ impl Machine {
             .collect();
         self.spread = Spread::over(&addresses);
         for agent in self.agents.values_mut() {
-            agent.ready = true;
+            agent.ready = !agent.leaving;
         }
         self.tell(RunEvent::TargetReady { warnings });
         if self.room_for_all() {
