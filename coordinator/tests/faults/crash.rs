@@ -101,6 +101,46 @@ fn agents_that_are_still_looking_take_part_again() {
     results.check_with_python();
 }
 
+/// The records of an attempt that does not count are written, too.
+#[test]
+fn killed_while_a_refused_attempt_is_written_the_run_can_be_taken_up_again() {
+    let server = Server::start(&[]);
+    let dir = tempfile::tempdir().expect("dir");
+    // Three writes to begin with; then the attempt's records and its line in the journal.
+    for (fault, said, attempt) in [
+        ("kill-within=4", "is removed", "1"),
+        ("kill-after=4", "is removed", "1"),
+        ("kill-within=5", "journal.jsonl is cut back", "1"),
+        ("kill-after=5", "0 of 1 batches are done", "2"),
+    ] {
+        let out = dir.path().join(fault);
+        let mut command = coordinator();
+        command
+            .args(["run", "--target", &server.url, "--batch-sizes", "6", "--wait", "0.5", "--reps", "1", "-v"])
+            .args(["--agents", "2", "--listen", "127.0.0.1:0", "--set", "grid.warmup=false", "--fault", fault])
+            .args(["--set", "measure.max_clock_error_ms=500", "--output"])
+            .arg(&out);
+        let mut first = Process::start(command);
+        let line = first.line_with("start each with: agent --coordinator ");
+        let address = line.rsplit(' ').next().expect("address").to_owned();
+        let agents = ["n1", "n2"].map(|name| agent(&address, &["--name", name]));
+        first.line_with("batch under way");
+        agents[1].signal(nix::sys::signal::Signal::SIGKILL);
+        let ended = first.end();
+        assert_eq!(ended.status.signal(), Some(9), "{fault}: {}", ended.text);
+        let ended = go_on(&out, &["--agents", "1", "--listen", &address]);
+        assert_eq!(ended.code(), Some(0), "{fault}: {}", ended.text);
+        assert!(ended.text.contains(said), "{fault}: {said:?} in:\n{}", ended.text);
+        let results = Results::of(&out);
+        let row = &results.summary()[0];
+        assert_eq!((row["successful"].as_str(), row["attempt"].as_str()), ("6", attempt), "{fault}");
+        let refused = results.journal().iter().filter(|line| line["accepted"] == false).count();
+        let kept = std::fs::read_dir(out.join("attempts")).expect("attempts").count();
+        assert_eq!((refused, kept), if attempt == "2" { (1, 1) } else { (0, 0) }, "{fault}");
+        results.check_with_python();
+    }
+}
+
 /// Files that no crash leaves behind are not made worse.
 #[test]
 fn what_was_lost_otherwise_is_not_cut_away() {
