@@ -48,7 +48,14 @@ pub enum Security {
 pub struct Visitor<S> {
     stream: S,
     from: SocketAddr,
-    _counted: OwnedSemaphorePermit,
+    _counted: Option<OwnedSemaphorePermit>,
+}
+
+impl<S> Visitor<S> {
+    /// One that came through no door: in simulations.
+    pub fn uncounted(stream: S, from: SocketAddr) -> Self {
+        Self { stream, from, _counted: None }
+    }
 }
 
 /// Accepts until the returned stream is dropped.
@@ -92,7 +99,7 @@ pub fn open(
                 match timeout(HANDSHAKE_TIMEOUT, prove(stream, &security)).await {
                     Ok(Ok(stream)) => {
                         // The server may be gone: then nobody is let in any more.
-                        let _ = admit.send(Ok(Visitor { stream, from, _counted: counted })).await;
+                        let _ = admit.send(Ok(Visitor { stream, from, _counted: Some(counted) })).await;
                     }
                     Ok(Err(problem)) => crowd.tell(&format!("a peer at {from} was refused: {problem}")),
                     Err(_) => tracing::debug!("a peer at {from} said nothing for {} s", HANDSHAKE_TIMEOUT.as_secs()),

@@ -2,11 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
-use std::pin::Pin;
+use std::net::Ipv4Addr;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use agent::capacity::Wishes;
@@ -21,6 +19,7 @@ use agent::load::{Carry, Later, Loader};
 use agent::probe::{Means, Prober};
 use agent::pulse::Home;
 use agent::service::{self as agent_service, Settings};
+use coordinator::door::Visitor;
 use coordinator::plan::Plan;
 use coordinator::plan::check::plan_of;
 use coordinator::report::cells::CellHistograms;
@@ -34,12 +33,10 @@ use coordinator::store::Keep;
 use coordinator::store::run_json::RunJson;
 use proto::message::{Hello, ProbeResult};
 use proto::{Assignment, Capacity, FailureKind, Phase, RunId, SessionRecord, Vitals};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::server::Connected;
 use turmoil::net::{TcpListener, TcpStream};
 
 const PORT: u16 = 50_051;
@@ -160,7 +157,7 @@ async fn coordinate(plan: Plan, kept: Kept, told: Arc<Mutex<Vec<String>>>) -> io
     let (admit, admitted) = mpsc::channel(64);
     tokio::spawn(async move {
         while let Ok((stream, from)) = listener.accept().await {
-            if admit.send(io::Result::Ok(Peer { stream, from })).await.is_err() {
+            if admit.send(io::Result::Ok(Visitor::uncounted(stream, from))).await.is_err() {
                 return;
             }
         }
@@ -211,40 +208,6 @@ impl Keep for Kept {
 
     fn place(&self) -> String {
         String::new()
-    }
-}
-
-/// A connection, as tonic wants to have it.
-struct Peer {
-    stream: TcpStream,
-    from: SocketAddr,
-}
-
-impl Connected for Peer {
-    type ConnectInfo = Option<SocketAddr>;
-
-    fn connect_info(&self) -> Self::ConnectInfo {
-        Some(self.from)
-    }
-}
-
-impl AsyncRead for Peer {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Peer {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
 
