@@ -16,6 +16,7 @@ use tracing_subscriber::EnvFilter;
 use crate::allow::AllowRule;
 use crate::capacity::{self, Wishes, host_name};
 use crate::clock::Clock;
+use crate::health;
 use crate::identity::{self, Identity, IdentityError};
 use crate::link::{Connector, Link, Security};
 use crate::load::Loader;
@@ -23,6 +24,7 @@ use crate::machine::End;
 use crate::probe::{Means, Prober};
 use crate::pulse::Home;
 use crate::service::{self, Outcome, Settings};
+use crate::slurm::{self, Task};
 
 /// Dismissed by the coordinator: the run is over.
 pub const EXIT_DISMISSED: u8 = 0;
@@ -45,6 +47,7 @@ Examples:
   agent --coordinator 127.0.0.1:50051
   srun agent --coordinator head-node:50051
   agent --coordinator head-node:50051 --identity ./agent-identity --allow-target 10.0.0.0/8
+  agent health --coordinator head-node:50051      (is the agent of this machine connected? for health checks)
 
 Exit codes:
   0 dismissed, 2 usage, 10 identity refused or missing, 11 coordinator lost for longer than --reconnect-for,
@@ -55,14 +58,14 @@ Exit codes:
 #[command(name = "agent", version, about, after_help = EXAMPLES)]
 pub struct Args {
     /// The coordinator
-    #[arg(long, value_name = "HOST:PORT")]
+    #[arg(long, value_name = "HOST:PORT", env = "MUSTER_COORDINATOR")]
     coordinator: String,
 
-    /// Name of this agent in tables and records [default: the host's name]
+    /// Name of this agent in tables and records [default: the host's name; under srun NODE-RANK]
     #[arg(long)]
     name: Option<String>,
 
-    /// Load threads; also the weight of this agent's share [default: one a core]
+    /// Load threads; also the weight of this agent's share [default: one a core; under srun SLURM_CPUS_PER_TASK]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
     threads: Option<u32>,
 
@@ -108,6 +111,11 @@ fn seconds(text: &str) -> Result<f64, String> {
 
 /// The program. `args` includes its name.
 pub fn main_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let mut args: Vec<OsString> = args.into_iter().collect();
+    if args.get(1).is_some_and(|word| word == health::COMMAND) {
+        args.remove(1);
+        return health::main_from(args);
+    }
     let args = match Args::try_parse_from(args) {
         Ok(args) => args,
         Err(error) => {
@@ -143,10 +151,15 @@ fn run(args: Args) -> Result<u8, String> {
     if args.exit_with_stdin {
         end_with_stdin();
     }
-    let wishes = Wishes { threads: args.threads, max_sessions: args.max_sessions, source_ips: args.source_ip.clone() };
+    let task = Task::of(&slurm::variable);
+    let wishes = Wishes {
+        threads: args.threads.or(task.as_ref().and_then(|task| task.cpus)),
+        max_sessions: args.max_sessions,
+        source_ips: args.source_ip.clone(),
+    };
     let capacity = capacity::measure(&wishes);
     let host = host_name();
-    let name = args.name.clone().unwrap_or_else(|| tidy(&host));
+    let name = args.name.clone().unwrap_or_else(|| tidy(&task.map_or_else(|| host.clone(), |task| task.name())));
     tracing::info!(
         "{name}: {} threads, {} descriptors and {} ports for sessions; dialling {}",
         capacity.threads,

@@ -4,6 +4,7 @@
 //! report`. Everything that decides is pure; time, sockets and files are in [`run::event_loop`], [`service`],
 //! [`store`], [`children`] and [`cli`].
 
+pub mod balancer;
 pub mod children;
 pub mod cli;
 pub mod door;

@@ -7,19 +7,21 @@ openenv=$(dirname "$here")/openenv
 
 usage() {
     cat <<'HELP'
-Usage: run_uvicorn.sh [--help]
+Usage: run_uvicorn.sh [--install | --help]
 
 Starts the OpenEnv benchmark environment under uvicorn, stays in the foreground, and stops it on SIGTERM or SIGINT.
 Its Python packages are installed on first use. Once every worker serves, a connection file is written; it is removed
-at exit.
+at exit. With --install only the packages are installed.
 
 Environment variables:
   WORKERS              worker processes                                   [8]
   HOST                 address to listen on                               [127.0.0.1]
   PORT                 port to listen on                                  [8000]
+  REACH                name by which clients reach this machine           [HOST]
   MAX_CONCURRENT_ENVS  WebSocket sessions at a time in each worker        [100]
   VENV                 Python virtual environment, made if missing        [deploy/openenv/.venv]
   CONNECTION_FILE      where to write how to reach the server             [deploy/local/connection.toml]
+  START_COMMAND        how it is started, for the connection file         [this script]
   LOG_LEVEL            uvicorn's; below critical, every client that goes
                        without a goodbye costs a traceback                [critical]
   START_SECONDS_MAX    how long the server may take to start              [180]
@@ -31,8 +33,10 @@ fail() {
     exit 1
 }
 
+install_only=
 case "${1-}" in
     '') ;;
+    --install) install_only=1 ;;
     -h | --help)
         usage
         exit 0
@@ -123,11 +127,11 @@ die_with_log() {
 }
 
 # 0.0.0.0 and :: are no addresses to connect to.
-case $HOST in
+case ${REACH:-$HOST} in
     0.0.0.0) reach=127.0.0.1 ;;
     ::) reach='[::1]' ;;
-    *:*) reach="[$HOST]" ;;
-    *) reach=$HOST ;;
+    *:*) reach="[${REACH:-$HOST}]" ;;
+    *) reach=${REACH:-$HOST} ;;
 esac
 url=http://$reach:$PORT
 
@@ -143,13 +147,14 @@ max_concurrent_envs = $MAX_CONCURRENT_ENVS
 nodes = 1
 cpus_per_node = $(nproc)
 backends = ["$(hostname)"]
-start_command = "WORKERS=$WORKERS HOST=$HOST PORT=$PORT MAX_CONCURRENT_ENVS=$MAX_CONCURRENT_ENVS ./deploy/local/run_uvicorn.sh"
+start_command = "${START_COMMAND:-WORKERS=$WORKERS HOST=$HOST PORT=$PORT MAX_CONCURRENT_ENVS=$MAX_CONCURRENT_ENVS ./deploy/local/run_uvicorn.sh}"
 TOML
     chmod 644 "$temporary"
     mv "$temporary" "$CONNECTION_FILE"
 }
 
 install
+[[ -z $install_only ]] || exit 0
 
 "$VENV/bin/python" - "$HOST" "$PORT" <<'PYTHON' || fail "cannot listen on $HOST:$PORT; is another server running there? PORT=... takes another port"
 import socket, sys

@@ -33,6 +33,7 @@ pub(super) fn describe(plan: &Plan) -> String {
         seconds_short(plan.session.think_us)
     ));
     text.push_str(&needs(plan));
+    text.push_str(&proxies(plan));
     text.push_str(&format!(
         "grid       {}{}\n",
         match plan.grid.order {
@@ -116,6 +117,39 @@ fn needs(plan: &Plan) -> String {
         count(agents),
         count(largest.div_ceil(agents.max(1)))
     )
+}
+
+/// What the proxies in front of the servers carry of it.
+fn proxies(plan: &Plan) -> String {
+    let (Some(balancer), urls) = (&plan.server.balancer, plan.target.urls.len() as u64) else { return String::new() };
+    let largest = plan.grid.batch_sizes.iter().copied().max().unwrap_or(0);
+    let each = count(largest.div_ceil(urls.max(1)));
+    let carries = plan.server.proxy_sessions_max.map_or_else(
+        || "how many one carries is not told (server.proxy_sessions_max)".to_owned(),
+        |max| format!("one carries {}, {} in all", count(max), count(max.saturating_mul(urls))),
+    );
+    let warning = beyond_the_proxies(plan).map_or_else(String::new, |warning| format!("           {warning}\n"));
+    format!("proxies    {urls} {balancer}, {each} sessions each of the largest batch: {carries}\n{warning}")
+}
+
+/// A batch that the balancer refuses says nothing of the servers behind it.
+#[must_use]
+pub(super) fn beyond_the_proxies(plan: &Plan) -> Option<String> {
+    // Of arrivals it is not known how many are open at once.
+    if matches!(plan.session.launch, Launch::Arrivals { .. }) {
+        return None;
+    }
+    let urls = plan.target.urls.len() as u64;
+    let most = plan.server.proxy_sessions_max?.saturating_mul(urls.max(1));
+    let largest = plan.grid.batch_sizes.iter().copied().filter(|size| *size > most).max()?;
+    let balancer = plan.server.balancer.as_deref().unwrap_or("proxy");
+    Some(format!(
+        "batches of up to {} sessions are more than the {urls} {balancer} {} carry ({}): beyond that it is the balancer that is measured, not the \
+         server; start it for more (SESSIONS={largest}), or give smaller batches",
+        count(largest),
+        if urls == 1 { "process" } else { "processes" },
+        count(most)
+    ))
 }
 
 /// Every batch, or the first and last ones around a gap.

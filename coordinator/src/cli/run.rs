@@ -7,6 +7,7 @@ use std::io::IsTerminal as _;
 use std::net::SocketAddr;
 use std::path::Path;
 
+use agent::slurm::{self, Job};
 use proto::RunId;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -106,6 +107,9 @@ async fn go(args: &RunArgs, what: What, trust: Trust, command: Vec<OsString>) ->
         progress.warn(note);
     }
     trust.tell(&progress);
+    if let Some(warning) = check::beyond_the_proxies(&plan) {
+        progress.warn(&warning);
+    }
 
     let mut setup = Setup { plan: plan.clone(), run, urls: plan.target.urls.clone(), ca_pem, history };
     if args.resume.is_some() {
@@ -131,11 +135,10 @@ async fn go(args: &RunArgs, what: What, trust: Trust, command: Vec<OsString>) ->
             kept.push(children::watch(format!("agent {name}"), child, outside_tx.clone()));
         }
         if plan.agents.count > plan.agents.local {
+            let missing = plan.agents.count - plan.agents.local;
             progress.say(&format!(
-                "agents  waiting for {} on {address}; start each with: agent --coordinator {}{}",
-                plan.agents.count - plan.agents.local,
-                dialled(address),
-                trust.agent_flags()
+                "agents  waiting for {missing} on {address}; {}",
+                how_to_start(missing, address, &trust.agent_flags())
             ));
         }
         if plan.agents.on_shortfall == OnShortfall::Continue {
@@ -207,12 +210,20 @@ fn conclude(
     Ok(code)
 }
 
-/// How an agent on another machine reaches this one.
-fn dialled(address: SocketAddr) -> String {
-    if address.ip().is_unspecified() {
-        return format!("{}:{}", agent::capacity::host_name(), address.port());
+/// What a person types to start `agents` agents on other machines.
+fn how_to_start(agents: u32, address: SocketAddr, flags: &str) -> String {
+    let job = Job::of(&slurm::variable);
+    let dialled = if address.ip().is_unspecified() {
+        // SLURM's name of this node is the one that the other nodes know.
+        let host = job.as_ref().and_then(|job| job.node.clone()).unwrap_or_else(agent::capacity::host_name);
+        format!("{host}:{}", address.port())
+    } else {
+        address.to_string()
+    };
+    match job {
+        Some(job) => format!("start them with: {} agent --coordinator {dialled}{flags}", job.srun(agents)),
+        None => format!("start each with: agent --coordinator {dialled}{flags}"),
     }
-    address.to_string()
 }
 
 fn catch_signals(outside: &mpsc::Sender<Outside>) -> Result<(), Problem> {

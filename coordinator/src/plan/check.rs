@@ -7,7 +7,7 @@ mod sections;
 use std::cell::RefCell;
 
 use self::reader::Reader;
-pub use self::sections::KEYS;
+pub use self::sections::{CONNECTION_TARGET_KEYS, KEYS};
 use super::Plan;
 use super::parse::{Fault, Layer};
 
@@ -21,9 +21,10 @@ pub fn check(layers: &[Layer], earlier: Vec<Fault>) -> Result<Plan, Vec<Fault>> 
     let target = reader.target();
     let agents = reader.agents(target.embedded);
     let session = reader.session();
+    let server = reader.server();
     let plan = Plan {
-        experiment: reader.experiment(),
-        server: reader.server(),
+        experiment: reader.experiment(&server),
+        server,
         grid: reader.grid(session.arrivals),
         session: session.session,
         measure: reader.measure(),

@@ -47,6 +47,12 @@ pub struct Server {
     pub cpus_per_node: Option<u64>,
     pub backends: Vec<String>,
     pub start_command: Option<String>,
+    /// What stands between the target's urls and the backends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub balancer: Option<String>,
+    /// Sessions that the proxy behind one url carries at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy_sessions_max: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

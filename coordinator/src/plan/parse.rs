@@ -6,6 +6,7 @@ use std::ops::Range;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::check::CONNECTION_TARGET_KEYS;
 use crate::report::format::printable;
 
 /// A value and where it stands.
@@ -217,7 +218,11 @@ impl Layer {
     pub(super) fn find(&self, section: &str, key: &str) -> Option<&Node> {
         match self.shape {
             Shape::Plan => self.root.get(section)?.value.get(key),
-            Shape::Connection if section == "server" || (section, key) == ("target", "urls") => self.root.get(key),
+            Shape::Connection
+                if section == "server" || (section == "target" && CONNECTION_TARGET_KEYS.contains(&key)) =>
+            {
+                self.root.get(key)
+            }
             Shape::Connection => None,
         }
     }

@@ -15,7 +15,17 @@ pub const KEYS: &[(&str, &[&str])] = &[
     ("experiment", &["infrastructure", "variant", "hardware", "cores", "notes"]),
     (
         "server",
-        &["connection", "workers", "max_concurrent_envs", "nodes", "cpus_per_node", "backends", "start_command"],
+        &[
+            "connection",
+            "workers",
+            "max_concurrent_envs",
+            "nodes",
+            "cpus_per_node",
+            "backends",
+            "start_command",
+            "balancer",
+            "proxy_sessions_max",
+        ],
     ),
     ("target", &["urls", "mode", "expected_hosts", "require_hosts", "ready_timeout_seconds", "embedded", "ca_file"]),
     (
@@ -46,6 +56,9 @@ pub const KEYS: &[(&str, &[&str])] = &[
     ("output", &["dir", "raw"]),
 ];
 
+/// Keys of the target that a connection file has beside those of the server.
+pub const CONNECTION_TARGET_KEYS: &[&str] = &["urls", "ca_file"];
+
 /// The session section, and how many sessions its launch makes by itself.
 pub(super) struct Sessions {
     pub(super) session: Session,
@@ -60,8 +73,10 @@ impl Reader<'_> {
         for layer in self.layers {
             match layer.shape {
                 Shape::Connection => {
-                    let known =
-                        ["urls"].into_iter().chain(keys_of("server").iter().copied().filter(|k| *k != "connection"));
+                    let known = CONNECTION_TARGET_KEYS
+                        .iter()
+                        .copied()
+                        .chain(keys_of("server").iter().copied().filter(|k| *k != "connection"));
                     let known: Vec<&str> = known.collect();
                     self.unknown_in(layer, "", layer.root(), &known);
                 }
@@ -106,7 +121,7 @@ impl Reader<'_> {
         }
     }
 
-    pub(super) fn experiment(&self) -> Experiment {
+    pub(super) fn experiment(&self, server: &Server) -> Experiment {
         let name = |key: &str, default: &str| {
             let Some(found) = self.find("experiment", key) else { return default.to_owned() };
             let Some(text) = self.text(&found) else { return default.to_owned() };
@@ -124,7 +139,10 @@ impl Reader<'_> {
             infrastructure: name("infrastructure", "local"),
             variant: name("variant", ""),
             hardware: self.text_or("experiment", "hardware", "unknown"),
-            cores: self.integer_of("experiment", "cores", 1..=10_000_000, "cores"),
+            // Whoever started the server knows how large it is.
+            cores: self
+                .integer_of("experiment", "cores", 1..=10_000_000, "cores")
+                .or_else(|| Some(server.nodes?.saturating_mul(server.cpus_per_node?))),
             notes: self.text_or("experiment", "notes", ""),
         }
     }
@@ -145,6 +163,8 @@ impl Reader<'_> {
                 .and_then(|found| self.list(&found, |item| self.text(item)))
                 .unwrap_or_default(),
             start_command: self.find("server", "start_command").and_then(|found| self.text(&found)),
+            balancer: self.find("server", "balancer").and_then(|found| self.text(&found)),
+            proxy_sessions_max: count("proxy_sessions_max", "sessions"),
         }
     }
 

@@ -1,0 +1,164 @@
+# shellcheck shell=bash
+# shellcheck disable=SC2154 # repository and slurm_dir are of common.sh
+# Servers on the nodes of a job, and proxies in front of them if wanted. Sourced; see serve_multi_batch.sh for the settings.
+
+server_steps=()
+run_dir=
+
+serve_settings() {
+    SERVER=${SERVER:-openenv}
+    BALANCER=${BALANCER:-haproxy}
+    SESSIONS=${SESSIONS:-16384}
+    MAX_CONCURRENT_ENVS=${MAX_CONCURRENT_ENVS:-$SESSIONS}
+    WORKERS=${WORKERS:-$(cpus_least "$SERVER_CPUS")}
+    BACKEND_PORT=${BACKEND_PORT:-$(job_port 0)}
+    PORT=${PORT:-$(job_port 2)}
+    CONNECTION_FILE=${CONNECTION_FILE:-$slurm_dir/connection.toml}
+    START_SECONDS_MAX=${START_SECONDS_MAX:-300}
+    whole_number SESSIONS MAX_CONCURRENT_ENVS WORKERS BACKEND_PORT PORT START_SECONDS_MAX
+    case $SERVER in
+        openenv | refserver) ;;
+        command) [[ -n ${SERVE_COMMAND:-} ]] || fail "SERVER=command needs SERVE_COMMAND, which is run with bash -c on every node" ;;
+        *) fail "SERVER must be openenv, refserver or command, not '$SERVER'" ;;
+    esac
+    case $BALANCER in
+        none | haproxy | envoy) ;;
+        *) fail "BALANCER must be haproxy, envoy or none, not '$BALANCER'" ;;
+    esac
+    [[ $CONNECTION_FILE == /* ]] || CONNECTION_FILE=$SLURM_SUBMIT_DIR/$CONNECTION_FILE
+    [[ -d $(dirname "$CONNECTION_FILE") ]] || fail "the folder of CONNECTION_FILE=$CONNECTION_FILE does not exist"
+    PROXY_NODES=${PROXY_NODES:-}
+    [[ -n $START_COMMAND ]] || fail "START_COMMAND is empty"
+}
+
+# Starts everything on the nodes of SERVER_NODELIST and returns once all of it answers. SERVER_GROUP: srun's --het-group, if
+# there are several.
+serve_start() {
+    local nodes node deadline flags
+    serve_settings
+    mapfile -t nodes < <(scontrol show hostnames "$SERVER_NODELIST")
+    deadline=$((SECONDS + START_SECONDS_MAX))
+    # Where every node can read it: beside the connection file, which has to be anyway.
+    run_dir=$(mktemp -d -p "$(dirname "$CONNECTION_FILE")" .serve-XXXXXX)
+    # Whatever is missing is said before anything is started.
+    if [[ $BALANCER != none ]]; then
+        COORDINATOR=$(program coordinator)
+        PROXY_PROGRAM=${PROXY_PROGRAM:-$(command -v "$BALANCER" || PATH=/usr/sbin:/sbin command -v "$BALANCER")} ||
+            fail "$BALANCER is not installed; BALANCER=none does without, PROXY_PROGRAM=PATH names it"
+    fi
+    case $SERVER in
+        # Once, and not by every node at the same time.
+        openenv) "$repository/deploy/local/run_uvicorn.sh" --install ;;
+        refserver) REFSERVER=$(program refserver) ;;
+    esac
+    export SERVER WORKERS MAX_CONCURRENT_ENVS BACKEND_PORT START_SECONDS_MAX RUN_DIR=$run_dir
+    export REFSERVER=${REFSERVER:-} SERVE_COMMAND=${SERVE_COMMAND:-}
+
+    say "starting $SERVER on ${#nodes[@]} node(s): ${nodes[*]}, $WORKERS worker(s) each"
+    flags=(${SERVER_GROUP:+"--het-group=$SERVER_GROUP"} --overlap --nodes="${#nodes[@]}" --ntasks="${#nodes[@]}" --ntasks-per-node=1)
+    srun "${flags[@]}" --cpus-per-task="$(cpus_least "$SERVER_CPUS")" --job-name=muster-servers --kill-on-bad-exit=1 \
+        "$slurm_dir/serve_node.sh" &
+    server_steps+=("muster-servers:$!")
+    for node in "${nodes[@]}"; do
+        await "the server on $node" "$node" "$BACKEND_PORT" "${server_steps[0]##*:}" "$deadline"
+        # It answers with its first worker; the file is there once it has all of them.
+        until [[ $SERVER != openenv || -e $run_dir/$node.toml ]]; do
+            kill -0 "${server_steps[0]##*:}" 2>/dev/null || fail "the server on $node ended while it started; its message is above"
+            ((SECONDS < deadline)) ||
+                fail "the server on $node had not all $WORKERS workers within START_SECONDS_MAX=$START_SECONDS_MAX s"
+            sleep 0.2
+        done
+    done
+    if [[ $BALANCER == none ]]; then
+        write_connection "${nodes[@]}"
+    else
+        balance "$deadline" "${nodes[@]}"
+    fi
+}
+
+await() { # WHAT HOST PORT PID DEADLINE
+    local how=0
+    wait_until_healthy "$2" "$3" "$4" "$5" || how=$?
+    case $how in
+        0) ;;
+        2) fail "$1 ended while it started; its message is above" ;;
+        *) fail "$1 did not answer http://$2:$3/health within START_SECONDS_MAX=$START_SECONDS_MAX s" ;;
+    esac
+}
+
+# Proxies on PROXY_NODES (every server's node), as many as SESSIONS need.
+balance() { # DEADLINE NODE...
+    local deadline=$1 node url proxies flags count
+    shift
+    PROXY_NODES=${PROXY_NODES:-$*}
+    flags=()
+    for node; do flags+=(--backend "$node:$BACKEND_PORT"); done
+    for node in $PROXY_NODES; do flags+=(--node "$node"); done
+    "$COORDINATOR" balancer "$BALANCER" --sessions "$SESSIONS" --port "$PORT" ${PROXY_THREADS:+--threads "$PROXY_THREADS"} \
+        --out "$run_dir" "${flags[@]}"
+    export BALANCER PROXY_PROGRAM
+    mapfile -t proxies < <(tr ' ' '\n' <<<"$PROXY_NODES" | sort -u)
+    count=${#proxies[@]}
+    srun ${SERVER_GROUP:+"--het-group=$SERVER_GROUP"} --overlap --nodes="$count" --ntasks="$count" --ntasks-per-node=1 \
+        --nodelist="$(IFS=,; echo "${proxies[*]}")" --job-name=muster-proxies --kill-on-bad-exit=1 "$slurm_dir/proxy_node.sh" &
+    server_steps+=("muster-proxies:$!")
+    while IFS=$'\t' read -r _ node url _; do
+        url=${url#http://}
+        await "the proxy $url on $node" "${url%:*}" "${url##*:}" "${server_steps[-1]##*:}" "$deadline"
+    done <"$run_dir/proxies.tsv"
+    write_connection "$@"
+}
+
+write_connection() { # NODE...
+    local temporary urls
+    temporary=$(mktemp -p "$(dirname "$CONNECTION_FILE")")
+    {
+        echo "# job $SLURM_JOB_ID"
+        if [[ $BALANCER == none ]]; then
+            urls=$(printf "\"http://%s:$BACKEND_PORT\", " "$@")
+            echo "urls = [${urls%, }]"
+        else
+            cat "$run_dir/connection.toml"
+        fi
+        echo "workers = $WORKERS"
+        echo "max_concurrent_envs = $MAX_CONCURRENT_ENVS"
+        echo "nodes = $#"
+        echo "cpus_per_node = $(cpus_least "$SERVER_CPUS")"
+        urls=$(printf '"%s", ' "$@")
+        echo "backends = [${urls%, }]"
+        echo "start_command = \"$START_COMMAND\""
+    } >"$temporary"
+    chmod 644 "$temporary"
+    # At once or not at all: others wait for it.
+    mv "$temporary" "$CONNECTION_FILE"
+    say "serving; connection file: $CONNECTION_FILE"
+}
+
+# Until a server or proxy ends, which none should by itself.
+serve_watch() {
+    while serve_alive; do
+        # A trap runs as soon as `wait` is interrupted.
+        sleep 0.5 &
+        wait $! || true
+    done
+    fail "a server or proxy ended by itself; its message is above"
+}
+
+serve_alive() {
+    local step
+    for step in "${server_steps[@]}"; do
+        kill -0 "${step##*:}" 2>/dev/null || return 1
+    done
+}
+
+serve_stop() {
+    local step
+    [[ -n $run_dir ]] || return 0
+    if [[ $(head -n 1 "$CONNECTION_FILE" 2>/dev/null) == "# job $SLURM_JOB_ID" ]]; then rm -f "$CONNECTION_FILE"; fi
+    for ((n = ${#server_steps[@]} - 1; n >= 0; n--)); do
+        step=${server_steps[n]}
+        end_step "${step%%:*}" "${step##*:}" 15
+    done
+    server_steps=()
+    rm -rf "$run_dir"
+}

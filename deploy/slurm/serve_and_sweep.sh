@@ -1,0 +1,106 @@
+#!/usr/bin/env bash
+# Servers and a sweep as two jobs, and an end to both. Run it where you would run sbatch; see --help.
+set -euo pipefail
+script_name=serve_and_sweep.sh
+# shellcheck source=deploy/slurm/common.sh
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+usage() {
+    cat <<'HELP'
+Usage: serve_and_sweep.sh [OPTIONS] PLAN [flags of coordinator run]
+
+Submits serve_multi_batch.sh (serve_single.sh for one node), and sweep.sbatch, which depends on it and waits for its connection
+file; stays until the sweep is over, shows its output, and ends the server's job, whatever happened. Its exit code is the
+coordinator's. Interrupted, it cancels both jobs.
+
+Options:
+  --server-nodes N      nodes with servers                              [2]
+  --agent-nodes N       nodes with agents; none of them has a server    [4]
+  --partition P, --account A, --time T, --qos Q, --constraint C
+                        of both jobs, as of sbatch
+  --server-flags FLAGS  further flags of sbatch for the server's job
+  --sweep-flags FLAGS   further flags of sbatch for the sweep
+
+Settings of serve_multi_batch.sh and sweep.sbatch, such as SERVER, WORKERS or AGENTS_PER_NODE, are environment variables.
+HELP
+}
+
+server_nodes=2 agent_nodes=4
+both=() server_flags=() sweep_flags=()
+while (($# > 0)); do
+    case $1 in
+        -h | --help) usage && exit 0 ;;
+        --server-nodes | --agent-nodes | --partition | --account | --time | --qos | --constraint | --server-flags | --sweep-flags)
+            (($# > 1)) || fail "$1 needs a value; see --help"
+            case $1 in
+                --server-nodes) server_nodes=$2 ;;
+                --agent-nodes) agent_nodes=$2 ;;
+                --server-flags) read -ra server_flags <<<"$2" ;;
+                --sweep-flags) read -ra sweep_flags <<<"$2" ;;
+                *) both+=("$1=$2") ;;
+            esac
+            shift 2
+            ;;
+        -*) fail "unknown option $1; see --help" ;;
+        *) break ;;
+    esac
+done
+(($# > 0)) || fail "no plan; see --help"
+plan=$1
+[[ -e $plan ]] || fail "$plan: no such plan"
+whole_number server_nodes agent_nodes
+command -v sbatch >/dev/null || fail "no sbatch here: run this on a login node of the cluster"
+
+server_job='' sweep_job='' follower=''
+work=$(mktemp -d -p "$slurm_dir" .jobs-XXXXXX)
+# shellcheck disable=SC2317 # it is a trap
+cleanup() {
+    trap '' TERM INT HUP
+    [[ -z $follower ]] || kill "$follower" 2>/dev/null || true
+    for job in $sweep_job $server_job; do
+        job_ended "$job" || scancel "$job" 2>/dev/null || true
+    done
+    # Servers still take their leave; when they have, nothing is left.
+    for ((n = 0; n < 120; n++)); do
+        if [[ -z $server_job ]] || job_ended "$server_job"; then break; fi
+        sleep 0.5
+    done
+    rm -rf "$work"
+}
+trap cleanup EXIT
+trap 'exit 143' TERM HUP
+trap 'exit 130' INT
+
+serve=serve_multi_batch.sh
+((server_nodes > 1)) || serve=serve_single.sh
+export CONNECTION_FILE=$work/connection.toml
+server_job=$(sbatch --parsable --nodes="$server_nodes" "${both[@]}" "${server_flags[@]}" "$slurm_dir/$serve")
+server_job=${server_job%%;*}
+say "job $server_job: servers on $server_nodes node(s), output in muster-serve-$server_job.out"
+export SERVER_JOB=$server_job END_SERVER_JOB=1
+# Cancelled together with what it waits for: a server that never starts leaves no sweep that waits for ever.
+sweep_job=$(sbatch --parsable --nodes="$agent_nodes" --dependency="after:$server_job" --kill-on-invalid-dep=yes \
+    "${both[@]}" "${sweep_flags[@]}" "$slurm_dir/sweep.sbatch" "$@")
+sweep_job=${sweep_job%%;*}
+output=muster-sweep-$sweep_job.out
+say "job $sweep_job: agents on $agent_nodes node(s), output in $output"
+
+# In the background, because a trap runs only when no foreground command does.
+touch "$output" 2>/dev/null || true
+tail -n +1 -F "$output" 2>/dev/null &
+follower=$!
+until job_ended "$sweep_job"; do
+    sleep 0.5 &
+    wait $! || true
+done
+# What it wrote last may take a moment to be seen here.
+sleep 1
+kill "$follower" 2>/dev/null || true
+wait "$follower" 2>/dev/null || true
+follower=''
+code=$(scontrol show job "$sweep_job" | sed -nE 's/.* ExitCode=([0-9]+):([0-9]+).*/\1 \2/p')
+state=$(scontrol show job "$sweep_job" | sed -nE 's/.*JobState=([A-Z_]+).*/\1/p' | head -n 1)
+read -r code by_signal <<<"${code:-1 0}"
+say "job $sweep_job: $state"
+((by_signal == 0)) || code=$((128 + by_signal))
+exit "$code"

@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+#SBATCH --job-name=muster-serve
+#SBATCH --nodes=2
+#SBATCH --exclusive
+#SBATCH --no-requeue
+#SBATCH --output=muster-serve-%j.out
+# slurm-multi: a server on each node behind a balancer, until the job ends.
+#
+#   sbatch [--nodes N] [--partition P] [--account A] [--time T] deploy/slurm/serve_multi_batch.sh
+#
+# Settings are environment variables:
+#   SERVER               openenv, refserver, or command with SERVE_COMMAND (run with HOST, PORT, WORKERS and
+#                        MAX_CONCURRENT_ENVS set; must answer GET /health)                 [openenv]
+#   WORKERS              worker processes on each node                                     [its processors]
+#   MAX_CONCURRENT_ENVS  WebSocket sessions at a time in each worker                       [SESSIONS]
+#   BALANCER             haproxy, envoy, or none: several urls, clients go round robin     [haproxy]
+#   SESSIONS             most sessions at once: what the proxies are sized for             [16384]
+#   PROXY_NODES          nodes that run proxies                                            [all of the job's]
+#   PROXY_THREADS, PROXY_PROGRAM, PORT, BACKEND_PORT     ports follow from the job's number
+#   CONNECTION_FILE      written once everything answers                                   [deploy/slurm/connection.toml]
+#   START_SECONDS_MAX    how long that may take                                            [300]
+#   MUSTER_BIN           folder of coordinator and refserver                               [target/release, or PATH]
+set -euo pipefail
+script_name=serve_multi_batch.sh
+here=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
+# sbatch runs a copy of this file; SLURM knows of which.
+[[ -e $here/common.sh ]] ||
+    here=$(dirname "$(scontrol show job "${SLURM_JOB_ID:-}" | sed -nE '/^ *Command=/{s/^ *Command=([^ ]*).*/\1/p;q}')")
+[[ -e $here/common.sh ]] || here=${MUSTER_HOME:-$SLURM_SUBMIT_DIR}/deploy/slurm
+# shellcheck source=deploy/slurm/common.sh
+source "$here/common.sh"
+# shellcheck source=deploy/slurm/serve.sh
+source "$here/serve.sh"
+
+inside_a_job "sbatch deploy/slurm/serve_multi_batch.sh"
+START_COMMAND=${START_COMMAND:-sbatch --nodes=$SLURM_JOB_NUM_NODES deploy/slurm/serve_multi_batch.sh}
+SERVER_NODELIST=$SLURM_JOB_NODELIST SERVER_CPUS=$SLURM_JOB_CPUS_PER_NODE
+trap serve_stop EXIT
+trap 'exit 143' TERM INT HUP
+serve_start
+serve_watch

@@ -1,0 +1,111 @@
+# shellcheck shell=bash
+# A coordinator on this node and agents on the nodes of a job. Sourced; see sweep.sbatch for the settings.
+
+coordinator=
+agents=
+# Between the end of the last agent and that of a coordinator that still waits for some.
+AGENTLESS_SECONDS_MAX=30
+
+# Runs coordinator and agents on the nodes of SWEEP_NODELIST; its status is the coordinator's exit code. SWEEP_GROUP: srun's
+# --het-group, if there are several.
+sweep() { # coordinator's arguments
+    local nodes per_node tasks cpus flags identity=() connection=() code=0 alone=
+    AGENTS_PER_NODE=${AGENTS_PER_NODE:-1}
+    COORDINATOR_PORT=${COORDINATOR_PORT:-$(job_port 1)}
+    CONNECTION_SECONDS_MAX=${CONNECTION_SECONDS_MAX:-600}
+    whole_number AGENTS_PER_NODE COORDINATOR_PORT CONNECTION_SECONDS_MAX
+    mapfile -t nodes < <(scontrol show hostnames "$SWEEP_NODELIST")
+    per_node=$AGENTS_PER_NODE
+    tasks=$((${#nodes[@]} * per_node))
+    cpus=$(($(cpus_least "$SWEEP_CPUS") / per_node))
+    ((cpus > 0)) || fail "AGENTS_PER_NODE=$per_node is more than the $(cpus_least "$SWEEP_CPUS") processors of a node"
+    [[ -z ${IDENTITY:-} ]] || identity=(--identity "$IDENTITY")
+    AGENTS_OUTPUT=${AGENTS_OUTPUT:-$PWD/muster-sweep-$SLURM_JOB_ID-agents.out}
+    COORDINATOR=$(program coordinator)
+    AGENT=$(program agent)
+    flags=(${SWEEP_GROUP:+"--het-group=$SWEEP_GROUP"} --overlap --nodes="${#nodes[@]}" --ntasks="$tasks"
+        --ntasks-per-node="$per_node" --cpus-per-task="$cpus")
+    same_version "${#nodes[@]}"
+    if [[ -n ${CONNECTION_FILE:-} ]]; then
+        await_connection
+        connection=(--set "server.connection=$CONNECTION_FILE")
+    fi
+
+    "$COORDINATOR" run "$@" --agents "$tasks" --listen "0.0.0.0:$COORDINATOR_PORT" "${identity[@]}" "${connection[@]}" &
+    coordinator=$!
+    # What the loss of one agent means is the coordinator's to say: it ends no others. What they say has a file of its own: of
+    # hundreds it would bury the table.
+    # shellcheck disable=SC2086 # AGENT_FLAGS are several
+    srun "${flags[@]}" --job-name=muster-agents --kill-on-bad-exit=0 --wait=0 --label --output="$AGENTS_OUTPUT" \
+        "$AGENT" --coordinator "$SLURMD_NODENAME:$COORDINATOR_PORT" "${identity[@]}" ${AGENT_FLAGS:-} &
+    agents=$!
+
+    while kill -0 "$coordinator" 2>/dev/null; do
+        pause
+        if [[ -n $alone ]]; then
+            ((SECONDS < alone)) || kill -TERM "$coordinator" 2>/dev/null || true
+        elif ! kill -0 "$agents" 2>/dev/null && kill -0 "$coordinator" 2>/dev/null; then
+            alone=$((SECONDS + AGENTLESS_SECONDS_MAX))
+            say "all agents have ended; without others the coordinator is stopped in $AGENTLESS_SECONDS_MAX s"
+        fi
+    done
+    wait "$coordinator" || code=$?
+    coordinator=
+    # Dismissed, they end by themselves; on a node that is lost nothing does.
+    for ((n = 0; n < 20; n++)); do
+        kill -0 "$agents" 2>/dev/null || break
+        pause
+    done
+    end_step muster-agents "$agents" 10
+    agents=
+    case $code in
+        0 | 130) ;;
+        # The coordinator says what is missing, and the agents why.
+        *)
+            say "the agents' last words, of $AGENTS_OUTPUT:"
+            grep -v ' INFO ' "$AGENTS_OUTPUT" | tail -n 12 || true
+            ;;
+    esac
+    say "the coordinator's exit code is $code; the agents' output is in $AGENTS_OUTPUT"
+    return "$code"
+}
+
+# Half a second, or until a signal: a trap runs as soon as `wait` is interrupted.
+pause() {
+    sleep 0.5 &
+    wait $! || true
+}
+
+# A signal for the batch script: the coordinator cuts the batch, keeps what is finished and says how to go on.
+sweep_signalled() {
+    if [[ -z $coordinator ]]; then
+        say "stopped before the coordinator was started"
+        exit 143
+    fi
+    kill -TERM "$coordinator" 2>/dev/null || true
+}
+
+# Every node has the program, and the coordinator's version of it: told in a second, and not after minutes of waiting.
+same_version() { # NODES
+    local ours theirs
+    ours=$("$COORDINATOR" --version)
+    theirs=$(srun ${SWEEP_GROUP:+"--het-group=$SWEEP_GROUP"} --overlap --nodes="$1" --ntasks="$1" --ntasks-per-node=1 \
+        --job-name=muster-version "$AGENT" --version | sort | uniq -c) ||
+        fail "$AGENT can't be run on every node; put it where all see it, or MUSTER_BIN=FOLDER"
+    [[ $(sed -E 's/^ *[0-9]+ agent //' <<<"$theirs") == "${ours#coordinator }" ]] ||
+        fail "the nodes have other versions of agent ($theirs) than the coordinator's (${ours#coordinator })"
+}
+
+# SERVER_JOB, if it is given, is the job that writes it.
+await_connection() {
+    local deadline=$((SECONDS + CONNECTION_SECONDS_MAX))
+    [[ $CONNECTION_FILE == /* ]] || CONNECTION_FILE=$SLURM_SUBMIT_DIR/$CONNECTION_FILE
+    [[ -e $CONNECTION_FILE ]] || say "waiting for $CONNECTION_FILE"
+    until [[ -e $CONNECTION_FILE ]]; do
+        if [[ -n ${SERVER_JOB:-} ]] && job_ended "$SERVER_JOB"; then
+            fail "the server's job $SERVER_JOB ended before it wrote $CONNECTION_FILE; its output says why"
+        fi
+        ((SECONDS < deadline)) || fail "no $CONNECTION_FILE within CONNECTION_SECONDS_MAX=$CONNECTION_SECONDS_MAX s"
+        pause
+    done
+}
