@@ -63,7 +63,7 @@ impl Job {
     }
 
     /// How `agents` agents are started on this job's nodes. `--overlap`: the coordinator may be a step of its own.
-    /// `--kill-on-bad-exit=0` and `--wait=0`: what the loss of one agent means is the coordinator's to say.
+    /// The others: what the loss of one agent, or of its node, means is the coordinator's to say.
     #[must_use]
     pub fn srun(&self, agents: u32) -> String {
         let nodes = self.nodes.min(agents).max(1);
@@ -73,7 +73,7 @@ impl Job {
             _ => String::new(),
         };
         format!(
-            "srun --overlap --nodes={nodes} --ntasks={agents} --ntasks-per-node={per_node}{cpus} --kill-on-bad-exit=0 --wait=0"
+            "srun --overlap --nodes={nodes} --ntasks={agents} --ntasks-per-node={per_node}{cpus} --no-kill --kill-on-bad-exit=0 --wait=0"
         )
     }
 }
@@ -115,13 +115,13 @@ mod tests {
         let job = Job::of(&variables(&job)).expect("job");
         assert_eq!(
             job.srun(8),
-            "srun --overlap --nodes=4 --ntasks=8 --ntasks-per-node=2 --cpus-per-task=24 --kill-on-bad-exit=0 --wait=0"
+            "srun --overlap --nodes=4 --ntasks=8 --ntasks-per-node=2 --cpus-per-task=24 --no-kill --kill-on-bad-exit=0 --wait=0"
         );
         assert!(job.srun(1).starts_with("srun --overlap --nodes=1 --ntasks=1 --ntasks-per-node=1 --cpus-per-task=48 "));
         let bare = Job::of(&variables(&[("SLURM_JOB_ID", "7")])).expect("job");
         assert_eq!(
             bare.srun(1),
-            "srun --overlap --nodes=1 --ntasks=1 --ntasks-per-node=1 --kill-on-bad-exit=0 --wait=0"
+            "srun --overlap --nodes=1 --ntasks=1 --ntasks-per-node=1 --no-kill --kill-on-bad-exit=0 --wait=0"
         );
         assert_eq!(Job::of(&variables(&[])), None);
     }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -46,6 +46,8 @@ pub enum Heard {
 #[derive(Debug)]
 pub struct Way {
     orders: mpsc::Sender<FromCoordinator>,
+    /// Where the agent dialled from.
+    pub from: Option<IpAddr>,
     _open: DropGuard,
 }
 
@@ -175,21 +177,21 @@ impl Control for Service {
 
 async fn attend(
     key: Key,
-    from: Option<SocketAddr>,
+    address: Option<SocketAddr>,
     mut incoming: Streaming<wire::AgentMessage>,
     orders: mpsc::Sender<FromCoordinator>,
     heard: mpsc::Sender<Heard>,
     alive: Alive,
     _counted: Counted,
 ) {
-    let from = from.map_or_else(|| "an unknown address".to_owned(), |address| address.to_string());
+    let from = address.map_or_else(|| "an unknown address".to_owned(), |address| address.to_string());
     let open = CancellationToken::new();
     let instance = match timeout(GREETING_TIMEOUT, next(&mut incoming)).await {
         Ok(Ok(FromAgent::Hello(hello))) => {
             let instance = hello.instance;
             alive.greeted(instance, key);
             // The only lasting sender belongs to the event loop: when it lets go of it, the stream ends.
-            let way = Way { orders, _open: open.clone().drop_guard() };
+            let way = Way { orders, from: address.map(|address| address.ip()), _open: open.clone().drop_guard() };
             if heard.send(Heard::Joined(key, Box::new(hello), way)).await.is_err() {
                 return;
             }

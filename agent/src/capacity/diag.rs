@@ -19,10 +19,22 @@ const ANSWER_BYTES: usize = 64 << 10;
 /// # Errors
 /// Where the kernel does not answer: without its inet_diag module, or in a sandbox.
 pub fn sockets_towards(place: &SocketAddr) -> io::Result<u64> {
+    towards(place, StateFlags::all() - StateFlags::LISTEN)
+}
+
+fn towards(place: &SocketAddr, states: StateFlags) -> io::Result<u64> {
     let mut id = if place.is_ipv4() { SocketId::new_v4() } else { SocketId::new_v6() };
     id.destination_port = place.port();
     let ours = |found: &SocketId| found.destination_address == place.ip() && found.destination_port == place.port();
-    count(place.is_ipv4(), StateFlags::all() - StateFlags::LISTEN, id, ours)
+    count(place.is_ipv4(), states, id, ours)
+}
+
+/// Open TCP connections to `place`.
+///
+/// # Errors
+/// As [`sockets_towards`].
+pub fn established_towards(place: &SocketAddr) -> io::Result<u64> {
+    towards(place, StateFlags::ESTABLISHED)
 }
 
 /// Listening TCP sockets of one family.
@@ -32,6 +44,15 @@ pub fn sockets_towards(place: &SocketAddr) -> io::Result<u64> {
 pub fn listening(v4: bool) -> io::Result<u64> {
     let id = if v4 { SocketId::new_v4() } else { SocketId::new_v6() };
     count(v4, StateFlags::LISTEN, id, |_| true)
+}
+
+/// Listening TCP sockets of one family on `port`.
+///
+/// # Errors
+/// As [`sockets_towards`].
+pub fn listening_on(v4: bool, port: u16) -> io::Result<u64> {
+    let id = if v4 { SocketId::new_v4() } else { SocketId::new_v6() };
+    count(v4, StateFlags::LISTEN, id, |found| found.source_port == port)
 }
 
 fn count(v4: bool, states: StateFlags, socket_id: SocketId, ours: impl Fn(&SocketId) -> bool) -> io::Result<u64> {

@@ -12,6 +12,8 @@ use std::str::FromStr;
 
 use thiserror::Error;
 
+use crate::report::format::count;
+
 /// Listeners, pollers, health checks and standard streams of one process.
 const DESCRIPTORS_RESERVED: u64 = 256;
 const DESCRIPTORS_PER_SESSION: u64 = 2;
@@ -96,8 +98,13 @@ pub enum LayoutError {
     #[error("{0} open files are too few for a proxy: {DESCRIPTORS_RESERVED} are its own; raise the limit (ulimit -n)")]
     Descriptors(u64),
     #[error(
-        "{sessions} sessions need {sessions} source ports, {addresses} address(es) have {had} ({ports} towards each of {backends} \
-         backend(s)): give {wanted} more addresses (--node NAME=ADDRESS,ADDRESS), more nodes, or more backends"
+        "{} sessions need as many source ports, {addresses} {} {} ({} towards each of {backends} {}): give {wanted} more addresses \
+         (--node NAME=ADDRESS,ADDRESS), more nodes, or more backends",
+        count(*.sessions),
+        if *.addresses == 1 { "address has" } else { "addresses have" },
+        count(*.had),
+        count(*.ports),
+        if *.backends == 1 { "backend" } else { "backends" }
     )]
     Ports { sessions: u64, addresses: u64, had: u64, ports: u64, backends: u64, wanted: u64 },
     #[error("{0} processes would be needed; raise the limit of open files (ulimit -n) or ask for fewer sessions")]
@@ -241,7 +248,7 @@ pub(crate) mod tests {
     #[test]
     fn source_ports_that_are_missing_are_named() {
         let error = layout(&wanted(100_000, &["n1"], &["b:1"])).expect_err("28,232 ports");
-        insta::assert_snapshot!(error, @"100000 sessions need 100000 source ports, 1 address(es) have 28232 (28232 towards each of 1 backend(s)): give 3 more addresses (--node NAME=ADDRESS,ADDRESS), more nodes, or more backends");
+        insta::assert_snapshot!(error, @"100,000 sessions need as many source ports, 1 address has 28,232 (28,232 towards each of 1 backend): give 3 more addresses (--node NAME=ADDRESS,ADDRESS), more nodes, or more backends");
         let four =
             layout(&wanted(100_000, &["n1=10.0.0.1,10.0.0.2,10.0.0.3,10.0.0.4"], &["b:1"])).expect("four addresses");
         assert_eq!(four.proxies.len(), 12);

@@ -1,8 +1,11 @@
 //! The command line: flags, and what each command does with them.
 
+mod balancer;
 mod begin;
 mod check;
+mod health;
 mod identity;
+mod report;
 mod run;
 mod source;
 
@@ -32,6 +35,18 @@ Examples:
   coordinator run plan.toml --agents 4            (on each node: agent --coordinator THIS_HOST:50051)
   coordinator run --resume experiments/results/local/2026-11-24";
 
+const REPORT_EXAMPLES: &str = "\
+Examples:
+  coordinator report experiments/results/local-uvicorn/2026-11-24
+  coordinator report experiments/results/*/2026-11-24 --published experiments/reports/published.csv > overview.md";
+
+const BALANCER_EXAMPLES: &str = "\
+Examples:
+  coordinator balancer haproxy --sessions 16384 --backend n1:9000 --backend n2:9000 --node n1 --node n2 --out balancer
+  coordinator balancer envoy --sessions 65536 --backend n1:9000 --node n1=10.0.0.1,10.0.0.2,10.0.0.3 --out balancer
+
+The folder gets one configuration a process, proxies.tsv (number, node, url, file) and connection.toml for the plan.";
+
 #[derive(Debug, Parser)]
 #[command(
     name = "coordinator",
@@ -52,11 +67,20 @@ enum Command {
     Run(Box<RunArgs>),
     /// Check a plan: its faults, or the grid in order, the expected duration, and what it needs
     Check(Box<PlanArgs>),
+    /// Write the configurations of the proxies in front of several servers, as many as descriptors and ports ask for
+    #[command(after_help = BALANCER_EXAMPLES)]
+    Balancer(balancer::BalancerArgs),
+    /// Whether a coordinator of this machine waits for agents: for health checks of containers
+    #[command(hide = true)]
+    Health(health::HealthArgs),
     /// Who may connect: the identity that coordinator and agents share
     Identity {
         #[command(subcommand)]
         command: identity::IdentityCommand,
     },
+    /// Tables of finished runs, from their folders alone
+    #[command(after_help = REPORT_EXAMPLES)]
+    Report(report::ReportArgs),
     /// Help with plans
     Plan {
         #[command(subcommand)]
@@ -214,7 +238,10 @@ pub fn main_from(args: Vec<OsString>) -> ExitCode {
         Command::Check(plan_args) => {
             source::plan(&plan_args, None).and_then(|loaded| print(&check::describe(&loaded.plan)))
         }
+        Command::Balancer(args) => balancer::run(args),
+        Command::Health(args) => health::run(&args),
         Command::Identity { command } => identity::run(&command),
+        Command::Report(args) => report::run(&args),
         Command::Plan { command: PlanCommand::Init } => print(TEMPLATE),
     };
     match result {

@@ -23,7 +23,7 @@ use crate::progress::{Progress, Verbosity};
 use crate::report::cells::Done;
 use crate::report::remarks;
 use crate::report::tables::final_tables;
-use crate::run::event_loop::{self, Frame, Outcome, Outside, Papers};
+use crate::run::event_loop::{self, Frame, Outcome, Outside};
 use crate::run::machine::{Machine, Setup};
 use crate::service::{self, Alive};
 use crate::store::run_json::{Facts, RunJson};
@@ -147,23 +147,21 @@ async fn go(args: &RunArgs, what: What, trust: Trust, command: Vec<OsString>) ->
     }
 
     let (run, urls) = (setup.run, setup.urls.clone());
-    let frame = Frame { store, papers: papers.clone(), heard, alive, outside, enforce: args.enforce, cells };
+    let frame = Frame { store, papers, heard, alive, outside, enforce: args.enforce, cells };
     let outcome = event_loop::run(setup, frame, |event| progress.on(event)).await;
     if let Some(server) = server {
         server.abort();
     }
     drop(kept);
     progress.finish();
-    conclude(args, &plan, run, &urls, &papers, &dir.display().to_string(), &progress, &outcome)
+    conclude(args, &plan, run, &urls, &dir.display().to_string(), &progress, &outcome)
 }
 
-#[expect(clippy::too_many_arguments, reason = "everything that is known at the end")]
 fn conclude(
     args: &RunArgs,
     plan: &Plan,
     run: RunId,
     urls: &[String],
-    papers: &Papers,
     dir: &str,
     progress: &Progress,
     outcome: &Outcome,
@@ -195,7 +193,7 @@ fn conclude(
             run,
             plan,
             urls,
-            papers,
+            papers: &outcome.papers,
             output: dir.to_owned(),
             ended: Some(outcome.ended),
             end: Some((&outcome.end, code)),

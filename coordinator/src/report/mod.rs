@@ -3,6 +3,8 @@
 pub mod cells;
 pub mod facts;
 pub mod format;
+pub mod overview;
+pub mod published;
 pub mod remarks;
 pub mod summary;
 pub mod tables;

@@ -152,7 +152,7 @@ fn answer(plan: &Plan, grid: &Grid<'_>) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use hdrhistogram::Histogram;
     use jiff::Timestamp;
     use proto::{Bounds, HistogramSet, Ledger, Outcome, SessionRecord};
@@ -162,7 +162,7 @@ mod tests {
     use crate::plan::expand::Batch;
     use crate::report::summary::{Context, Summary};
 
-    fn done(size: u64, repetition: u32, succeeded: u64, total_us: u64, cells: &mut CellHistograms) -> Done {
+    pub(crate) fn done(size: u64, repetition: u32, succeeded: u64, total_us: u64, cells: &mut CellHistograms) -> Done {
         let batch = Batch { index: 0, mode: Mode::Ws, batch_size: size, wait_us: 1_000_000, repetition };
         let mut histograms = HistogramSet::new(Bounds::STANDARD);
         let mut record = SessionRecord::without_life(0, Outcome::Succeeded, String::new());

@@ -2,6 +2,7 @@
 //! carried out here.
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -47,7 +48,7 @@ pub struct Outcome {
     pub results: Vec<Done>,
     pub cells: CellHistograms,
     pub agents: BTreeMap<String, Hello>,
-    pub started: Timestamp,
+    pub papers: Papers,
     pub ended: Timestamp,
 }
 
@@ -62,6 +63,8 @@ pub struct Papers {
     pub earlier_agents: Map<String, Value>,
     /// Where relative paths of the plan begin.
     pub plan_folder: String,
+    /// Where each agent, by its instance, dialled from last.
+    pub addresses: BTreeMap<[u8; 16], IpAddr>,
 }
 
 /// What belongs to the run besides the machine's setup.
@@ -133,6 +136,9 @@ pub async fn run<K: Keep>(setup: Setup, frame: Frame<K>, mut watch: impl FnMut(&
             () = sleep_until(deadline.map_or(look, |deadline| deadline.min(look))), if !ticked => Event::Tick,
             Some(heard) = heard.recv() => match heard {
                 Heard::Joined(key, hello, orders) => {
+                    if let Some(from) = orders.from {
+                        loop_.papers.addresses.insert(hello.instance, from);
+                    }
                     loop_.orders.insert(key, orders);
                     Event::Joined(key, hello)
                 }
@@ -179,7 +185,7 @@ pub async fn run<K: Keep>(setup: Setup, frame: Frame<K>, mut watch: impl FnMut(&
         results: loop_.machine.results().to_vec(),
         agents: loop_.machine.known_agents().clone(),
         cells: loop_.cells,
-        started: loop_.papers.started,
+        papers: loop_.papers,
         ended: Timestamp::now(),
         end,
     }

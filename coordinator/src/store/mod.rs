@@ -9,6 +9,7 @@ pub mod folder;
 pub mod hlog;
 pub mod journal;
 pub mod raw;
+pub mod read;
 pub mod resume;
 pub mod run_json;
 

@@ -1,6 +1,7 @@
 //! run.json: what was run, by whom, and how it went.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use jiff::Timestamp;
 use proto::Capacity;
@@ -44,6 +45,8 @@ pub struct RunJson<'a> {
 
 #[derive(Debug, Serialize)]
 pub struct AgentJson<'a> {
+    /// Where it dialled from.
+    pub address: Option<IpAddr>,
     pub host: &'a str,
     pub pid: u32,
     pub version: &'a str,
@@ -112,6 +115,7 @@ impl<'a> RunJson<'a> {
                 .map(|(name, agent)| (name.as_str(), agent.clone()))
                 .chain(facts.agents.iter().map(|(name, hello)| {
                     let agent = AgentJson {
+                        address: facts.papers.addresses.get(&hello.instance).copied(),
                         host: &hello.host,
                         pid: hello.pid,
                         version: &hello.version,

@@ -196,3 +196,36 @@ proptest! {
         prop_assert_eq!(cut, back.notes.iter().any(|note| note.contains("cut back from")), "{:?}", back.notes);
     }
 }
+
+/// Reading for a report changes nothing, tells what is missing, and reports the rest.
+#[test]
+fn a_report_reads_what_is_there() {
+    let dir = tempfile::tempdir().expect("dir");
+    assert!(matches!(read::read(dir.path()), Err(read::ReadError::NoRun(_))));
+    two_batches(dir.path(), "jsonl");
+    let before = contents(dir.path());
+    let run = read::read(dir.path()).expect("run");
+    assert_eq!((run.status.as_str(), run.results.len()), ("running", 2));
+    assert_eq!(run.notes, ["2 of 4 batches were decided"]);
+    let whole = crate::report::tables::final_tables(&run.plan, &run.results, &run.cells);
+    assert!(whole.contains("| ws   |    1.0 |"), "{whole}");
+    assert_eq!(contents(dir.path()), before);
+
+    append(dir.path(), HISTOGRAMS, b"Tag=half");
+    append(dir.path(), JOURNAL, b"{\"format\":1,");
+    let run = read::read(dir.path()).expect("run");
+    assert_eq!(run.results.len(), 2);
+    assert!(run.notes[0].contains("line 4 is half written"), "{:?}", run.notes);
+    assert_eq!(crate::report::tables::final_tables(&run.plan, &run.results, &run.cells), whole);
+
+    fs::remove_file(dir.path().join(HISTOGRAMS)).expect("removed");
+    let run = read::read(dir.path()).expect("run");
+    assert!(run.notes.contains(&"histograms.hlog is missing".to_owned()), "{:?}", run.notes);
+    assert!(run.notes.iter().any(|note| note.contains("lacks 2 batches")), "{:?}", run.notes);
+
+    let path = dir.path().join(RUN);
+    let text = fs::read_to_string(&path).expect("run.json").replacen("\"format\": 1", "\"format\": 0", 1);
+    fs::write(&path, text).expect("written");
+    let error = read::read(dir.path()).expect_err("another format").to_string();
+    assert!(error.contains("is of format 0") && error.contains("report it with version"), "{error}");
+}

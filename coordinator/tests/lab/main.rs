@@ -7,9 +7,12 @@
 #[expect(dead_code, reason = "shared with the other test binary, which uses all of it")]
 mod support;
 
+mod balancer;
 mod clocks;
 mod cuts;
 mod disk;
+mod docker;
+mod hf_spaces;
 mod namespaces;
 mod network;
 mod openenv;

@@ -9,6 +9,7 @@
 //! http        requests and responses, without IO           frame       RFC 6455 framing, without IO
 //! protocol    OpenEnv messages, without IO                 environment the benchmark environment
 //! faults      what to do wrong, asked at named points     delay       distributions of delays, without IO
+//! health      is a server of this machine well
 //! truth       what the server itself saw of each session   stamp       when the kernel received what is read
 //! ```
 //!
@@ -20,6 +21,7 @@ mod delay;
 mod environment;
 mod faults;
 mod frame;
+mod health;
 mod http;
 mod options;
 mod process;

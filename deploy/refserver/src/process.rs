@@ -17,11 +17,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::options::Options;
 use crate::worker::{Worker, serve};
-use crate::{stamp, truth};
+use crate::{health, stamp, truth};
 
 /// The OpenEnv benchmark environment server, without Python.
 ///
-/// Prints "listening on IP:PORT" once it accepts. SIGTERM and SIGINT close every session with 1012.
+/// Prints "listening on IP:PORT" once it accepts. SIGTERM and SIGINT close every session with 1012. `refserver health`
+/// says whether a server of this machine answers.
 #[derive(Debug, clap::Parser)]
 #[command(name = "refserver", version)]
 struct Cli {
@@ -51,6 +52,9 @@ struct Cli {
 /// leads to this function in the running executable's command line: workers are started by running that again.
 pub fn main_from(prefix: &[&str], args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let args: Vec<OsString> = args.into_iter().collect();
+    if let Some((_, rest)) = args.split_first().filter(|(word, _)| *word == health::COMMAND) {
+        return health::main_from(rest.iter().cloned());
+    }
     let cli = match Cli::try_parse_from(std::iter::once("refserver".into()).chain(args.iter().cloned())) {
         Ok(cli) => cli,
         Err(error) => {

@@ -1,0 +1,303 @@
+//! Hugging Face Spaces: what stands in for one behaves as the log says that they do, and what is deployed is what is said.
+
+use std::collections::BTreeMap;
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use crate::support::{Ended, Process, Results, coordinator, run, workspace};
+
+/// More than a Space lets in, by far.
+const REFUSED_SECONDS_MAX: f64 = 5.0;
+
+fn script(name: &str) -> Command {
+    let mut command = Command::new("timeout");
+    command.args(["--kill-after=20", "280"]).arg(workspace().join("deploy/hf_spaces").join(name));
+    // Whoever runs the tests may have a token.
+    command.env_remove("HF_TOKEN");
+    command
+}
+
+/// `deploy/hf_spaces/stand_in.sh`.
+struct StandIn {
+    process: Option<Process>,
+    port: u16,
+    dir: PathBuf,
+    command: String,
+}
+
+impl StandIn {
+    fn start(server: &str, dir: &Path) -> Self {
+        // Both are free at the same time, so they differ.
+        let free = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").expect("port"));
+        let [port, server_port] = free.map(|listener| listener.local_addr().expect("address").port());
+        let mut command = script("stand_in.sh");
+        command
+            .env("SERVER", server)
+            .env("REFSERVER", concat!(env!("CARGO_BIN_EXE_coordinator"), " __refserver"))
+            .env("PORT", port.to_string())
+            .env("SERVER_PORT", server_port.to_string())
+            .env("CONNECTION_FILE", dir.join("connection.toml"))
+            .env("CA_FILE", dir.join("ca.pem"));
+        let mut process = Process::start(command);
+        let command = process.line_with("run: coordinator run ").trim_start_matches("run: coordinator ").to_owned();
+        Self { process: Some(process), port, dir: dir.to_path_buf(), command }
+    }
+
+    /// The command that it prints, with a smaller grid.
+    fn bench(&self, out: &str, flags: &[&str]) -> (Ended, Results) {
+        let out = self.dir.join(out);
+        let mut command = coordinator();
+        let words = self.command.replace("plans/hf-spaces.toml", "plans/smoke/hf-spaces.toml");
+        command.args(words.split(' ')).args(flags).arg("--output").arg(&out).current_dir(workspace());
+        let ended = run(command);
+        assert_eq!(ended.code(), Some(0), "{}", ended.text);
+        (ended, Results::of(&out))
+    }
+
+    fn stop(&mut self) -> Option<Ended> {
+        self.process.take().map(|process| {
+            process.signal(Signal::SIGTERM);
+            process.end()
+        })
+    }
+}
+
+impl Drop for StandIn {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// The three findings of the log: all of 128 at once succeed, about 200 of 512, and nothing over HTTP.
+fn check_findings(ended: &Ended, results: &Results) {
+    results.check_with_python();
+    for row in results.summary() {
+        let number = |column: &str| row[column].parse::<f64>().expect("number");
+        let (planned, successful) = (number("num_requests"), number("successful"));
+        match (row["mode"].as_str(), planned) {
+            ("ws", ..=128.0) => assert!(successful >= planned, "{row:?}\n{}", ended.text),
+            ("ws", _) => {
+                assert!((180.0..=220.0).contains(&successful), "{row:?}\n{}", ended.text);
+                assert!(number("total_wall_time") < REFUSED_SECONDS_MAX, "refused at once: {row:?}");
+                assert_eq!(row["limit"], "server");
+            }
+            ("http", _) => assert!(successful <= 0.0, "{row:?}\n{}", ended.text),
+            (mode, _) => panic!("a mode called {mode}"),
+        }
+    }
+    for row in results.raw() {
+        let failed = (row["mode"].as_str(), row["error_type"].as_str(), row["phase"].as_str());
+        match failed {
+            (_, None, _) | (_, _, Some("connect")) => {}
+            (Some("http"), Some(kind), Some("reset")) => assert!(kind.starts_with("http_status"), "{row}"),
+            _ => panic!("nothing else goes wrong: {row}"),
+        }
+    }
+}
+
+#[test]
+fn the_stand_in_shows_what_was_found_on_spaces() {
+    let dir = tempfile::tempdir().expect("dir");
+    let mut space = StandIn::start("openenv", dir.path());
+    let (ended, results) = space.bench("out", &["--reps", "1"]);
+    assert_eq!(results.summary().len(), 8, "4 sizes in 2 modes");
+    check_findings(&ended, &results);
+    assert!(ended.text.contains("(http) from agent local-1: http_status(404) at reset"), "{}", ended.text);
+
+    let stopped = space.stop().expect("it ran");
+    assert_eq!(stopped.code(), Some(143), "{}", stopped.text);
+    assert!(TcpStream::connect(("127.0.0.1", space.port)).is_err(), "HAProxy is gone");
+    for name in ["connection.toml", "ca.pem"] {
+        assert!(!dir.path().join(name).exists(), "{name}");
+    }
+}
+
+#[test]
+fn the_stand_in_is_the_same_in_front_of_the_reference_server() {
+    let dir = tempfile::tempdir().expect("dir");
+    let space = StandIn::start("refserver", dir.path());
+    let (ended, results) = space.bench("out", &["--batch-sizes", "128,512", "--reps", "1"]);
+    assert_eq!(results.summary().len(), 4);
+    check_findings(&ended, &results);
+
+    // Without its certificate it is not trusted.
+    let mut command = coordinator();
+    command
+        .args(["run", "experiments/plans/smoke/hf-spaces.toml", "--set", "target.ready_timeout_seconds=2", "--set"])
+        .arg(format!("server.connection={}", dir.path().join("connection.toml").display()))
+        .arg("--output")
+        .arg(dir.path().join("untrusted"))
+        .current_dir(workspace());
+    let ended = run(command);
+    assert_eq!(ended.code(), Some(4), "{}", ended.text);
+    assert!(ended.text.contains("tls"), "{}", ended.text);
+}
+
+fn deploy(arguments: &[&str]) -> Command {
+    let mut command = script("deploy.sh");
+    command.args(arguments);
+    command
+}
+
+#[test]
+fn a_dry_run_names_every_file_and_every_call_and_sends_nothing() {
+    let dir = tempfile::tempdir().expect("dir");
+    let (connection, venv) = (dir.path().join("connection.toml"), dir.path().join("venv"));
+    // In a network namespace without a network.
+    let mut command = Command::new("unshare");
+    command
+        .arg("--net")
+        .arg(workspace().join("deploy/hf_spaces/deploy.sh"))
+        .args(["--repo-id", "Some.Body/open_env", "--private", "--hardware", "cpu-upgrade", "--dry-run"])
+        .env_remove("HF_TOKEN")
+        .env("MAX_CONCURRENT_ENVS", "64")
+        .env("CONNECTION_FILE", &connection)
+        .env("VENV", &venv);
+    let ended = run(command);
+    assert_eq!(ended.code(), Some(0), "{}", ended.text);
+    assert!(!connection.exists() && !venv.exists(), "nothing is made");
+
+    let sources = BTreeMap::from([
+        ("Dockerfile", "docker/openenv/Dockerfile"),
+        ("README.md", "hf_spaces/README.md"),
+        ("app/benchmark_env/__init__.py", "openenv/benchmark_env/__init__.py"),
+        ("app/benchmark_env/app.py", "openenv/benchmark_env/app.py"),
+        ("app/benchmark_env/environment.py", "openenv/benchmark_env/environment.py"),
+        ("app/benchmark_env/models.py", "openenv/benchmark_env/models.py"),
+        ("app/healthcheck.py", "docker/openenv/healthcheck.py"),
+        ("requirements.txt", "openenv/requirements.txt"),
+        ("app/serve.sh", "docker/openenv/serve.sh"),
+    ]);
+    let size = |path: &&str| std::fs::metadata(workspace().join("deploy").join(path)).expect("file").len();
+    let files: String = sources.iter().map(|(name, path)| format!("{:>8}  {name}\n", size(path))).collect();
+    let total: u64 = sources.values().map(size).sum();
+    let library = std::fs::read_to_string(workspace().join("deploy/hf_spaces/requirements.txt")).expect("requirements");
+    let expected = format!(
+        "dry run: nothing is sent
+
+files of https://huggingface.co/spaces/Some.Body/open_env
+{files}{total:>8}  in all
+
+calls of HfApi ({})
+  whoami()
+  create_repo(repo_id='Some.Body/open_env', repo_type='space', space_sdk='docker', private=True, exist_ok=True)
+  add_space_variable(repo_id='Some.Body/open_env', key='WORKERS', value='2')
+  add_space_variable(repo_id='Some.Body/open_env', key='MAX_CONCURRENT_ENVS', value='64')
+  request_space_hardware(repo_id='Some.Body/open_env', hardware='cpu-upgrade')
+  upload_folder(repo_id='Some.Body/open_env', repo_type='space', folder_path='the files above', delete_patterns='*', \
+commit_message='Deploy the OpenEnv benchmark environment')
+  get_space_runtime, until it runs
+
+then {}, with the url that the Hub tells
+  urls = [\"https://some-body-open-env.hf.space\"]
+  workers = 2
+  max_concurrent_envs = 64
+  nodes = 1
+  backends = [\"Some.Body/open_env\"]
+  start_command = \"WORKERS=2 MAX_CONCURRENT_ENVS=64 ./deploy/hf_spaces/deploy.sh --repo-id Some.Body/open_env --private --hardware cpu-upgrade\"
+",
+        library.trim(),
+        connection.display(),
+    );
+    assert_eq!(ended.text, expected);
+
+    // The port that the Space's proxy goes to is the one that the image listens on.
+    let read = |path: &str| std::fs::read_to_string(workspace().join("deploy").join(path)).expect(path);
+    let readme = read("hf_spaces/README.md");
+    let front = readme.split("---\n").nth(1).expect("front matter");
+    let port = front.lines().find_map(|line| line.strip_prefix("app_port: ")).expect("app_port");
+    assert!(front.contains("\nsdk: docker\n") && read("docker/openenv/Dockerfile").contains(&format!(" PORT={port} ")));
+}
+
+#[test]
+fn a_deployment_that_cannot_be_is_refused_before_anything_is_sent() {
+    for (arguments, said) in [
+        (&["--dry-run"][..], "which Space? give --repo-id OWNER/NAME"),
+        (&["--repo-id", "name"], "--repo-id 'name': give OWNER/NAME"),
+        (&["--repo-id", "a/b--c"], "--repo-id 'a/b--c': give OWNER/NAME"),
+        (&["--repo-id", "a/b", "--hardware"], "--hardware needs a value"),
+        (&["--repo-id", "a/b", "--public"], "unknown argument '--public'"),
+    ] {
+        let ended = run(deploy(arguments));
+        assert_eq!(ended.code(), Some(2), "{arguments:?}: {}", ended.text);
+        assert!(ended.text.contains(said), "{said:?} in:\n{}", ended.text);
+    }
+    let mut command = deploy(&["--repo-id", "a/b", "--dry-run"]);
+    command.env("WORKERS", "two");
+    let ended = run(command);
+    assert_eq!(ended.code(), Some(1), "{}", ended.text);
+    assert!(ended.text.contains("WORKERS must be a positive whole number, not 'two'"), "{}", ended.text);
+}
+
+/// `deploy.sh` with the real huggingface_hub, against a hub on the loopback.
+fn deploy_to(hub: &str, token: &str, connection: &Path, flags: &[&str]) -> Ended {
+    let mut command = deploy(&["--repo-id", "somebody/space"]);
+    command
+        .args(flags)
+        .env("HF_ENDPOINT", hub)
+        .env("HF_TOKEN", token)
+        .env("HF_HOME", connection.with_file_name("hf-home"))
+        .env("CONNECTION_FILE", connection)
+        // Made once for all runs.
+        .env("VENV", concat!(env!("CARGO_TARGET_TMPDIR"), "/hf-venv"));
+    run(command)
+}
+
+#[test]
+fn a_deployment_pushes_the_files_and_waits_until_the_space_serves() {
+    let dir = tempfile::tempdir().expect("dir");
+    let (asked, connection) = (dir.path().join("asked.jsonl"), dir.path().join("connection.toml"));
+    let mut command = Command::new("python3");
+    command.arg(workspace().join("deploy/hf_spaces/tests/fake_hub.py")).arg(&asked);
+    let mut server = Process::start(command);
+    let hub = server.line_with("hub on ").trim_start_matches("hub on ").to_owned();
+
+    for (token, flags, said) in [
+        ("hf_wrong", &[][..], "whoami: the Hub answers 401"),
+        ("hf_readonly", &[], "the token may not do this to somebody/space: it needs write access"),
+        (
+            "hf_good",
+            &["--hardware", "cpu-basicc"],
+            "--hardware cpu-basicc: there is no such flavour; there are cpu-basic, ",
+        ),
+    ] {
+        let ended = deploy_to(&hub, token, &connection, flags);
+        assert_eq!(ended.code(), Some(1), "{}", ended.text);
+        assert!(ended.text.contains(said), "{said:?} in:\n{}", ended.text);
+        assert!(!connection.exists());
+    }
+    assert_eq!(std::fs::read_to_string(&asked).expect("log"), "", "nothing was asked of the hub in vain");
+
+    let ended = deploy_to(&hub, "hf_good", &connection, &["--hardware", "cpu-basic"]);
+    assert_eq!(ended.code(), Some(0), "{}", ended.text);
+    assert!(
+        ended.text.contains("the Space is BUILDING") && ended.text.contains("the Space is RUNNING"),
+        "{}",
+        ended.text
+    );
+    let text = std::fs::read_to_string(&asked).expect("log");
+    let log: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect("json")).collect();
+    let bodies = |end: &str| -> Vec<&Value> {
+        log.iter()
+            .filter(|entry| entry["path"].as_str().is_some_and(|p| p.ends_with(end)))
+            .map(|e| &e["body"])
+            .collect()
+    };
+    let created = bodies("/repos/create");
+    assert_eq!((created.len(), &created[0]["type"], &created[0]["sdk"]), (1, &"space".into(), &"docker".into()));
+    let variables: Vec<_> = bodies("/variables").iter().map(|v| (v["key"].clone(), v["value"].clone())).collect();
+    assert_eq!(variables, [("WORKERS".into(), "2".into()), ("MAX_CONCURRENT_ENVS".into(), "100".into())]);
+    assert_eq!(bodies("/hardware")[0]["flavor"], "cpu-basic");
+    let commit = bodies("/commit/main")[0];
+    assert_eq!(commit["deleted"], serde_json::json!(["old/app.py"]), "what is no longer part of it");
+    let pushed = commit["files"].as_object().expect("files");
+    assert_eq!(pushed.len(), 9, "{:?}", pushed.keys());
+    let dockerfile = std::fs::read_to_string(workspace().join("deploy/docker/openenv/Dockerfile")).expect("Dockerfile");
+    assert_eq!(pushed["Dockerfile"], dockerfile, "word for word");
+    let connection = std::fs::read_to_string(&connection).expect("connection file");
+    assert!(connection.starts_with(&format!("urls = [\"{hub}\"]\n")), "the url that the hub told: {connection}");
+}

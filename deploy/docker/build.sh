@@ -1,0 +1,133 @@
+#!/usr/bin/env bash
+# Builds the images of Muster. See --help.
+set -euo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+workspace=$(cd "$here/../.." && pwd)
+rust=(coordinator agent refserver)
+
+usage() {
+    cat <<'HELP'
+Usage: build.sh [--help] [IMAGE...]
+
+Builds images for the Docker engine of this machine: coordinator, agent, refserver and openenv, or those that are named.
+The first three are compiled here, by cargo, to static binaries; nothing but the binary and a few lines of configuration
+gets into their images. openenv is the OpenEnv benchmark environment with its Python packages.
+
+Environment variables:
+  PREFIX         images are called PREFIX/coordinator and so on           [muster]
+  TAG            and tagged so                                            [latest]
+  BASE           base image of the Rust three; any will do                [scratch]
+  OPENENV_BASE   base image of openenv: python3 with venv, and a shell    [python:3.11-slim-bookworm]
+  PROFILE        cargo's: release, or dev, which is built sooner          [release]
+  TARGET         cargo's target triple                                    [this machine's]
+  BUILD_FLAGS    more flags for `docker build`, separated by spaces, such as --network=host or --no-cache
+HELP
+}
+
+fail() {
+    printf 'build.sh: %s\n' "$*" >&2
+    exit 1
+}
+
+wanted=()
+for name in "$@"; do
+    case $name in
+        -h | --help)
+            usage
+            exit 0
+            ;;
+        coordinator | agent | refserver | openenv) wanted+=("$name") ;;
+        *) fail "unknown image '$name'; there are coordinator, agent, refserver and openenv" ;;
+    esac
+done
+[[ ${#wanted[@]} -gt 0 ]] || wanted=("${rust[@]}" openenv)
+
+PREFIX=${PREFIX:-muster}
+TAG=${TAG:-latest}
+BASE=${BASE:-scratch}
+OPENENV_BASE=${OPENENV_BASE:-python:3.11-slim-bookworm}
+PROFILE=${PROFILE:-release}
+read -ra flags <<<"${BUILD_FLAGS:-}"
+
+[[ $PREFIX =~ ^[a-z0-9][a-z0-9._/:-]*$ ]] || fail "PREFIX must be the beginning of an image's name, not '$PREFIX'"
+[[ $TAG =~ ^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$ ]] || fail "TAG must be letters, digits, '_', '.' and '-', not '$TAG'"
+[[ $PROFILE =~ ^[a-z][a-z0-9-]*$ ]] || fail "PROFILE must be a profile of cargo, such as release or dev, not '$PROFILE'"
+for name in BASE OPENENV_BASE; do
+    [[ ${!name} =~ ^[A-Za-z0-9][A-Za-z0-9._/:@-]*$ ]] || fail "$name must be the name of an image, not '${!name}'"
+done
+command -v docker >/dev/null || fail "docker is not installed (Debian, Ubuntu: apt-get install docker.io)"
+docker version --format '{{.Server.Version}}' >/dev/null 2>&1 ||
+    fail "the Docker engine does not answer: $(docker version 2>&1 >/dev/null | tail -n 1)"
+
+context=$(mktemp -d)
+trap 'rm -rf "$context"' EXIT
+trap 'exit 143' TERM HUP
+trap 'exit 130' INT
+
+# Compiles the Rust three into the context, statically, without what only debuggers read.
+compile() {
+    command -v cargo >/dev/null || fail "cargo is not installed (https://rustup.rs)"
+    local target=${TARGET:-$(rustc -vV | sed -n 's/^host: //p')} built name
+    [[ $target =~ ^[a-z0-9_]+(-[a-z0-9_]+){2,3}$ ]] || fail "TARGET must be a target triple, not '$target'"
+    # Older ones look names up with libraries that are loaded at run time: there are none in an empty image.
+    case $target in
+        *-gnu*)
+            printf '2.34\n%s\n' "$(getconf GNU_LIBC_VERSION | cut -d ' ' -f 2)" | sort -CV ||
+                fail "a static program needs glibc 2.34 to look names up, this is $(getconf GNU_LIBC_VERSION); build elsewhere"
+            ;;
+    esac
+    # With --target, because procedural macros can't be static; the variable is this target's own, for the same reason.
+    local variable=CARGO_TARGET_${target^^}_RUSTFLAGS
+    variable=${variable//-/_}
+    (
+        cd "$workspace"
+        unset RUSTFLAGS CARGO_ENCODED_RUSTFLAGS
+        env "$variable=-C target-feature=+crt-static" \
+            cargo build --locked --quiet --profile "$PROFILE" --target "$target" \
+            -p coordinator -p agent -p refserver --bins
+    ) || fail "cargo could not build the programs; its messages are above"
+    built=$(cd "$workspace" && cargo metadata --format-version 1 --no-deps --offline |
+        python3 -c 'import json, sys; print(json.load(sys.stdin)["target_directory"])')
+    # The folder of the profile dev is called debug.
+    built+=/$target/${PROFILE/#dev/debug}
+    for name in "${rust[@]}"; do
+        strip -o "$context/$name" "$built/$name" || fail "strip is missing (Debian, Ubuntu: apt-get install binutils)"
+    done
+}
+
+# What every image of the three has.
+rootfs() {
+    local root=$context/rootfs
+    mkdir -p "$root/etc" "$root/tmp" "$root/muster/authority" "$root/muster/agents" "$root/muster/results"
+    # Any user may run the programs; a volume takes its mode from the folder that it is mounted over.
+    chmod 755 "$root" "$root/etc" "$root/muster"
+    chmod 1777 "$root/tmp" "$root/muster"/*
+    # Without it, a static glibc asks the name server first, for localhost too.
+    printf 'passwd: files\ngroup: files\nhosts: files dns\n' >"$root/etc/nsswitch.conf"
+    chmod 644 "$root/etc/nsswitch.conf"
+}
+
+build() {
+    local name=$1
+    shift
+    printf 'build.sh: building %s/%s:%s\n' "$PREFIX" "$name" "$TAG" >&2
+    docker build --quiet "${flags[@]}" --tag "$PREFIX/$name:$TAG" "$@" ||
+        fail "docker could not build $PREFIX/$name:$TAG; its messages are above"
+}
+
+if [[ " ${wanted[*]} " =~ \ (coordinator|agent|refserver)\  ]]; then
+    printf 'build.sh: compiling the programs (profile %s)\n' "$PROFILE" >&2
+    cp "$here/Dockerfile" "$context"
+    compile
+    rootfs
+fi
+for name in "${wanted[@]}"; do
+    case $name in
+        openenv)
+            "$here/openenv/stage.sh" "$context/openenv"
+            build openenv --build-arg "BASE=$OPENENV_BASE" "$context/openenv"
+            ;;
+        *) build "$name" --target "$name" --build-arg "BASE=$BASE" "$context" ;;
+    esac
+done

@@ -1,0 +1,127 @@
+#!/usr/bin/env bash
+# Deploys the OpenEnv benchmark environment as a Hugging Face Space. See --help.
+set -euo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+
+usage() {
+    cat <<'HELP'
+Usage: deploy.sh --repo-id OWNER/NAME [--private] [--hardware FLAVOUR] [--dry-run]
+
+Makes the Space if it is not there, sets its variables, pushes the environment (what is no longer part of it is deleted),
+waits until it serves, and writes a connection file for the plan. Its token is that of `hf auth login`, or HF_TOKEN.
+
+  --repo-id OWNER/NAME  the Space
+  --private             make it private; Muster's agents send no token, so that only public Spaces can be loaded
+  --hardware FLAVOUR    ask for this hardware, such as cpu-basic or cpu-upgrade (which is paid for)
+  --dry-run             show every file and every call, and send nothing; needs no token and no network
+
+Environment variables:
+  WORKERS              uvicorn's worker processes                       [2]
+  MAX_CONCURRENT_ENVS  WebSocket sessions at a time in each worker      [100]
+  CONNECTION_FILE      where to write how to reach the Space            [deploy/hf_spaces/connection.toml]
+  VENV                 Python virtual environment, made if missing      [deploy/hf_spaces/.venv]
+  START_SECONDS_MAX    how long the Space may take to build and start   [1200]
+HELP
+}
+
+fail() {
+    printf 'deploy.sh: %s\n' "$*" >&2
+    exit 1
+}
+
+misuse() {
+    printf 'deploy.sh: %s; see --help\n' "$*" >&2
+    exit 2
+}
+
+repo_id='' private=0 hardware='' dry_run=0
+while [[ $# -gt 0 ]]; do
+    case $1 in
+        -h | --help)
+            usage
+            exit 0
+            ;;
+        --repo-id | --hardware)
+            [[ $# -ge 2 && $2 != -* ]] || misuse "$1 needs a value"
+            if [[ $1 == --repo-id ]]; then repo_id=$2; else hardware=$2; fi
+            shift
+            ;;
+        --private) private=1 ;;
+        --dry-run) dry_run=1 ;;
+        *) misuse "unknown argument '$1'" ;;
+    esac
+    shift
+done
+[[ -n $repo_id ]] || misuse "which Space? give --repo-id OWNER/NAME"
+[[ $repo_id =~ ^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$ && $repo_id != *--* && $repo_id != *..* &&
+    $repo_id =~ [A-Za-z0-9]$ && ${#repo_id} -le 96 ]] ||
+    misuse "--repo-id '$repo_id': give OWNER/NAME of letters, digits, '-', '_' and '.', 96 characters at most"
+[[ -z $hardware || $hardware =~ ^[a-z0-9][a-z0-9-]*$ ]] || misuse "--hardware '$hardware': give a flavour such as cpu-basic"
+
+WORKERS=${WORKERS:-2}
+MAX_CONCURRENT_ENVS=${MAX_CONCURRENT_ENVS:-100}
+CONNECTION_FILE=${CONNECTION_FILE:-$here/connection.toml}
+VENV=${VENV:-$here/.venv}
+START_SECONDS_MAX=${START_SECONDS_MAX:-1200}
+for name in WORKERS MAX_CONCURRENT_ENVS START_SECONDS_MAX; do
+    [[ ${!name} =~ ^[1-9][0-9]{0,6}$ ]] || fail "$name must be a positive whole number, not '${!name}'"
+done
+[[ -d $(dirname "$CONNECTION_FILE") ]] || fail "the folder of CONNECTION_FILE=$CONNECTION_FILE does not exist"
+command -v python3 >/dev/null || fail "python3 is not installed (Debian, Ubuntu: apt-get install python3 python3-venv)"
+
+own=$(mktemp -d)
+child=
+# shellcheck disable=SC2317 # it is a trap
+cleanup() {
+    trap '' TERM INT HUP
+    if [[ -n $child ]]; then
+        kill "$child" 2>/dev/null || true
+        wait "$child" 2>/dev/null || true
+    fi
+    rm -rf "$own"
+}
+trap cleanup EXIT
+trap 'exit 143' TERM HUP
+trap 'exit 130' INT
+
+# Installs requirements.txt into $VENV unless the stamp says that exactly this has been done.
+install_packages() {
+    local stamp=$VENV/.requirements.sha256 wanted
+    wanted=$(sha256sum "$here/requirements.txt" | cut -d ' ' -f 1)
+    [[ $(cat "$stamp" 2>/dev/null) != "$wanted" ]] || return 0
+    if [[ -d $VENV && ! -e $VENV/pyvenv.cfg && -n $(ls -A "$VENV") ]]; then
+        fail "VENV=$VENV is a folder with something else in it"
+    fi
+    printf 'deploy.sh: installing the Python packages into %s\n' "$VENV" >&2
+    rm -f "$stamp"
+    python3 -m venv "$VENV" ||
+        fail "cannot make the virtual environment $VENV (Debian, Ubuntu: apt-get install python3-venv)"
+    "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check -r "$here/requirements.txt" ||
+        fail "cannot install the Python packages of $here/requirements.txt"
+    printf '%s\n' "$wanted" >"$stamp"
+}
+
+"$here/../docker/openenv/stage.sh" "$own/space"
+cp "$here/README.md" "$own/space"
+chmod 644 "$own/space/README.md"
+
+python=python3
+if [[ $dry_run == 0 ]]; then
+    install_packages
+    python=$VENV/bin/python
+fi
+command="WORKERS=$WORKERS MAX_CONCURRENT_ENVS=$MAX_CONCURRENT_ENVS ./deploy/hf_spaces/deploy.sh --repo-id $repo_id"
+[[ $private == 0 ]] || command+=" --private"
+[[ -z $hardware ]] || command+=" --hardware $hardware"
+
+# In the background, because a trap runs only when no foreground command does.
+REPO_ID=$repo_id PRIVATE=$private HARDWARE=$hardware DRY_RUN=$dry_run WORKERS=$WORKERS \
+    MAX_CONCURRENT_ENVS=$MAX_CONCURRENT_ENVS CONNECTION_FILE=$CONNECTION_FILE START_COMMAND=$command \
+    START_SECONDS_MAX=$START_SECONDS_MAX LIBRARY=$(head -n 1 "$here/requirements.txt") \
+    PYTHONDONTWRITEBYTECODE=1 "$python" "$here/deploy.py" "$own/space" &
+child=$!
+code=0
+wait "$child" || code=$?
+child=
+exit "$code"

@@ -1,0 +1,253 @@
+#!/usr/bin/env bash
+# Stands in for a Hugging Face Space on this machine. See --help.
+set -euo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+workspace=$(cd "$here/../.." && pwd)
+
+usage() {
+    cat <<'HELP'
+Usage: stand_in.sh [--help]
+
+Starts what a Space looks like from outside, stays in the foreground, and stops it on SIGTERM or SIGINT: HAProxy with TLS
+in front of the environment. Of all connections at most CONNECTIONS_MAX are let in at a time, the others are refused at
+once; /reset and /step over HTTP are not to be found (404), /ws and /health are. The certificate comes from an authority
+that is made for this start; its key is deleted right away. Once all is up, a connection file is written and the command
+for the coordinator is printed; connection file and certificate are removed at exit.
+
+Environment variables:
+  SERVER               openenv (run_uvicorn.sh) or refserver              [openenv]
+  WORKERS              worker processes of the server                     [2]
+  MAX_CONCURRENT_ENVS  WebSocket sessions at a time in each worker        [256]
+  CONNECTIONS_MAX      connections at a time                              [200]
+  HOST                 address to listen on                               [127.0.0.1]
+  PORT                 port to listen on                                  [8443]
+  SERVER_PORT          port of the server behind it, on the loopback      [PORT + 1]
+  REFSERVER            command that starts refserver, words separated by
+                       spaces                                             [target/release/refserver]
+  VENV                 of run_uvicorn.sh                                  [its own]
+  CONNECTION_FILE      where to write how to reach it                     [deploy/hf_spaces/connection.toml]
+  CA_FILE              where to write the authority's certificate         [deploy/hf_spaces/ca.pem]
+  START_SECONDS_MAX    how long it may take to start                      [180]
+HELP
+}
+
+fail() {
+    printf 'stand_in.sh: %s\n' "$*" >&2
+    exit 1
+}
+
+case "${1-}" in
+    '') ;;
+    -h | --help)
+        usage
+        exit 0
+        ;;
+    *) fail "unknown argument '$1'; settings are environment variables, see --help" ;;
+esac
+
+SERVER=${SERVER:-openenv}
+WORKERS=${WORKERS:-2}
+MAX_CONCURRENT_ENVS=${MAX_CONCURRENT_ENVS:-256}
+CONNECTIONS_MAX=${CONNECTIONS_MAX:-200}
+HOST=${HOST:-127.0.0.1}
+PORT=${PORT:-8443}
+REFSERVER=${REFSERVER:-$workspace/target/release/refserver}
+CONNECTION_FILE=${CONNECTION_FILE:-$here/connection.toml}
+CA_FILE=${CA_FILE:-$here/ca.pem}
+START_SECONDS_MAX=${START_SECONDS_MAX:-180}
+
+for name in WORKERS MAX_CONCURRENT_ENVS CONNECTIONS_MAX PORT START_SECONDS_MAX; do
+    [[ ${!name} =~ ^[1-9][0-9]{0,6}$ ]] || fail "$name must be a positive whole number, not '${!name}'"
+done
+SERVER_PORT=${SERVER_PORT:-$((PORT + 1))}
+[[ $SERVER_PORT =~ ^[1-9][0-9]{0,4}$ ]] || fail "SERVER_PORT must be a positive whole number, not '$SERVER_PORT'"
+# Two descriptors each in the proxy; a Space lets far fewer in.
+((CONNECTIONS_MAX <= 4000)) || fail "CONNECTIONS_MAX must be 4000 at most, not $CONNECTIONS_MAX"
+[[ $HOST =~ ^[0-9]{1,3}(\.[0-9]{1,3}){3}$ ]] || fail "HOST must be an IPv4 address of this machine, not '$HOST'"
+[[ $SERVER == openenv || $SERVER == refserver ]] || fail "SERVER must be openenv or refserver, not '$SERVER'"
+for name in CONNECTION_FILE CA_FILE; do
+    [[ -d $(dirname "${!name}") ]] || fail "the folder of $name=${!name} does not exist"
+    # Shown in a command that may be run elsewhere.
+    declare "$name=$(cd "$(dirname "${!name}")" && pwd)/$(basename "${!name}")"
+done
+for pair in haproxy:haproxy openssl:openssl; do
+    command -v "${pair%%:*}" >/dev/null ||
+        fail "${pair%%:*} is not installed (Debian, Ubuntu: apt-get install ${pair##*:})"
+done
+read -ra refserver <<<"$REFSERVER"
+if [[ $SERVER == refserver ]]; then
+    command -v "${refserver[0]-}" >/dev/null ||
+        fail "REFSERVER=$REFSERVER is no program; cargo build --release -p refserver makes target/release/refserver"
+fi
+
+server=
+proxy=
+waiter=
+marker="# stand_in.sh, pid $$"
+run=$(mktemp -d)
+
+# Ends a process, with TERM and in time, or else with KILL.
+# shellcheck disable=SC2317 # a trap calls it
+end() {
+    [[ -n $1 ]] || return 0
+    kill -TERM "$1" 2>/dev/null || true
+    # run_uvicorn.sh has ten seconds of its own.
+    for ((tenths = 0; tenths < 150; tenths++)); do
+        # Gone, or ended and not waited for yet.
+        [[ $(sed 's/.*) //' "/proc/$1/stat" 2>/dev/null) == [^Z]* ]] || break
+        sleep 0.1
+    done
+    kill -KILL "$1" 2>/dev/null || true
+    wait "$1" 2>/dev/null || true
+}
+
+# Whatever way this script ends, no process of it is left.
+# shellcheck disable=SC2317 # it is a trap
+cleanup() {
+    trap '' TERM INT HUP
+    end "$waiter"
+    end "$proxy"
+    end "$server"
+    # Another one may have written the same files since.
+    if [[ $(head -n 1 "$CONNECTION_FILE" 2>/dev/null) == "$marker" ]]; then
+        rm -f "$CONNECTION_FILE"
+    fi
+    if cmp -s "$run/ca.pem" "$CA_FILE"; then
+        rm -f "$CA_FILE"
+    fi
+    rm -rf "$run"
+}
+trap cleanup EXIT
+trap 'exit 143' TERM HUP
+trap 'exit 130' INT
+
+die_with_log() {
+    printf 'stand_in.sh: %s\n' "$1" >&2
+    tail -n 20 "$run/log" >&2 || true
+    exit 1
+}
+
+# An authority, a certificate for HOST, and then no authority any more: nobody can make another certificate.
+certificates() {
+    local key=(-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes)
+    printf 'subjectAltName=IP:%s\nextendedKeyUsage=serverAuth\nbasicConstraints=critical,CA:FALSE\n' "$HOST" >"$run/leaf.ext"
+    # With the system's own configuration there would be extensions that nobody asked for, or two of a kind.
+    printf '[req]\ndistinguished_name = name\n[name]\n' >"$run/openssl.cnf"
+    openssl req -x509 -config "$run/openssl.cnf" "${key[@]}" -days 2 -subj "/CN=stand_in.sh" \
+        -keyout "$run/ca.key" -out "$run/ca.pem" \
+        -addext basicConstraints=critical,CA:TRUE -addext keyUsage=critical,keyCertSign &&
+        openssl req -new -config "$run/openssl.cnf" "${key[@]}" -subj "/CN=$HOST" \
+            -keyout "$run/leaf.key" -out "$run/leaf.csr" &&
+        openssl x509 -req -in "$run/leaf.csr" -CA "$run/ca.pem" -CAkey "$run/ca.key" -CAcreateserial -days 2 \
+            -extfile "$run/leaf.ext" -out "$run/leaf.pem" &&
+        rm "$run/ca.key" &&
+        cat "$run/leaf.pem" "$run/leaf.key" >"$run/haproxy.pem"
+}
+umask 077
+certificates >"$run/log" 2>&1 || die_with_log "openssl could not make the certificates"
+
+# Rejected connections get no TLS handshake: who is refused knows at once, as on a Space. Nothing queues, which is why
+# maxconn is far above: what waits there would look slow, not refused.
+cat >"$run/haproxy.cfg" <<CONFIG
+global
+    maxconn $((CONNECTIONS_MAX + 4000))
+    ssl-default-bind-options ssl-min-ver TLSv1.2
+
+defaults
+    mode http
+    timeout connect 10s
+    timeout client 60s
+    timeout server 60s
+    timeout tunnel 1h
+
+frontend space
+    bind $HOST:$PORT ssl crt $run/haproxy.pem alpn http/1.1 backlog 4096
+    tcp-request connection reject if { fe_conn gt $CONNECTIONS_MAX }
+    http-request return status 404 content-type text/plain string "not found" if { path /reset /step }
+    default_backend environment
+
+backend environment
+    server environment 127.0.0.1:$SERVER_PORT
+CONFIG
+
+# Every session is a file descriptor.
+ulimit -n "$(ulimit -Hn)"
+if [[ $SERVER == openenv ]]; then
+    # The certificates' umask is not for its virtual environment.
+    (umask 022 && WORKERS=$WORKERS PORT=$SERVER_PORT HOST=127.0.0.1 MAX_CONCURRENT_ENVS=$MAX_CONCURRENT_ENVS \
+        START_SECONDS_MAX=$START_SECONDS_MAX CONNECTION_FILE=$run/server.toml \
+        exec "$here/../local/run_uvicorn.sh") >>"$run/log" 2>&1 &
+else
+    "${refserver[@]}" --listen "127.0.0.1:$SERVER_PORT" --workers "$WORKERS" \
+        --max-concurrent-envs "$MAX_CONCURRENT_ENVS" >>"$run/log" 2>&1 &
+fi
+server=$!
+haproxy -db -f "$run/haproxy.cfg" >>"$run/log" 2>&1 &
+proxy=$!
+
+serves() {
+    if [[ $SERVER == openenv ]]; then
+        # Written when all its workers serve.
+        [[ -e $run/server.toml ]]
+    else
+        "${refserver[@]}" health --listen "127.0.0.1:$SERVER_PORT" >/dev/null 2>&1
+    fi
+}
+
+# The whole way, certificate included.
+proxied() {
+    printf 'GET /health HTTP/1.0\r\n\r\n' |
+        timeout 5 openssl s_client -quiet -connect "$HOST:$PORT" -CAfile "$run/ca.pem" -verify_return_error 2>/dev/null |
+        grep -q healthy
+}
+
+# In the background, because a trap runs only when no foreground command does.
+wait_for_both() {
+    # Installing the Python packages for the first time is not the server's start.
+    local end=$((SECONDS + START_SECONDS_MAX + 300))
+    while ((SECONDS < end)); do
+        kill -0 "$server" 2>/dev/null || exit 3
+        kill -0 "$proxy" 2>/dev/null || exit 5
+        if serves && proxied; then
+            exit 0
+        fi
+        sleep 0.1
+    done
+    exit 4
+}
+wait_for_both &
+waiter=$!
+started=0
+wait "$waiter" || started=$?
+waiter=
+case $started in
+    0) ;;
+    3) die_with_log "the server ended while it started; is another one on port $SERVER_PORT? SERVER_PORT=... takes another" ;;
+    5) die_with_log "HAProxy ended while it started; is another server on $HOST:$PORT? PORT=... takes another" ;;
+    *) die_with_log "not everything was up within $START_SECONDS_MAX s" ;;
+esac
+
+install -m 644 "$run/ca.pem" "$CA_FILE"
+temporary=$(mktemp -p "$(dirname "$CONNECTION_FILE")")
+cat >"$temporary" <<TOML
+$marker
+urls = ["https://$HOST:$PORT"]
+workers = $WORKERS
+max_concurrent_envs = $MAX_CONCURRENT_ENVS
+nodes = 1
+cpus_per_node = $(nproc)
+backends = ["$(hostname)"]
+start_command = "SERVER=$SERVER WORKERS=$WORKERS MAX_CONCURRENT_ENVS=$MAX_CONCURRENT_ENVS CONNECTIONS_MAX=$CONNECTIONS_MAX ./deploy/hf_spaces/stand_in.sh"
+TOML
+chmod 644 "$temporary"
+mv "$temporary" "$CONNECTION_FILE"
+
+command=(coordinator run experiments/plans/hf-spaces.toml --set "target.ca_file=$CA_FILE")
+[[ $CONNECTION_FILE == "$here/connection.toml" ]] || command+=(--set "server.connection=$CONNECTION_FILE")
+printf 'serving https://%s:%s with %s of %s workers, %s connections at most; connection file: %s\nrun: %s\n' \
+    "$HOST" "$PORT" "$SERVER" "$WORKERS" "$CONNECTIONS_MAX" "$CONNECTION_FILE" "${command[*]}"
+
+ended=0
+wait -n "$server" "$proxy" || ended=$?
+die_with_log "the server or HAProxy ended by itself with status $ended"

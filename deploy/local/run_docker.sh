@@ -1,0 +1,205 @@
+#!/usr/bin/env bash
+# Starts the real OpenEnv server (uvicorn with the benchmark environment) in a container of this machine. See --help.
+set -euo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+
+usage() {
+    cat <<'HELP'
+Usage: run_docker.sh [--help]
+
+Starts the image of the OpenEnv benchmark environment in a container, stays in the foreground, and removes the container
+at the end, whatever way it comes (SIGTERM and SIGINT among them). The image is built first if it is not there. Once every
+worker serves, a connection file is written; it is removed at exit.
+
+Environment variables:
+  WORKERS              worker processes                                   [8]
+  HOST                 address of this machine to publish the port on     [127.0.0.1]
+  PORT                 port to publish                                    [8000]
+  MAX_CONCURRENT_ENVS  WebSocket sessions at a time in each worker        [100]
+  REACH                published: clients go through the published port, and on a loopback address through a process
+                       of Docker's that takes five descriptors a connection; address: they go to the container's own
+                       address, which only this machine can           [published]
+  CPUS                 processors' worth of time it may use; 0: no limit  [0]
+  NOFILE               open files of each worker                          [20000]
+  IMAGE                image, PREFIX/openenv:TAG                          [muster/openenv:latest]
+  BASE                 base image, if it is built                         [python:3.11-slim-bookworm]
+  BUILD_FLAGS          more flags for `docker build`
+  NAME                 name of the container                              [muster-openenv-PORT]
+  CONNECTION_FILE      where to write how to reach the server             [deploy/local/connection-docker.toml]
+  LOG_LEVEL            uvicorn's; below critical, every client that goes
+                       without a goodbye costs a traceback                [critical]
+  START_SECONDS_MAX    how long the server may take to start              [180]
+HELP
+}
+
+fail() {
+    printf 'run_docker.sh: %s\n' "$*" >&2
+    exit 1
+}
+
+case "${1-}" in
+    '') ;;
+    -h | --help)
+        usage
+        exit 0
+        ;;
+    *) fail "unknown argument '$1'; settings are environment variables, see --help" ;;
+esac
+
+WORKERS=${WORKERS:-8}
+HOST=${HOST:-127.0.0.1}
+PORT=${PORT:-8000}
+MAX_CONCURRENT_ENVS=${MAX_CONCURRENT_ENVS:-100}
+REACH=${REACH:-published}
+CPUS=${CPUS:-0}
+NOFILE=${NOFILE:-20000}
+IMAGE=${IMAGE:-muster/openenv:latest}
+BASE=${BASE:-python:3.11-slim-bookworm}
+NAME=${NAME:-muster-openenv-$PORT}
+CONNECTION_FILE=${CONNECTION_FILE:-$here/connection-docker.toml}
+LOG_LEVEL=${LOG_LEVEL:-critical}
+START_SECONDS_MAX=${START_SECONDS_MAX:-180}
+
+for name in WORKERS PORT MAX_CONCURRENT_ENVS NOFILE START_SECONDS_MAX; do
+    [[ ${!name} =~ ^[1-9][0-9]{0,6}$ ]] || fail "$name must be a positive whole number, not '${!name}'"
+done
+[[ $HOST =~ ^[0-9]{1,3}(\.[0-9]{1,3}){3}$ ]] || fail "HOST must be an IPv4 address of this machine, not '$HOST'"
+[[ $REACH == published || $REACH == address ]] || fail "REACH must be published or address, not '$REACH'"
+[[ $CPUS =~ ^[0-9]{1,4}(\.[0-9]{1,2})?$ ]] || fail "CPUS must be a number, not '$CPUS'"
+[[ $NAME =~ ^[A-Za-z0-9][A-Za-z0-9_.-]*$ ]] || fail "NAME must be letters, digits, '_', '.' and '-', not '$NAME'"
+[[ $LOG_LEVEL =~ ^[a-z]+$ ]] || fail "LOG_LEVEL must be one of uvicorn's, such as critical or info, not '$LOG_LEVEL'"
+[[ $IMAGE =~ ^([a-z0-9][a-z0-9._/:-]*)/openenv:([A-Za-z0-9_][A-Za-z0-9_.-]*)$ ]] ||
+    fail "IMAGE must be PREFIX/openenv:TAG, as deploy/docker/build.sh names it, not '$IMAGE'"
+prefix=${BASH_REMATCH[1]} tag=${BASH_REMATCH[2]}
+[[ -d $(dirname "$CONNECTION_FILE") ]] || fail "the folder of CONNECTION_FILE=$CONNECTION_FILE does not exist"
+
+command -v docker >/dev/null || fail "docker is not installed (Debian, Ubuntu: apt-get install docker.io)"
+docker version --format '{{.Server.Version}}' >/dev/null 2>&1 ||
+    fail "the Docker engine does not answer: $(docker version 2>&1 >/dev/null | tail -n 1)"
+! docker container inspect "$NAME" >/dev/null 2>&1 ||
+    fail "there is a container $NAME already: PORT=... takes another port, docker rm --force $NAME removes it"
+
+child=
+container=
+run=$(mktemp -d)
+marker="# run_docker.sh, pid $$"
+
+# Whatever way this script ends, the container is gone.
+# shellcheck disable=SC2317 # it is a trap
+cleanup() {
+    trap '' TERM INT HUP
+    if [[ -n $child ]]; then
+        kill "$child" 2>/dev/null || true
+        wait "$child" 2>/dev/null || true
+    fi
+    # Written as soon as there is a container, a failed start included.
+    container=$(cat "$run/id" 2>/dev/null || true)
+    if [[ -n $container ]]; then
+        docker stop --time 10 "$container" >/dev/null 2>&1 || true
+        docker rm --force "$container" >/dev/null 2>&1 ||
+            printf 'run_docker.sh: cannot remove the container %s\n' "$NAME" >&2
+    fi
+    # Another server may have written the same file since.
+    if [[ $(head -n 1 "$CONNECTION_FILE" 2>/dev/null) == "$marker" ]]; then
+        rm -f "$CONNECTION_FILE"
+    fi
+    rm -rf "$run"
+}
+trap cleanup EXIT
+trap 'exit 143' TERM HUP
+trap 'exit 130' INT
+
+# In the background, because a trap runs only when no foreground command does.
+attend() {
+    local ended=0
+    "$@" &
+    child=$!
+    wait "$child" || ended=$?
+    child=
+    return "$ended"
+}
+
+die_with_log() {
+    printf 'run_docker.sh: %s\n' "$1" >&2
+    docker logs --tail 20 "$container" >"$run/log" 2>&1 || true
+    if [[ -s $run/log ]]; then
+        printf 'The end of its log:\n' >&2
+        cat "$run/log" >&2
+    else
+        printf 'Its log is empty; LOG_LEVEL=info says more.\n' >&2
+    fi
+    exit 1
+}
+
+if ! docker image inspect "$IMAGE" >/dev/null 2>&1; then
+    printf 'run_docker.sh: building %s on %s\n' "$IMAGE" "$BASE" >&2
+    PREFIX=$prefix TAG=$tag OPENENV_BASE=$BASE attend "$here/../docker/build.sh" openenv >/dev/null ||
+        fail "cannot build $IMAGE"
+fi
+
+publish=()
+[[ $REACH == address ]] || publish=(--publish "$HOST:$PORT:$PORT")
+limit=()
+[[ $CPUS =~ ^0+(\.0+)?$ ]] || limit=(--cpus "$CPUS")
+docker run --detach --cidfile "$run/id" --name "$NAME" --init --read-only --tmpfs /tmp --cap-drop ALL --security-opt no-new-privileges:true \
+    --ulimit "nofile=$NOFILE:$NOFILE" "${limit[@]}" "${publish[@]}" \
+    --env "WORKERS=$WORKERS" --env "PORT=$PORT" --env "MAX_CONCURRENT_ENVS=$MAX_CONCURRENT_ENVS" \
+    --env "LOG_LEVEL=$LOG_LEVEL" "$IMAGE" >/dev/null ||
+    fail "cannot start a container of $IMAGE; is another server on $HOST:$PORT? PORT=... takes another port"
+container=$(cat "$run/id")
+
+if [[ $REACH == address ]]; then
+    reach=$(docker inspect --format '{{range .NetworkSettings.Networks}}{{.IPAddress}} {{end}}' "$container" | cut -d ' ' -f 1)
+    [[ -n $reach ]] || die_with_log "the container has no address"
+else
+    # 0.0.0.0 is no address to connect to.
+    reach=${HOST/#0.0.0.0/127.0.0.1}
+fi
+url=http://$reach:$PORT
+
+# 0 when all workers serve; the image's own check is asked sooner and more often than Docker would.
+# shellcheck disable=SC2317 # attend calls it
+ready() {
+    local end=$((SECONDS + START_SECONDS_MAX))
+    while ((SECONDS < end)); do
+        if docker exec "$container" python healthcheck.py >/dev/null 2>&1; then
+            return 0
+        fi
+        [[ $(docker inspect --format '{{.State.Running}}' "$container" 2>/dev/null) == true ]] || return 3
+        sleep 0.2
+    done
+    return 4
+}
+started=0
+attend ready || started=$?
+case $started in
+    0) ;;
+    3) die_with_log "the server ended while it started" ;;
+    *) die_with_log "not all $WORKERS workers served within $START_SECONDS_MAX s" ;;
+esac
+
+write_connection_file() {
+    local temporary cores=$CPUS
+    [[ ${#limit[@]} -gt 0 ]] || cores=$(nproc)
+    # In the same folder, so that the move below is atomic.
+    temporary=$(mktemp -p "$(dirname "$CONNECTION_FILE")")
+    cat >"$temporary" <<TOML
+$marker
+urls = ["$url"]
+workers = $WORKERS
+max_concurrent_envs = $MAX_CONCURRENT_ENVS
+nodes = 1
+cpus_per_node = ${cores%%.*}
+backends = ["$(docker inspect --format '{{.Config.Hostname}}' "$container")"]
+start_command = "WORKERS=$WORKERS HOST=$HOST PORT=$PORT MAX_CONCURRENT_ENVS=$MAX_CONCURRENT_ENVS REACH=$REACH IMAGE=$IMAGE ./deploy/local/run_docker.sh"
+TOML
+    chmod 644 "$temporary"
+    mv "$temporary" "$CONNECTION_FILE"
+}
+write_connection_file
+printf 'serving %s with %s workers of %s sessions in the container %s; connection file: %s\n' \
+    "$url" "$WORKERS" "$MAX_CONCURRENT_ENVS" "$NAME" "$CONNECTION_FILE"
+
+attend docker wait "$container" >/dev/null || true
+die_with_log "the server ended by itself with status $(docker inspect --format '{{.State.ExitCode}}' "$container" 2>/dev/null || echo unknown)"
