@@ -1,4 +1,5 @@
 # shellcheck shell=bash
+# shellcheck disable=SC2154 # slurm_dir is of common.sh
 # A coordinator on this node and agents on the nodes of a job. Sourced; see sweep.sbatch for the settings.
 
 coordinator=
@@ -25,6 +26,7 @@ sweep() { # coordinator's arguments
     AGENT=$(program agent)
     flags=(${SWEEP_GROUP:+"--het-group=$SWEEP_GROUP"} --overlap --nodes="${#nodes[@]}" --ntasks="$tasks"
         --ntasks-per-node="$per_node" --cpus-per-task="$cpus")
+    export SWEEP_HEAD=$SLURMD_NODENAME
     same_version "${#nodes[@]}"
     if [[ -n ${CONNECTION_FILE:-} ]]; then
         await_connection
@@ -33,11 +35,11 @@ sweep() { # coordinator's arguments
 
     "$COORDINATOR" run "$@" --agents "$tasks" --listen "0.0.0.0:$COORDINATOR_PORT" "${identity[@]}" "${connection[@]}" &
     coordinator=$!
-    # What the loss of one agent means is the coordinator's to say: it ends no others. What they say has a file of its own: of
+    # What the loss of one agent, or of its node, means is the coordinator's to say: it ends no others. What they say has a file of its own: of
     # hundreds it would bury the table.
     # shellcheck disable=SC2086 # AGENT_FLAGS are several
-    srun "${flags[@]}" --job-name=muster-agents --kill-on-bad-exit=0 --wait=0 --label --output="$AGENTS_OUTPUT" \
-        "$AGENT" --coordinator "$SLURMD_NODENAME:$COORDINATOR_PORT" "${identity[@]}" ${AGENT_FLAGS:-} &
+    srun "${flags[@]}" --job-name=muster-agents --no-kill --kill-on-bad-exit=0 --wait=0 --label --output="$AGENTS_OUTPUT" \
+        "$slurm_dir/agent_node.sh" "$AGENT" --coordinator "$SLURMD_NODENAME:$COORDINATOR_PORT" "${identity[@]}" ${AGENT_FLAGS:-} &
     agents=$!
 
     while kill -0 "$coordinator" 2>/dev/null; do
@@ -52,19 +54,16 @@ sweep() { # coordinator's arguments
     wait "$coordinator" || code=$?
     coordinator=
     # Dismissed, they end by themselves; on a node that is lost nothing does.
-    for ((n = 0; n < 20; n++)); do
+    for ((n = 0; n < 10; n++)); do
         kill -0 "$agents" 2>/dev/null || break
         pause
     done
-    end_step muster-agents "$agents" 10
+    end_step muster-agents "$agents" 5
     agents=
     case $code in
         0 | 130) ;;
         # The coordinator says what is missing, and the agents why.
-        *)
-            say "the agents' last words, of $AGENTS_OUTPUT:"
-            grep -v ' INFO ' "$AGENTS_OUTPUT" | tail -n 12 || true
-            ;;
+        *) grep -v ' INFO ' "$AGENTS_OUTPUT" | tail -n 12 || true ;;
     esac
     say "the coordinator's exit code is $code; the agents' output is in $AGENTS_OUTPUT"
     return "$code"

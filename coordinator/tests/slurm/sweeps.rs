@@ -1,0 +1,133 @@
+//! Sweeps that nothing disturbs.
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use crate::cluster::{Cluster, all_succeeded};
+use crate::support::{Results, workspace};
+
+fn addresses(results: &Results) -> BTreeSet<String> {
+    let run = results.run_json();
+    let agents = run["agents"].as_object().expect("agents");
+    agents.values().map(|agent| agent["address"].as_str().expect("address").to_owned()).collect()
+}
+
+/// The whole of it: servers on two nodes behind two proxies, agents on four other nodes, one command.
+#[test]
+fn sixteen_thousand_sessions_from_four_nodes_on_two_behind_a_balancer() {
+    let cluster = Cluster::up(6, &[]);
+    let plan = cluster.plan(
+        "plan.toml",
+        "batch_sizes = [512, 16384]\nwait_seconds = [10.0]\nrepetitions = 1",
+        "[target]\nexpected_hosts = 2\nrequire_hosts = true\n[session]\nlaunch = { kind = \"ramp\", over_seconds = 5.0 }",
+    );
+    let script = workspace().join("deploy/slurm/serve_and_sweep.sh").display().to_string();
+    let ended = cluster.user(&[&script, &plan], &[]);
+    assert_eq!(ended.code(), Some(0), "{}", ended.text);
+    assert!(ended.text.contains("job 2: COMPLETED"), "{}", ended.text);
+
+    let results = cluster.results();
+    all_succeeded(&results, 2, &ended.text);
+    let summary = results.summary();
+    assert_eq!(summary[1]["num_requests"], "16384");
+    assert_eq!(summary[1]["agents"], "4");
+    assert_eq!(summary[1]["open_max"], "16384", "all of them at one time");
+    for row in &summary {
+        assert_eq!(row["unique_hosts"], "2", "{row:?}");
+    }
+    let hosts = results.run_json()["batches"][1]["summary"]["hosts"].clone();
+    for sessions in hosts.as_object().expect("hosts").values() {
+        assert!((7_000..=9_400).contains(&sessions.as_u64().expect("count")), "both nodes carry about half: {hosts}");
+    }
+    results.check_with_python();
+
+    let run = results.run_json();
+    let server = &run["plan"]["server"];
+    assert_eq!((server["balancer"].as_str(), server["nodes"].as_u64()), (Some("haproxy"), Some(2)));
+    assert_eq!(run["urls"].as_array().map(Vec::len), Some(2), "two proxies: one has too few descriptors");
+    assert_eq!(run["plan"]["experiment"]["cores"].as_u64(), Some(8), "of the nodes that serve");
+    assert_eq!(addresses(&results).len(), 4, "{:?}", addresses(&results));
+    let names: Vec<&String> = run["agents"].as_object().expect("agents").keys().collect();
+    assert_eq!(names, ["n3-0", "n4-1", "n5-2", "n6-3"], "node and rank");
+
+    // The server's job was ended by the command, and took its connection file along.
+    cluster.nothing_is_left_on(&["n1", "n2", "n3", "n4", "n5", "n6"]);
+    assert!(!ended.text.contains(" INFO "), "what agents say has a file of its own");
+    let jobs = workspace().join("deploy/slurm");
+    let left: Vec<String> = fs::read_dir(jobs)
+        .expect("folder")
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .filter(|name| name.starts_with('.'))
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+/// Servers and agents as the two components of one job, and two agents a node.
+#[test]
+fn a_heterogeneous_job_keeps_load_and_servers_apart() {
+    let cluster = Cluster::up(4, &[]);
+    let plan = cluster.plan("plan.toml", "batch_sizes = [256]\nrepetitions = 2", "");
+    let flags = ["--nodes", "2", ":", "--nodes", "2"];
+    let connection = cluster.path("het.toml").display().to_string();
+    let settings = [("AGENTS_PER_NODE", "2"), ("CONNECTION_FILE", connection.as_str())];
+    let job = cluster.submit(&flags, "sweep_het.sbatch", &[&plan], &settings);
+    let text = || job.output("muster-sweep");
+    assert_eq!(job.end(), "COMPLETED 0:0", "{}", text());
+    let results = cluster.results();
+    all_succeeded(&results, 2, &text());
+    let run = results.run_json();
+    let agents = run["agents"].as_object().expect("agents");
+    assert_eq!(agents.keys().collect::<Vec<_>>(), ["n1-0", "n1-1", "n2-2", "n2-3"]);
+    for agent in agents.values() {
+        assert_eq!(agent["capacity"]["threads"], 2, "half of a node's four processors: SLURM_CPUS_PER_TASK");
+    }
+    assert_eq!(addresses(&results).len(), 2);
+    let hosts = run["batches"][0]["summary"]["hosts"].clone();
+    let hosts: Vec<&str> = hosts.as_object().expect("hosts").keys().filter_map(|host| host.split(':').next()).collect();
+    assert_eq!(hosts, ["n3", "n4"], "no node of the agents serves");
+    let line = "start them with: srun --overlap --nodes=2 --ntasks=4 --ntasks-per-node=2 --cpus-per-task=2 --no-kill \
+                --kill-on-bad-exit=0 --wait=0 agent --coordinator n1:";
+    assert!(text().contains(line), "{}", text());
+    cluster.nothing_is_left_on(&["n1", "n2", "n3", "n4"]);
+    assert!(!fs::exists(&connection).expect("looked"), "it goes with the server");
+}
+
+/// Several urls, and no balancer: sessions go round robin over the servers themselves.
+#[test]
+fn several_servers_need_no_balancer() {
+    let cluster = Cluster::up(3, &[]);
+    let plan = cluster.plan("plan.toml", "batch_sizes = [64]\nrepetitions = 1", "[target]\nexpected_hosts = 2");
+    let server = cluster.serve(&["--nodes", "2"], &[("BALANCER", "none")]);
+    let job = cluster.submit(&["--nodes", "1"], "sweep.sbatch", &[&plan], &[]);
+    assert_eq!(job.end(), "COMPLETED 0:0", "{}", job.output("muster-sweep"));
+    let results = cluster.results();
+    all_succeeded(&results, 1, "");
+    assert_eq!(results.summary()[0]["unique_hosts"], "2");
+    assert_eq!(results.run_json()["urls"].as_array().map(Vec::len), Some(2));
+    server.cancel();
+    assert!(server.end().starts_with("CANCELLED"), "{}", server.end());
+    cluster.nothing_is_left_on(&["n1", "n2", "n3"]);
+    assert!(!cluster.path("connection.toml").exists());
+}
+
+/// slurm-single with the real server.
+#[test]
+fn openenv_core_on_one_node() {
+    let cluster = Cluster::up(2, &[]);
+    let script = workspace().join("deploy/slurm/serve_and_sweep.sh").display().to_string();
+    let plan = workspace().join("experiments/plans/smoke/slurm-single.toml").display().to_string();
+    let out = cluster.path("out").display().to_string();
+    let words = [&script, "--server-nodes", "1", "--agent-nodes", "1", &plan, "--output", &out];
+    let ended = cluster.user(&words, &[("SERVER", "openenv"), ("WORKERS", "2")]);
+    assert_eq!(ended.code(), Some(0), "{}", ended.text);
+    let results = cluster.results();
+    let summary = results.summary();
+    all_succeeded(&results, summary.len(), &ended.text);
+    for row in &summary {
+        assert_eq!((row["unique_hosts"].as_str(), row["unique_pids"].as_str()), ("1", "2"), "{row:?}");
+    }
+    let run = results.run_json();
+    assert_eq!(run["plan"]["experiment"]["infrastructure"], "slurm-single");
+    assert_eq!(run["plan"]["server"]["start_command"], "sbatch deploy/slurm/serve_single.sh");
+    cluster.nothing_is_left_on(&["n1", "n2"]);
+}

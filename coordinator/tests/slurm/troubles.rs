@@ -1,0 +1,169 @@
+//! Jobs that are cancelled, cut short, or lose a node: each ends as docs/operations.md says.
+
+use nix::sys::signal::Signal;
+
+use crate::cluster::{Cluster, Job, all_succeeded};
+use crate::support::{Process, workspace};
+
+/// A batch of sessions that are open long enough to do something to them.
+const LONG: &str = "batch_sizes = [64]\nwait_seconds = [1.0, 6.0]\nrepetitions = 2\nwarmup = false";
+/// An agent that is silent for longer than three seconds is lost.
+const SHORT_LEASE: &str = "[agents]\nlease_seconds = 3.0";
+
+/// Attempts by their batch, and whether they counted.
+fn attempts(cluster: &Cluster) -> Vec<(u64, bool)> {
+    let journal = cluster.results().journal();
+    journal.iter().filter_map(|line| Some((line["batch"].as_u64()?, line["accepted"].as_bool()?))).collect()
+}
+
+/// A long batch is under way, all its sessions open.
+fn begun(job: &Job<'_>) {
+    job.says("open 64 ");
+}
+
+#[test]
+fn scancel_keeps_what_is_finished_and_the_next_job_goes_on() {
+    let cluster = Cluster::up(3, &[]);
+    let _server = cluster.serve(&["--nodes", "1"], &[("BALANCER", "none")]);
+    let plan = cluster.plan("plan.toml", LONG, "");
+    let job = cluster.submit(&["--nodes", "2"], "sweep.sbatch", &[&plan], &[]);
+    begun(&job);
+    job.cancel();
+    job.says("go on with: coordinator run --resume");
+    assert!(job.end().starts_with("CANCELLED"), "{}", job.end());
+    cluster.nothing_is_left_on(&["n2", "n3"]);
+    let run = cluster.results().run_json();
+    assert_eq!((run["status"].as_str(), run["exit_code"].as_u64()), (Some("interrupted"), Some(130)));
+    let kept = cluster.results().summary();
+    assert_eq!(kept.len(), 2, "{kept:?}");
+
+    let out = cluster.path("out").display().to_string();
+    let job = cluster.submit(&["--nodes", "2"], "sweep.sbatch", &["--resume", &out], &[]);
+    assert_eq!(job.end(), "COMPLETED 0:0", "{}", job.output("muster-sweep"));
+    all_succeeded(&cluster.results(), 4, &job.output("muster-sweep"));
+    let after = cluster.results().summary();
+    assert_eq!(after[..2], kept[..], "what was finished stands");
+    cluster.results().check_with_python();
+}
+
+#[test]
+fn before_the_time_limit_the_sweep_ends_by_itself() {
+    let cluster = Cluster::up(2, &[]);
+    let _server = cluster.serve(&["--nodes", "1"], &[("BALANCER", "none")]);
+    let plan = cluster.plan("plan.toml", "batch_sizes = [32]\nwait_seconds = [1.0]\nrepetitions = 500", "");
+    // A limit is at least a minute. SLURM sends the signal up to half a minute early.
+    let flags = ["--nodes", "1", "--time", "1", "--signal=B:TERM@15"];
+    let job = cluster.submit(&flags, "sweep.sbatch", &[&plan], &[]);
+    assert_eq!(job.end(), "FAILED 130:0", "{}", job.output("muster-sweep"));
+    job.says("go on with: coordinator run --resume");
+    job.says("the coordinator's exit code is 130");
+    let summary = cluster.results().summary();
+    assert!(summary.len() > 3 && summary.len() < 500, "{} batches", summary.len());
+    cluster.results().check_with_python();
+    cluster.nothing_is_left_on(&["n2"]);
+}
+
+#[test]
+fn a_node_that_loses_power_costs_one_attempt() {
+    let cluster = Cluster::up(4, &[]);
+    let _server = cluster.serve(&["--nodes", "1"], &[("BALANCER", "none")]);
+    // Long enough for SLURM to see it too, which takes half a minute here: the other agents must outlive that.
+    let grid = "batch_sizes = [64]\nwait_seconds = [6.0]\nrepetitions = 8\nwarmup = false";
+    let plan = cluster.plan("plan.toml", grid, SHORT_LEASE);
+    let job = cluster.submit(&["--nodes", "3"], "sweep.sbatch", &[&plan], &[]);
+    begun(&job);
+    cluster.fault(&["crash", "n4"]);
+    job.until("the loss of n4 in SLURM's own eyes", || {
+        cluster.user(&["sinfo", "-hNn", "n4", "-o%T"], &[]).text.starts_with("down")
+    });
+    assert!(!job.is_over(), "{}", job.output("muster-sweep"));
+    assert_eq!(job.end(), "COMPLETED 0:0", "{}", job.output("muster-sweep"));
+    all_succeeded(&cluster.results(), 8, &job.output("muster-sweep"));
+    let refused: Vec<u64> =
+        attempts(&cluster).iter().filter(|(_, accepted)| !accepted).map(|(batch, _)| *batch).collect();
+    assert_eq!(refused, [0], "{}", job.output("muster-sweep"));
+    job.says("agent n4-2 was silent for 3 s");
+    let last = cluster.results().summary().pop().expect("row");
+    assert_eq!(last["agents"], "2");
+    cluster.results().check_with_python();
+    cluster.nothing_is_left_on(&["n2", "n3"]);
+}
+
+#[test]
+fn a_node_that_is_cut_off_comes_back() {
+    let cluster = Cluster::up(4, &[]);
+    let _server = cluster.serve(&["--nodes", "1"], &[("BALANCER", "none")]);
+    let grid = "batch_sizes = [64]\nwait_seconds = [1.0, 8.0]\nrepetitions = 3\nwarmup = false";
+    let plan = cluster.plan("plan.toml", grid, SHORT_LEASE);
+    let job = cluster.submit(&["--nodes", "3"], "sweep.sbatch", &[&plan], &[]);
+    begun(&job);
+    cluster.fault(&["cut", "n4"]);
+    job.says("was silent for 3 s");
+    cluster.fault(&["heal", "n4"]);
+    assert_eq!(job.end(), "COMPLETED 0:0", "{}", job.output("muster-sweep"));
+    let results = cluster.results();
+    all_succeeded(&results, 6, &job.output("muster-sweep"));
+    assert!(attempts(&cluster).iter().any(|(_, accepted)| !accepted), "{}", job.output("muster-sweep"));
+    let last = results.summary().pop().expect("row");
+    assert_eq!(last["agents"], "3", "it takes part again\n{}", job.output("muster-sweep"));
+    results.check_with_python();
+    cluster.nothing_is_left_on(&["n2", "n3", "n4"]);
+}
+
+/// The coordinator is gone with its node: agents end, nothing loads the target, and another job goes on.
+#[test]
+fn the_first_node_crashes_and_another_job_goes_on() {
+    let cluster = Cluster::up(3, &[]);
+    let _server = cluster.serve(&["--nodes", "1"], &[("BALANCER", "none")]);
+    let plan = cluster.plan("plan.toml", LONG, SHORT_LEASE);
+    let job = cluster.submit(&["--nodes", "2"], "sweep.sbatch", &[&plan], &[("AGENT_FLAGS", "--reconnect-for 5")]);
+    begun(&job);
+    cluster.fault(&["crash", "n2"]);
+    // SLURM keeps a job whose batch script went with its node: the agents cancel it.
+    assert!(job.end().starts_with("CANCELLED"), "{}", job.end());
+    cluster.nothing_is_left_on(&["n3"]);
+    cluster.fault(&["boot", "n2"]);
+
+    let out = cluster.path("out").display().to_string();
+    let job = cluster.submit(&["--nodes", "2"], "sweep.sbatch", &["--resume", &out], &[]);
+    assert_eq!(job.end(), "COMPLETED 0:0", "{}", job.output("muster-sweep"));
+    all_succeeded(&cluster.results(), 4, &job.output("muster-sweep"));
+    cluster.results().check_with_python();
+}
+
+/// Neither the end of one agent nor that of a node's slurmd ends the others.
+#[test]
+fn an_agent_is_killed_and_a_slurmd_ends() {
+    let cluster = Cluster::up(4, &[]);
+    let _server = cluster.serve(&["--nodes", "1"], &[("BALANCER", "none")]);
+    let plan = cluster.plan("plan.toml", LONG, SHORT_LEASE);
+    let job = cluster.submit(&["--nodes", "3"], "sweep.sbatch", &[&plan], &[]);
+    begun(&job);
+    // Processes of other nodes are out of its sight.
+    cluster.fault(&["on", "n3", "pkill", "-KILL", "-f", "__agent"]);
+    cluster.fault(&["on", "n4", "pkill", "-KILL", "slurmd"]);
+    assert_eq!(job.end(), "COMPLETED 0:0", "{}", job.output("muster-sweep"));
+    all_succeeded(&cluster.results(), 4, &job.output("muster-sweep"));
+    let refused = attempts(&cluster).iter().filter(|(_, accepted)| !accepted).count();
+    assert_eq!(refused, 1, "{}", job.output("muster-sweep"));
+    assert_eq!(cluster.results().summary().pop().expect("row")["agents"], "2", "n3's agent is gone, n4's is not");
+    cluster.nothing_is_left_on(&["n2", "n3"]);
+}
+
+#[test]
+fn ctrl_c_cancels_servers_and_sweep() {
+    let cluster = Cluster::up(2, &[]);
+    let plan = cluster.plan("plan.toml", LONG, "");
+    let script = workspace().join("deploy/slurm/serve_and_sweep.sh").display().to_string();
+    let words = [&script, "--server-nodes", "1", "--agent-nodes", "1", &plan];
+    let mut process = Process::start(cluster.command(&words, &[]));
+    process.line_with("open 64 ");
+    process.signal(Signal::SIGINT);
+    let ended = process.end();
+    assert_eq!(ended.code(), Some(130), "{}", ended.text);
+    cluster.nothing_is_left_on(&["n1", "n2"]);
+    let states = cluster.user(&["squeue", "--noheader", "--states=all", "--format=%T"], &[]).text;
+    assert_eq!(states.lines().collect::<Vec<_>>(), ["CANCELLED", "CANCELLED"]);
+    let run = cluster.results().run_json();
+    assert_eq!((run["status"].as_str(), run["exit_code"].as_u64()), (Some("interrupted"), Some(130)));
+}
