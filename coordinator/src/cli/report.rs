@@ -54,7 +54,7 @@ fn report(stored: &[StoredRun], published: &[Published]) -> String {
         .zip(&dates)
         .map(|(run, date)| Run { plan: &run.plan, status: &run.status, date, results: &run.results, cells: &run.cells })
         .collect();
-    let mut text = format!("## Overview\n\n{}\n", overview(&runs, published));
+    let mut text = format!("## Overview\n\n{}", overview(&runs, published));
     for (run, stored) in runs.iter().zip(stored) {
         let experiment = &run.plan.experiment;
         let variant = if experiment.variant.is_empty() { String::new() } else { format!("-{}", experiment.variant) };

@@ -41,10 +41,15 @@ pub fn overview(runs: &[Run<'_>], published: &[Published]) -> String {
     let header = ["Infrastructure", "Status", "Last Run", "Max Batch (WS)", "Cores", "Batch/Core", "Measured by"];
     let mut table = table(&header);
     let mut seen = BTreeSet::new();
+    let mut unlimited = Vec::new();
     for run in runs {
         let grid = Grid::of(run.plan, run.results, run.cells);
         let line = grid.lines.iter().find(|((mode, _), _)| *mode == Mode::Ws).map(|(_, line)| line);
-        let max = line.and_then(|line| grid.max_batch(line).map(|n| line[n].batch_size));
+        let largest = line.and_then(|line| grid.max_batch(line).map(|n| (n + 1 == line.len(), line[n].batch_size)));
+        let max = largest.map(|(_, size)| size);
+        if largest.is_some_and(|(all, _)| all) {
+            unlimited.push(run.name());
+        }
         table.add_row(overview_row(&run.name(), &status(run.status), run.date, max, run.plan.experiment.cores, HERE));
     }
     for run in runs {
@@ -61,20 +66,30 @@ pub fn overview(runs: &[Run<'_>], published: &[Published]) -> String {
         }
     }
     align(&mut table, &[3, 4, 5]);
-    table.to_string()
+    let mut text = format!("{table}\n");
+    if !unlimited.is_empty() {
+        let names = unlimited.join(", ");
+        text.push_str(&format!(
+            "\nThe largest batch that was tried held in {names}: what these hold at most was not reached.\n"
+        ));
+    }
+    text
 }
 
 #[expect(clippy::cast_precision_loss, reason = "for people")]
 fn overview_row(name: &str, status: &str, date: &str, max: Option<u64>, cores: Option<u64>, by: &str) -> [String; 7] {
-    let per_core =
-        max.zip(cores).map_or_else(|| "-".to_owned(), |(max, cores)| format!("{:.1}", max as f64 / cores as f64));
+    let per_core = match max.zip(cores) {
+        None => "-".to_owned(),
+        Some((max, cores)) if max.is_multiple_of(cores) => count(max / cores),
+        Some((max, cores)) => format!("{:.1}", max as f64 / cores as f64),
+    };
     [
         name.to_owned(),
         status.to_owned(),
         date.to_owned(),
         max.map_or_else(|| "-".to_owned(), count),
         cores.map_or_else(|| "unknown".to_owned(), |cores| cores.to_string()),
-        per_core.strip_suffix(".0").map_or(per_core.clone(), str::to_owned),
+        per_core,
         by.to_owned(),
     ]
 }

@@ -121,7 +121,7 @@ fn docker_compose_runs_a_plan_apart_from_the_server_and_leaves_nothing() {
     let out = Results::of(&results.join("run"));
     out.check_with_python();
     let summary = out.summary();
-    assert_eq!(summary.len(), 12, "3 sizes, 2 waits, twice");
+    assert_eq!(summary.len(), 6, "3 sizes, twice");
     for row in &summary {
         assert_eq!(
             (&row["successful"], row["agents"].as_str()),
@@ -198,7 +198,7 @@ fn docker_runs_the_openenv_server_and_removes_it() {
     let results = Results::of(&out);
     results.check_with_python();
     let summary = results.summary();
-    assert_eq!(summary.len(), 6, "3 sizes, 2 waits");
+    assert_eq!(summary.len(), 3, "3 sizes");
     for row in &summary {
         assert_eq!(row["successful"], row["num_requests"], "{row:?}\n{}", ended.text);
     }
