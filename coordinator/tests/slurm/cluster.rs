@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -23,14 +23,7 @@ impl Cluster {
         // Sockets have short names.
         let dir = tempfile::Builder::new().prefix("muster-slurm").tempdir_in("/tmp").expect("folder");
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("readable");
-        // The programs that users build, each this one in another role.
-        let bin = dir.path().join("bin");
-        fs::create_dir(&bin).expect("bin");
-        for (name, role) in [("coordinator", ""), ("agent", "__agent "), ("refserver", "__refserver ")] {
-            let text = format!("#!/bin/sh\nexec {} {role}\"$@\"\n", env!("CARGO_BIN_EXE_coordinator"));
-            fs::write(bin.join(name), text).expect("script");
-            fs::set_permissions(bin.join(name), fs::Permissions::from_mode(0o755)).expect("executable");
-        }
+        programs(&dir.path().join("bin"), Path::new(env!("CARGO_BIN_EXE_coordinator")));
         let cluster =
             Self { dir, subnet: format!("10.{}.{}", 80 + std::process::id() % 100, std::process::id() / 100 % 250) };
         let mut command = cluster.lab(&["up", &nodes.to_string()]);
@@ -207,5 +200,15 @@ pub(crate) fn all_succeeded(results: &Results, rows: usize, text: &str) {
     assert_eq!(summary.len(), rows, "{text}");
     for row in &summary {
         assert_eq!(row["successful"], row["num_requests"], "{row:?}\n{text}");
+    }
+}
+
+/// The programs that users build, each this one in another role.
+pub(crate) fn programs(folder: &Path, executable: &Path) {
+    fs::create_dir(folder).expect("folder");
+    for (name, role) in [("coordinator", ""), ("agent", "__agent "), ("refserver", "__refserver ")] {
+        let path = folder.join(name);
+        fs::write(&path, format!("#!/bin/sh\nexec {} {role}\"$@\"\n", executable.display())).expect("script");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("executable");
     }
 }

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::process::Command;
 
-use crate::cluster::{Cluster, all_succeeded};
-use crate::support::{Results, workspace};
+use crate::cluster::{Cluster, all_succeeded, programs};
+use crate::support::{Results, run, workspace};
 
 fn addresses(results: &Results) -> BTreeSet<String> {
     let run = results.run_json();
@@ -130,4 +131,54 @@ fn openenv_core_on_one_node() {
     assert_eq!(run["plan"]["experiment"]["infrastructure"], "slurm-single");
     assert_eq!(run["plan"]["server"]["start_command"], "sbatch deploy/slurm/serve_single.sh");
     cluster.nothing_is_left_on(&["n1", "n2"]);
+}
+
+/// Jobs of a user who is not root, from a copy of the repository that is his: nothing is written outside of his own folders.
+#[test]
+fn a_user_without_privileges() {
+    let cluster = Cluster::up(2, &[]);
+    let home = cluster.path("home");
+    for folder in ["deploy/slurm", "deploy/local"] {
+        let to = home.join("muster").join(folder);
+        fs::create_dir_all(to.parent().expect("parent")).expect("folder");
+        assert!(run(command(&["cp", "-r", &folder_of(folder), &to.display().to_string()])).status.success());
+    }
+    // The program too may lie where only root can read.
+    let program = home.join("coordinator");
+    fs::copy(env!("CARGO_BIN_EXE_coordinator"), &program).expect("copied");
+    let bin = home.join("bin");
+    programs(&bin, &program);
+    fs::write(
+        home.join("plan.toml"),
+        "[experiment]\ninfrastructure = \"slurm-single\"\n[server]\nconnection = \"c.toml\"\n[grid]\nbatch_sizes = [64]\nrepetitions = 1\n",
+    )
+    .expect("plan");
+    assert!(run(command(&["chown", "-R", "nobody:nogroup", &home.display().to_string()])).status.success());
+    let script = home.join("muster/deploy/slurm/serve_and_sweep.sh").display().to_string();
+    let words =
+        ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", "env", "-C", &home.display().to_string()]
+            .map(str::to_owned);
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let flags = [script.as_str(), "--server-nodes", "1", "--agent-nodes", "1", "plan.toml"];
+    let config = home.join("config").display().to_string();
+    let bin = bin.display().to_string();
+    let home_text = home.display().to_string();
+    let settings = [("MUSTER_BIN", bin.as_str()), ("XDG_CONFIG_HOME", &config), ("HOME", &home_text)];
+    let ended = cluster.user(&[&words[..], &flags].concat(), &settings);
+    assert_eq!(ended.code(), Some(0), "{}", ended.text);
+    let results: Vec<_> = fs::read_dir(home.join("experiments/results/slurm-single")).expect("results").collect();
+    assert_eq!(results.len(), 1);
+    let results = Results::of(&results[0].as_ref().expect("folder").path());
+    all_succeeded(&results, 1, &ended.text);
+    cluster.nothing_is_left_on(&["n1", "n2"]);
+}
+
+fn command(words: &[&str]) -> Command {
+    let mut command = Command::new(words[0]);
+    command.args(&words[1..]);
+    command
+}
+
+fn folder_of(name: &str) -> String {
+    workspace().join(name).display().to_string()
 }
