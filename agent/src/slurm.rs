@@ -46,7 +46,8 @@ pub struct Job {
     pub nodes: u32,
     /// This node, under the name by which SLURM and the other nodes know it.
     pub node: Option<String>,
-    pub cpus_on_node: Option<u32>,
+    /// Processors that each of its nodes has at least.
+    pub cpus_per_node: Option<u32>,
 }
 
 impl Job {
@@ -58,17 +59,17 @@ impl Job {
             id: number("SLURM_JOB_ID")?,
             nodes: small("SLURM_JOB_NUM_NODES").unwrap_or(1),
             node: variable("SLURMD_NODENAME"),
-            cpus_on_node: small("SLURM_CPUS_ON_NODE"),
+            cpus_per_node: variable("SLURM_JOB_CPUS_PER_NODE").and_then(|list| least(&list)),
         })
     }
 
-    /// How `agents` agents are started on this job's nodes. `--overlap`: the coordinator may be a step of its own.
+    /// How `agents` agents are started on this job's nodes, followed by the program. `--overlap`: the coordinator may be a step of its own.
     /// The others: what the loss of one agent, or of its node, means is the coordinator's to say.
     #[must_use]
     pub fn srun(&self, agents: u32) -> String {
         let nodes = self.nodes.min(agents).max(1);
         let per_node = agents.div_ceil(nodes).max(1);
-        let cpus = match self.cpus_on_node.map(|cpus| cpus / per_node) {
+        let cpus = match self.cpus_per_node.map(|cpus| cpus / per_node) {
             Some(cpus) if cpus > 0 => format!(" --cpus-per-task={cpus}"),
             _ => String::new(),
         };
@@ -76,6 +77,11 @@ impl Job {
             "srun --overlap --nodes={nodes} --ntasks={agents} --ntasks-per-node={per_node}{cpus} --no-kill --kill-on-bad-exit=0 --wait=0"
         )
     }
+}
+
+/// The smallest number of a list such as `48(x2),96`.
+fn least(list: &str) -> Option<u32> {
+    list.split(',').map(|part| part.split('(').next().unwrap_or(part).trim().parse().ok()).min().flatten()
 }
 
 #[cfg(test)]
@@ -109,7 +115,7 @@ mod tests {
         let job = [
             ("SLURM_JOB_ID", "7"),
             ("SLURM_JOB_NUM_NODES", "4"),
-            ("SLURM_CPUS_ON_NODE", "48"),
+            ("SLURM_JOB_CPUS_PER_NODE", "96,48(x3)"),
             ("SLURMD_NODENAME", "n1"),
         ];
         let job = Job::of(&variables(&job)).expect("job");
@@ -124,5 +130,7 @@ mod tests {
             "srun --overlap --nodes=1 --ntasks=1 --ntasks-per-node=1 --no-kill --kill-on-bad-exit=0 --wait=0"
         );
         assert_eq!(Job::of(&variables(&[])), None);
+        assert_eq!((least("4"), least("48(x2),96"), least("96,48(x3)")), (Some(4), Some(48), Some(48)));
+        assert_eq!((least(""), least("x")), (None, None));
     }
 }

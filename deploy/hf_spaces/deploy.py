@@ -21,29 +21,42 @@ VARIABLES = {name: os.environ[name] for name in ("WORKERS", "MAX_CONCURRENT_ENVS
 PRIVATE = os.environ["PRIVATE"] == "1"
 POLL_SECONDS = 2.0
 
+# The call that is being made, for what is said when it fails.
+step = "whoami"
+
+# The line of README.md by which a Space of an earlier deployment is known, whatever else its README says.
+MARK = "<!-- muster:openenv-benchmark "
+# What the Hub puts into a Space that it makes, and the one thing that its README then says.
+FIRST_FILES = {".gitattributes", "README.md"}
+FIRST_TEXT = "huggingface.co/docs/hub/spaces-config-reference"
+OVERWRITE = os.environ["OVERWRITE"] == "1"
+
 Call = tuple[str, dict[str, Any]]
+OF_SPACE = {"repo_id": REPO_ID, "repo_type": "space"}
+LOOK: Call = ("space_info", {"repo_id": REPO_ID})
+# Not with exist_ok: it takes a Space that is there as it is, public or not, seen or not.
+MAKE: Call = ("create_repo", {**OF_SPACE, "space_sdk": "docker", "private": PRIVATE})
+HIDE: Call = ("update_repo_settings", {**OF_SPACE, "private": True})
+
+
+def readme(folder: Path | str) -> Call:
+    return "hf_hub_download", {**OF_SPACE, "filename": "README.md", "local_dir": str(folder)}
 
 
 def calls(folder: Path) -> list[Call]:
-    """In order. Variables come before the files, since a change of them starts a running Space anew."""
+    """To a Space that is there, in order. Variables come before the files, since a change of them starts it anew."""
     of_space = {"repo_id": REPO_ID}
-    made: list[Call] = [
-        (
-            "create_repo",
-            {**of_space, "repo_type": "space", "space_sdk": "docker", "private": PRIVATE, "exist_ok": True},
-        )
-    ]
+    made: list[Call] = []
     for key, value in VARIABLES.items():
         made.append(("add_space_variable", {**of_space, "key": key, "value": value}))
     if HARDWARE:
-        # Apart from create_repo, which leaves a Space alone that is there already.
+        # Apart from create_repo, which is not asked for a Space that is there already.
         made.append(("request_space_hardware", {**of_space, "hardware": HARDWARE}))
     made.append(
         (
             "upload_folder",
             {
-                **of_space,
-                "repo_type": "space",
+                **OF_SPACE,
                 "folder_path": str(folder),
                 "delete_patterns": "*",
                 "commit_message": "Deploy the OpenEnv benchmark environment",
@@ -71,6 +84,11 @@ def connection(url: str) -> str:
     return "".join(f"{key} = {json.dumps(value)}\n" for key, value in lines.items())
 
 
+def shown(call: Call) -> str:
+    name, arguments = call
+    return f"{name}({', '.join(f'{key}={value!r}' for key, value in arguments.items())})"
+
+
 def dry_run(folder: Path) -> None:
     print("dry run: nothing is sent")
     print(f"\nfiles of https://huggingface.co/spaces/{REPO_ID}")
@@ -82,16 +100,80 @@ def dry_run(folder: Path) -> None:
     print(f"{total:>8}  in all")
     print(f"\ncalls of HfApi ({os.environ['LIBRARY']})")
     print("  whoami()")
-    for name, arguments in calls(folder):
-        shown = {**arguments, **({"folder_path": "the files above"} if "folder_path" in arguments else {})}
-        print(f"  {name}({', '.join(f'{key}={value!r}' for key, value in shown.items())})")
+    print(f"  {shown(LOOK)}")
+    print("  if there is such a Space")
+    if OVERWRITE:
+        print("    nothing is looked at: --overwrite replaces whatever it holds")
+    else:
+        print(f"    {shown(readme('a folder that is thrown away'))}")
+        print("    it must be an earlier deployment's, or what the Hub puts into an empty Space; else nothing more is asked")
+    if PRIVATE:
+        print(f"    {shown(HIDE)}")
+    print("  if there is none")
+    print(f"    {shown(MAKE)}")
+    if PRIVATE:
+        print(f"  {shown(LOOK)}, which must say that it is private")
+    for call in calls(Path("the files above")):
+        print(f"  {shown(call)}")
     print("  get_space_runtime, until it runs")
     print(f"\nthen {os.environ['CONNECTION_FILE']}, with the url that the Hub tells")
     print("".join(f"  {line}\n" for line in connection(expected_url()).splitlines()), end="")
 
 
-def served(api: Any, deadline: float) -> str:
-    """The Space's url, once it answers."""
+def visibility(info: Any) -> str:
+    """As the Hub tells it. Of a protected Space only the code is hidden."""
+    plain = {True: "private", False: "public"}.get(info.private, "of unknown visibility")
+    return getattr(info, "visibility", None) or plain
+
+
+def ours(api: Any, files: set[str]) -> bool:
+    """Is what the Space holds an earlier deployment, or nothing that anybody has put there?"""
+    if "README.md" not in files:
+        return files <= FIRST_FILES
+    with tempfile.TemporaryDirectory() as folder:
+        text = Path(ask(api, readme(folder))).read_text(encoding="utf-8", errors="replace")
+    if any(line.startswith(MARK) for line in text.splitlines()):
+        return True
+    # A deployment that ended between making the Space and pushing the files must be possible again.
+    body = re.sub(r"\A---\n.*?^---$", "", text, flags=re.DOTALL | re.MULTILINE).split("\n")
+    said = [line for line in body if line.strip()]
+    return files <= FIRST_FILES and (not said or (len(said) == 1 and FIRST_TEXT in said[0]))
+
+
+def make_room(api: Any) -> None:
+    """The Space is there, may be written, and is private if it has to be; or this ends."""
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    try:
+        info = ask(api, LOOK)
+    except RepositoryNotFoundError:
+        ask(api, MAKE)
+    else:
+        if not OVERWRITE and not ours(api, {file.rfilename for file in info.siblings or []}):
+            sys.exit(
+                f"deploy.sh: the Space {REPO_ID} exists, and its README.md is not that of an earlier deployment; its files "
+                "would be deleted. Nothing has been changed: give another --repo-id, or --overwrite to replace what it holds"
+            )
+        if PRIVATE:
+            ask(api, HIDE)
+        elif visibility(info) == "private":
+            print(f"the Space {REPO_ID} is private and stays so: nothing is made public here", file=sys.stderr)
+    if PRIVATE and (said := visibility(ask(api, LOOK))) != "private":
+        sys.exit(
+            f"deploy.sh: --private: the Hub says that {REPO_ID} is {said} all the same, and no file has been pushed; make it "
+            "private on its settings page, then start this again"
+        )
+
+
+def ask(api: Any, call: Call) -> Any:
+    global step
+    step, arguments = call
+    print(f"{step} ...", file=sys.stderr)
+    return getattr(api, step)(**arguments)
+
+
+def served(api: Any, deadline: float) -> tuple[str, str]:
+    """The Space's url, once it answers, and its visibility."""
     from huggingface_hub import constants
     from huggingface_hub._space_api import INTERMEDIATE_SPACE_STAGES
 
@@ -103,14 +185,15 @@ def served(api: Any, deadline: float) -> str:
             said = runtime.stage
             print(f"the Space is {said}", file=sys.stderr)
         if said == "RUNNING":
-            url = (api.space_info(REPO_ID).host or expected_url()).rstrip("/")
+            info = api.space_info(REPO_ID)
+            url = (info.host or expected_url()).rstrip("/")
             try:
                 request = urllib.request.Request(f"{url}/health")
-                if PRIVATE:
+                if visibility(info) == "private":
                     request.add_header("Authorization", f"Bearer {api.token or token_of_login()}")
                 with urllib.request.urlopen(request, timeout=10) as reply:
                     if reply.status == 200:
-                        return url
+                        return url, visibility(info)
             except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
                 # Running, but not yet behind the proxy; the deadline ends it.
                 reason = error
@@ -135,6 +218,7 @@ def token_of_login() -> str | None:
 
 
 def deploy(folder: Path) -> None:
+    global step
     from httpx2 import HTTPError
     from huggingface_hub import HfApi, SpaceHardware
     from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
@@ -144,16 +228,14 @@ def deploy(folder: Path) -> None:
         sys.exit(f"deploy.sh: --hardware {HARDWARE}: there is no such flavour; there are {', '.join(flavours)}")
     deadline = time.monotonic() + float(os.environ["START_SECONDS_MAX"])
     api = HfApi()
-    step = "whoami"
     try:
         # A token that is wrong is told before anything is made.
         api.whoami()
-        for name, arguments in calls(folder):
-            step = name
-            print(f"{name} ...", file=sys.stderr)
-            getattr(api, name)(**arguments)
+        make_room(api)
+        for call in calls(folder):
+            ask(api, call)
         step = "get_space_runtime"
-        url = served(api, deadline)
+        url, said = served(api, deadline)
     except LocalTokenNotFoundError:
         sys.exit(
             "deploy.sh: no token of the Hub: make one with write access on its settings page, then `hf auth login` or "
@@ -165,7 +247,9 @@ def deploy(folder: Path) -> None:
             401: "the token is not valid: `hf auth login`, or HF_TOKEN=...",
             403: f"the token may not do this to {REPO_ID}: it needs write access, and the owner must be you or an "
             "organisation of yours",
-            402: "this hardware has to be paid for: set up billing, or leave --hardware out",
+            409: f"there is a Space {REPO_ID} that this token may not see: a token of its owner, or another --repo-id",
+            402: "this has to be paid for: set up billing; "
+            + ("Docker Spaces need a paid plan" if step == "create_repo" else "or leave --hardware out"),
         }.get(status, "try again later")
         sys.exit(f"deploy.sh: {step}: the Hub answers {status} ({' '.join(str(error).split())[:300]}); {hint}")
     except (HTTPError, OSError) as error:
@@ -176,9 +260,9 @@ def deploy(folder: Path) -> None:
         file.write(connection(url))
     os.chmod(file.name, 0o644)
     os.replace(file.name, target)
-    print(f"serving {url}; connection file: {target}")
-    if PRIVATE:
-        print("the Space is private: Muster's agents send no token and will be refused; make it public for a run")
+    print(f"serving {url}; the Hub says that the Space is {said}; connection file: {target}")
+    if said == "private":
+        print("Muster's agents send no token and a private Space refuses them; for a run, make it public on its settings page")
 
 
 if __name__ == "__main__":

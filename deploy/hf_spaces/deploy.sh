@@ -6,13 +6,15 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
 usage() {
     cat <<'HELP'
-Usage: deploy.sh --repo-id OWNER/NAME [--private] [--hardware FLAVOUR] [--dry-run]
+Usage: deploy.sh --repo-id OWNER/NAME [--private] [--overwrite] [--hardware FLAVOUR] [--dry-run]
 
 Makes the Space if it is not there, sets its variables, pushes the environment (what is no longer part of it is deleted),
 waits until it serves, and writes a connection file for the plan. Its token is that of `hf auth login`, or HF_TOKEN.
 
   --repo-id OWNER/NAME  the Space
-  --private             make it private; Muster's agents send no token, so that only public Spaces can be loaded
+  --private             make it private, also if it is there and public; Muster's agents send no token, so that only public
+                        Spaces can be loaded. Without it a new Space is public, and one that is private stays so.
+  --overwrite           replace whatever the Space holds; without it, only an earlier deployment or an empty Space
   --hardware FLAVOUR    ask for this hardware, such as cpu-basic or cpu-upgrade (which is paid for)
   --dry-run             show every file and every call, and send nothing; needs no token and no network
 
@@ -35,7 +37,7 @@ misuse() {
     exit 2
 }
 
-repo_id='' private=0 hardware='' dry_run=0
+repo_id='' private=0 overwrite=0 hardware='' dry_run=0
 while [[ $# -gt 0 ]]; do
     case $1 in
         -h | --help)
@@ -48,6 +50,7 @@ while [[ $# -gt 0 ]]; do
             shift
             ;;
         --private) private=1 ;;
+        --overwrite) overwrite=1 ;;
         --dry-run) dry_run=1 ;;
         *) misuse "unknown argument '$1'" ;;
     esac
@@ -112,11 +115,12 @@ if [[ $dry_run == 0 ]]; then
     python=$VENV/bin/python
 fi
 command="WORKERS=$WORKERS MAX_CONCURRENT_ENVS=$MAX_CONCURRENT_ENVS ./deploy/hf_spaces/deploy.sh --repo-id $repo_id"
+# Without --overwrite: after this deployment it is not needed, and whoever repeats the command should be asked again.
 [[ $private == 0 ]] || command+=" --private"
 [[ -z $hardware ]] || command+=" --hardware $hardware"
 
 # In the background, because a trap runs only when no foreground command does.
-REPO_ID=$repo_id PRIVATE=$private HARDWARE=$hardware DRY_RUN=$dry_run WORKERS=$WORKERS \
+REPO_ID=$repo_id PRIVATE=$private OVERWRITE=$overwrite HARDWARE=$hardware DRY_RUN=$dry_run WORKERS=$WORKERS \
     MAX_CONCURRENT_ENVS=$MAX_CONCURRENT_ENVS CONNECTION_FILE=$CONNECTION_FILE START_COMMAND=$command \
     START_SECONDS_MAX=$START_SECONDS_MAX LIBRARY=$(head -n 1 "$here/requirements.txt") \
     PYTHONDONTWRITEBYTECODE=1 "$python" "$here/deploy.py" "$own/space" &

@@ -73,11 +73,13 @@ install() {
             fail "VENV=$VENV is a folder with something else in it"
         fi
     fi
-    mkdir -p "$VENV"
     wanted=$(sha256sum "$openenv/requirements.txt" | cut -d ' ' -f 1)
+    # Done already: then nothing is written, and nothing locked.
+    [[ $(cat "$stamp" 2>/dev/null) != "$wanted" ]] || return 0
+    mkdir -p "$VENV" || fail "the folder VENV=$VENV can't be made; VENV=FOLDER names another"
     # Two starts at once: the second waits here and then finds the work done.
     exec 9>"$VENV/.lock"
-    flock 9
+    flock 9 || fail "$VENV/.lock can't be locked: some network file systems have no locks; VENV=FOLDER on another one"
     if [[ $(cat "$stamp" 2>/dev/null) != "$wanted" ]]; then
         printf 'run_uvicorn.sh: installing the Python packages into %s\n' "$VENV" >&2
         rm -f "$stamp"

@@ -8,25 +8,37 @@ script_name="agent_node.sh on ${SLURMD_NODENAME:?started by srun only}"
 # shellcheck source=deploy/slurm/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-# SLURM looks for a failed node every few minutes at most (SlurmdTimeout, 300 s by default).
-DOWN_SECONDS_MAX=${DOWN_SECONDS_MAX:-600}
 COORDINATOR_LOST=11
 
+# When SLURM calls a node down: SlurmdTimeout, and twice that to be sure; 0 is never.
+down_seconds() {
+    local timeout
+    timeout=$(scontrol show config 2>/dev/null | sed -nE 's/^SlurmdTimeout *= *([0-9]+) sec.*/\1/p')
+    printf '%s' $((${timeout:-300} * 2 + 60))
+}
+
 # The agent gets signals too, and reports before it ends: it is waited for.
-trap : TERM INT
+signalled=
+trap 'signalled=1' TERM INT
 code=0
 "$@" || code=$?
-if ((code == COORDINATOR_LOST)); then
-    for ((waited = 0; waited < DOWN_SECONDS_MAX; waited += 5)); do
-        state=$(sinfo --noheader --Node --nodes="$SWEEP_HEAD" --format=%T 2>/dev/null | head -n 1) || state=
-        if [[ $state == down* ]]; then
-            say "$SWEEP_HEAD, where the coordinator ran, is down; cancelling job $SLURM_JOB_ID"
-            scancel "$SLURM_JOB_ID" || true
-            break
-        fi
-        # It is up: the batch script is there to say what this means.
-        [[ -z $state || $state == *'*' ]] || ((waited < 60)) || break
-        sleep 5
+if ((code == COORDINATOR_LOST)) && command -v sinfo >/dev/null; then
+    limit=$(down_seconds)
+    for ((waited = 0; waited < limit; waited += 5)); do
+        state=$(timeout 30 sinfo --noheader --Node --nodes="$SWEEP_HEAD" --format=%T 2>/dev/null | head -n 1) || state=
+        case $state in
+            down* | drained* | fail*)
+                say "$SWEEP_HEAD, where the coordinator ran, is $state; cancelling job $SLURM_JOB_ID"
+                cancel_job "$SLURM_JOB_ID"
+                break
+                ;;
+            # It does not answer, or SLURM does not: there is more to come.
+            *'*' | '') ;;
+            # It is up: the batch script is there to say what this means.
+            *) ((waited < 60)) || break ;;
+        esac
+        pause 5
+        [[ -z $signalled ]] || break
     done
 fi
 exit "$code"

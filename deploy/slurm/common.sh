@@ -12,11 +12,22 @@ fail() {
     exit 1
 }
 
+# What is wrong with how it was called has the exit code that the programs have for it.
+usage_fault() {
+    printf '%s: %s\n' "$script_name" "$*" >&2
+    exit 2
+}
+
 inside_a_job() {
     [[ -n ${SLURM_JOB_ID:-} && -n ${SLURMD_NODENAME:-} ]] ||
-        fail "this is a batch script: submit it with sbatch ($1)"
-    # Of the login node's shell; here it would be taken for this job's.
-    unset SLURM_CPU_BIND SLURM_CPU_BIND_TYPE SLURM_CPU_BIND_LIST
+        usage_fault "this is a batch script: submit it with sbatch ($1)"
+    # Who submits from inside another job hands that job's wishes on, and srun would take them for this one's. Every step
+    # here is given what it needs by flags.
+    unset SLURM_CPU_BIND SLURM_CPU_BIND_TYPE SLURM_CPU_BIND_LIST SLURM_CPU_BIND_VERBOSE SLURM_DISTRIBUTION SLURM_HINT SLURM_EXACT \
+        SLURM_EXCLUSIVE SLURM_THREADS_PER_CORE SLURM_CPUS_PER_TASK SLURM_TRES_PER_TASK SLURM_NTASKS SLURM_NPROCS \
+        SLURM_NTASKS_PER_NODE SLURM_MEM_PER_CPU SLURM_MEM_PER_GPU SLURM_MEM_PER_NODE
+    # Steps need this script's variables, whatever the job was submitted with.
+    export SLURM_EXPORT_ENV=ALL
 }
 
 whole_number() { # NAME...: variables that must be whole numbers
@@ -39,21 +50,68 @@ program() { # NAME
     command -v "$1" || fail "no $1 in $repository/target/release or PATH: cargo build --release, or MUSTER_BIN=FOLDER"
 }
 
-# Ports of this job, below the ephemeral ones, so that no outgoing connection takes them first: ten a job, counted from 0.
-job_port() { printf '%s' $((20000 + SLURM_JOB_ID % 1000 * 10 + $1)); }
+# Ports of this job, below the ephemeral ones, so that no outgoing connection takes them first: PORTS_PER_JOB of them, counted from
+# 0. Jobs whose numbers differ by 500 share them.
+PORTS_PER_JOB=20
+job_port() { printf '%s' $((20000 + SLURM_JOB_ID % 500 * PORTS_PER_JOB + $1)); }
 
 # Processors that every node of a list such as "48(x2),96" has.
 cpus_least() {
     tr ',' '\n' <<<"$1" | sed 's/(.*//' | sort -n | head -n 1
 }
 
-job_ended() { # JOB: whether SLURM will not run it any more
-    local state
-    state=$(squeue --noheader --jobs="$1" --states=all --format=%T 2>/dev/null | head -n 1) || true
-    case $state in
-        PENDING | CONFIGURING | RUNNING | SUSPENDED | COMPLETING | '') [[ -z $state ]] ;;
-        *) return 0 ;;
+# SLURM's word for it; GONE if it has forgotten it; nothing if it can't be asked just now, which says nothing of the job.
+job_state() { # JOB
+    local said
+    if said=$(timeout 60 squeue --noheader --jobs="$1" --states=all --format=%T 2>&1); then
+        said=${said%%$'\n'*}
+        printf '%s' "${said:-GONE}"
+    elif [[ $said == *'Invalid job id'* ]]; then
+        printf GONE
+    fi
+}
+
+# Whether SLURM will not run it any more.
+job_ended() { # JOB
+    case $(job_state "$1") in
+        BOOT_FAIL | CANCELLED | COMPLETED | DEADLINE | FAILED | GONE | NODE_FAIL | OUT_OF_MEMORY | PREEMPTED | REVOKED | TIMEOUT) ;;
+        *) return 1 ;;
     esac
+}
+
+# Seconds between two questions about something that has been waited for since SINCE (of $SECONDS): the controller has others to
+# answer.
+patience() { # SINCE
+    if ((SECONDS - $1 < 60)); then printf 2; else printf 15; fi
+}
+
+# What a connection file says of itself: the job that wrote it, or nothing.
+job_of() { # FILE
+    # It may not be there.
+    { head -n 1 "$1" 2>/dev/null || true; } | sed -nE 's/^# job ([0-9]+)$/\1/p'
+}
+
+# Text as it stands between the quotes of a TOML string.
+toml_text() {
+    local text=${1//\\/\\\\}
+    printf '%s' "${text//\"/\\\"}"
+}
+
+# Until that time is over, or a signal comes: a trap runs as soon as `wait` is interrupted.
+pause() { # SECONDS
+    sleep "$1" &
+    wait $! || kill $! 2>/dev/null || true
+}
+
+# Takes the job back, and insists: a controller that does not answer for a moment must not leave it running.
+cancel_job() { # JOB
+    for ((tries = 0; tries < 12; tries++)); do
+        # Of a job that is over it says so, and fails.
+        timeout 30 scancel "$1" 2>/dev/null && return 0
+        job_ended "$1" && return 0
+        sleep 5
+    done
+    say "job $1 could not be cancelled, SLURM does not answer: scancel $1"
 }
 
 # Whether http://HOST:PORT/health answers 200. Compute nodes may have neither curl nor Python.
@@ -71,7 +129,7 @@ wait_until_healthy() { # HOST PORT PID DEADLINE (of $SECONDS)
     until healthy "$1" "$2"; do
         kill -0 "$3" 2>/dev/null || return 2
         ((SECONDS < $4)) || return 1
-        sleep 0.5
+        pause 0.5
     done
 }
 
@@ -97,6 +155,6 @@ end_step() { # NAME PID_OF_SRUN SECONDS
 # Each component of a heterogeneous job has a number of its own.
 steps_named() {
     local group jobs=$SLURM_JOB_ID
-    for group in ${!SLURM_JOB_ID_HET_GROUP_@}; do jobs+="|${!group}"; done
-    squeue --noheader --steps --format='%i %j' 2>/dev/null | sed -nE "s/^(($jobs)(\\+[0-9]+)?\\.[0-9]+) $1\$/\\1/p"
+    for group in ${!SLURM_JOB_ID_HET_GROUP_@}; do jobs+=",${!group}"; done
+    squeue --noheader --steps --jobs="$jobs" --format='%i %j' 2>/dev/null | sed -nE "s/^([^ ]+) $1\$/\1/p"
 }

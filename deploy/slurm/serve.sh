@@ -12,8 +12,14 @@ serve_settings() {
     MAX_CONCURRENT_ENVS=${MAX_CONCURRENT_ENVS:-$SESSIONS}
     WORKERS=${WORKERS:-$(cpus_least "$SERVER_CPUS")}
     BACKEND_PORT=${BACKEND_PORT:-$(job_port 0)}
+    proxies_per_node_max=$((PORTS_PER_JOB - 2))
+    [[ -z ${PORT:-} ]] || proxies_per_node_max=1000
     PORT=${PORT:-$(job_port 2)}
-    CONNECTION_FILE=${CONNECTION_FILE:-$slurm_dir/connection.toml}
+    # Where the plans look for it; of an installation that only others can write to, where the job was submitted.
+    if [[ -z ${CONNECTION_FILE:-} ]]; then
+        CONNECTION_FILE=$slurm_dir/connection.toml
+        [[ -w $slurm_dir ]] || CONNECTION_FILE=$SLURM_SUBMIT_DIR/connection.toml
+    fi
     START_SECONDS_MAX=${START_SECONDS_MAX:-300}
     whole_number SESSIONS MAX_CONCURRENT_ENVS WORKERS BACKEND_PORT PORT START_SECONDS_MAX
     case $SERVER in
@@ -26,7 +32,13 @@ serve_settings() {
         *) fail "BALANCER must be haproxy, envoy or none, not '$BALANCER'" ;;
     esac
     [[ $CONNECTION_FILE == /* ]] || CONNECTION_FILE=$SLURM_SUBMIT_DIR/$CONNECTION_FILE
-    [[ -d $(dirname "$CONNECTION_FILE") ]] || fail "the folder of CONNECTION_FILE=$CONNECTION_FILE does not exist"
+    [[ -d $(dirname "$CONNECTION_FILE") && -w $(dirname "$CONNECTION_FILE") ]] ||
+        fail "the folder of CONNECTION_FILE=$CONNECTION_FILE does not exist, or can't be written to; CONNECTION_FILE=FILE names another"
+    local other
+    other=$(job_of "$CONNECTION_FILE")
+    if [[ -n $other && $other != "$SLURM_JOB_ID" ]] && ! job_ended "$other"; then
+        fail "$CONNECTION_FILE is of job $other, which still runs; CONNECTION_FILE=FILE names another"
+    fi
     PROXY_NODES=${PROXY_NODES:-}
     [[ -n $START_COMMAND ]] || fail "START_COMMAND is empty"
 }
@@ -34,22 +46,23 @@ serve_settings() {
 # Starts everything on the nodes of SERVER_NODELIST and returns once all of it answers. SERVER_GROUP: srun's --het-group, if
 # there are several.
 serve_start() {
-    local nodes node deadline flags
+    local nodes node deadline flags proxies_per_node_max
     serve_settings
     mapfile -t nodes < <(scontrol show hostnames "$SERVER_NODELIST")
+    ((${#nodes[@]} > 0)) || fail "scontrol does not say which nodes $SERVER_NODELIST are"
     deadline=$((SECONDS + START_SECONDS_MAX))
     # Where every node can read it: beside the connection file, which has to be anyway.
     run_dir=$(mktemp -d -p "$(dirname "$CONNECTION_FILE")" .serve-XXXXXX)
     # Whatever is missing is said before anything is started.
     if [[ $BALANCER != none ]]; then
-        COORDINATOR=$(program coordinator)
+        COORDINATOR=$(program coordinator) || exit 1
         PROXY_PROGRAM=${PROXY_PROGRAM:-$(command -v "$BALANCER" || PATH=/usr/sbin:/sbin command -v "$BALANCER")} ||
             fail "$BALANCER is not installed; BALANCER=none does without, PROXY_PROGRAM=PATH names it"
     fi
     case $SERVER in
         # Once, and not by every node at the same time.
         openenv) "$repository/deploy/local/run_uvicorn.sh" --install ;;
-        refserver) REFSERVER=$(program refserver) ;;
+        refserver) REFSERVER=$(program refserver) || exit 1 ;;
     esac
     export SERVER WORKERS MAX_CONCURRENT_ENVS BACKEND_PORT START_SECONDS_MAX RUN_DIR=$run_dir
     export REFSERVER=${REFSERVER:-} SERVE_COMMAND=${SERVE_COMMAND:-}
@@ -66,7 +79,7 @@ serve_start() {
             kill -0 "${server_steps[0]##*:}" 2>/dev/null || fail "the server on $node ended while it started; its message is above"
             ((SECONDS < deadline)) ||
                 fail "the server on $node had not all $WORKERS workers within START_SECONDS_MAX=$START_SECONDS_MAX s"
-            sleep 0.2
+            pause 0.5
         done
     done
     if [[ $BALANCER == none ]]; then
@@ -88,19 +101,31 @@ await() { # WHAT HOST PORT PID DEADLINE
 
 # Proxies on PROXY_NODES (every server's node), as many as SESSIONS need.
 balance() { # DEADLINE NODE...
-    local deadline=$1 node url proxies flags count
+    local deadline=$1 node url names step count least
     shift
     PROXY_NODES=${PROXY_NODES:-$*}
-    flags=()
+    # NODE=ADDRESS,ADDRESS is a node too.
+    mapfile -t names < <(tr ' ' '\n' <<<"$PROXY_NODES" | sed 's/=.*//' | sort -u)
+    count=${#names[@]}
+    step=(srun ${SERVER_GROUP:+"--het-group=$SERVER_GROUP"} --overlap --nodes="$count" --ntasks="$count" --ntasks-per-node=1
+        --cpus-per-task="$(cpus_least "$SERVER_CPUS")" --nodelist="$(IFS=,; echo "${names[*]}")")
+    # What a proxy has there, and not here.
+    # shellcheck disable=SC2016 # it expands there
+    least=$("${step[@]}" --job-name=muster-limits bash -c \
+        'read -r first last </proc/sys/net/ipv4/ip_local_port_range; echo "$(ulimit -Hn) $((last - first + 1))"') ||
+        fail "the proxies' nodes (${names[*]}) can't be asked for their limits; srun's message is above"
+    least=$(awk '{ if ($1 == "unlimited") $1 = 1048576; if (NR == 1 || $1 < d) d = $1; if (NR == 1 || $2 < p) p = $2 } END { print d, p }' \
+        <<<"$least")
+    flags=(--descriptors "${least% *}" --ports "${least#* }")
     for node; do flags+=(--backend "$node:$BACKEND_PORT"); done
     for node in $PROXY_NODES; do flags+=(--node "$node"); done
     "$COORDINATOR" balancer "$BALANCER" --sessions "$SESSIONS" --port "$PORT" ${PROXY_THREADS:+--threads "$PROXY_THREADS"} \
-        --out "$run_dir" "${flags[@]}"
+        --out "$run_dir" "${flags[@]}" || fail "the proxies' nodes (${names[*]}) can't carry SESSIONS=$SESSIONS"
+    count=$(cut -f 2 "$run_dir/proxies.tsv" | sort | uniq -c | sort -rn | awk 'NR == 1 { print $1 }')
+    ((count <= proxies_per_node_max)) ||
+        fail "$count proxies on a node need more ports than a job has ($proxies_per_node_max); PORT=FIRST gives others, ulimit -n fewer"
     export BALANCER PROXY_PROGRAM
-    mapfile -t proxies < <(tr ' ' '\n' <<<"$PROXY_NODES" | sort -u)
-    count=${#proxies[@]}
-    srun ${SERVER_GROUP:+"--het-group=$SERVER_GROUP"} --overlap --nodes="$count" --ntasks="$count" --ntasks-per-node=1 \
-        --nodelist="$(IFS=,; echo "${proxies[*]}")" --job-name=muster-proxies --kill-on-bad-exit=1 "$slurm_dir/proxy_node.sh" &
+    "${step[@]}" --job-name=muster-proxies --kill-on-bad-exit=1 "$slurm_dir/proxy_node.sh" &
     server_steps+=("muster-proxies:$!")
     while IFS=$'\t' read -r _ node url _; do
         url=${url#http://}
@@ -126,7 +151,7 @@ write_connection() { # NODE...
         echo "cpus_per_node = $(cpus_least "$SERVER_CPUS")"
         urls=$(printf '"%s", ' "$@")
         echo "backends = [${urls%, }]"
-        echo "start_command = \"$START_COMMAND\""
+        echo "start_command = \"$(toml_text "$START_COMMAND")\""
     } >"$temporary"
     chmod 644 "$temporary"
     # At once or not at all: others wait for it.
@@ -136,11 +161,7 @@ write_connection() { # NODE...
 
 # Until a server or proxy ends, which none should by itself.
 serve_watch() {
-    while serve_alive; do
-        # A trap runs as soon as `wait` is interrupted.
-        sleep 0.5 &
-        wait $! || true
-    done
+    while serve_alive; do pause 0.5; done
     fail "a server or proxy ended by itself; its message is above"
 }
 
@@ -154,7 +175,8 @@ serve_alive() {
 serve_stop() {
     local step
     [[ -n $run_dir ]] || return 0
-    if [[ $(head -n 1 "$CONNECTION_FILE" 2>/dev/null) == "# job $SLURM_JOB_ID" ]]; then rm -f "$CONNECTION_FILE"; fi
+    # First of all: who goes by it must not take what comes now for a measurement.
+    if [[ $(job_of "$CONNECTION_FILE") == "$SLURM_JOB_ID" ]]; then rm -f "$CONNECTION_FILE"; fi
     for ((n = ${#server_steps[@]} - 1; n >= 0; n--)); do
         step=${server_steps[n]}
         end_step "${step%%:*}" "${step##*:}" 15

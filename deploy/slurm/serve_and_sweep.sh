@@ -18,10 +18,12 @@ Options:
   --agent-nodes N       nodes with agents; none of them has a server    [4]
   --partition P, --account A, --time T, --qos Q, --constraint C
                         of both jobs, as of sbatch
-  --server-flags FLAGS  further flags of sbatch for the server's job
+  --server-flags FLAGS  further flags of sbatch for the server's job. It starts first, so with a --time of its own it should
+                        have more: "--time 3:00:00". When it ends, the sweep is stopped
   --sweep-flags FLAGS   further flags of sbatch for the sweep
 
-Settings of serve_multi_batch.sh and sweep.sbatch, such as SERVER, WORKERS or AGENTS_PER_NODE, are environment variables.
+Settings of serve_multi_batch.sh and sweep.sbatch, such as SERVER, WORKERS or AGENTS_PER_NODE, are environment variables. Run it in a
+folder that all nodes see: outputs, results and the connection file go there.
 HELP
 }
 
@@ -31,7 +33,7 @@ while (($# > 0)); do
     case $1 in
         -h | --help) usage && exit 0 ;;
         --server-nodes | --agent-nodes | --partition | --account | --time | --qos | --constraint | --server-flags | --sweep-flags)
-            (($# > 1)) || fail "$1 needs a value; see --help"
+            (($# > 1)) || usage_fault "$1 needs a value; see --help"
             case $1 in
                 --server-nodes) server_nodes=$2 ;;
                 --agent-nodes) agent_nodes=$2 ;;
@@ -41,30 +43,34 @@ while (($# > 0)); do
             esac
             shift 2
             ;;
-        -*) fail "unknown option $1; see --help" ;;
+        -*) usage_fault "unknown option $1; see --help" ;;
         *) break ;;
     esac
 done
-(($# > 0)) || fail "no plan; see --help"
+(($# > 0)) || usage_fault "no plan; see --help"
 plan=$1
-[[ -e $plan ]] || fail "$plan: no such plan"
+[[ -e $plan ]] || usage_fault "$plan: no such plan"
 whole_number server_nodes agent_nodes
 command -v sbatch >/dev/null || fail "no sbatch here: run this on a login node of the cluster"
 
+# Run inside another job, its wishes would be taken for those of these two.
+for name in ${!SLURM_@}; do
+    case $name in
+        SLURM_CONF | SLURM_CLUSTERS) ;;
+        *) unset "$name" ;;
+    esac
+done
+
 server_job='' sweep_job='' follower=''
-work=$(mktemp -d -p "$slurm_dir" .jobs-XXXXXX)
+work=$(mktemp -d -p "$PWD" .muster-jobs-XXXXXX) || fail "$PWD can't be written to; run this in a folder that all nodes see and you own"
 # shellcheck disable=SC2317 # it is a trap
 cleanup() {
     trap '' TERM INT HUP
     [[ -z $follower ]] || kill "$follower" 2>/dev/null || true
-    for job in $sweep_job $server_job; do
-        job_ended "$job" || scancel "$job" 2>/dev/null || true
-    done
+    for job in $sweep_job $server_job; do cancel_job "$job"; done
     # Servers still take their leave; when they have, nothing is left.
-    for ((n = 0; n < 120; n++)); do
-        if [[ -z $server_job ]] || job_ended "$server_job"; then break; fi
-        sleep 0.5
-    done
+    local begun=$SECONDS
+    until [[ -z $server_job ]] || job_ended "$server_job" || ((SECONDS - begun > 60)); do sleep 1; done
     rm -rf "$work"
 }
 trap cleanup EXIT
@@ -73,14 +79,22 @@ trap 'exit 130' INT
 
 serve=serve_multi_batch.sh
 ((server_nodes > 1)) || serve=serve_single.sh
+if [[ ${SERVER:-openenv} == openenv ]]; then
+    # Here there is a way to a package index; on a compute node there may be none.
+    "$repository/deploy/local/run_uvicorn.sh" --install || say "the packages could not be installed here; the job will try"
+fi
 export CONNECTION_FILE=$work/connection.toml
-server_job=$(sbatch --parsable --nodes="$server_nodes" "${both[@]}" "${server_flags[@]}" "$slurm_dir/$serve")
+# Whatever a site's default is: the settings have to get there.
+submit() { sbatch --parsable --export=ALL "$@"; }
+server_job=$(submit --nodes="$server_nodes" "${both[@]}" "${server_flags[@]}" "$slurm_dir/$serve") ||
+    fail "the server's job was not taken; sbatch's message is above"
 server_job=${server_job%%;*}
 say "job $server_job: servers on $server_nodes node(s), output in muster-serve-$server_job.out"
 export SERVER_JOB=$server_job END_SERVER_JOB=1
 # Cancelled together with what it waits for: a server that never starts leaves no sweep that waits for ever.
-sweep_job=$(sbatch --parsable --nodes="$agent_nodes" --dependency="after:$server_job" --kill-on-invalid-dep=yes \
-    "${both[@]}" "${sweep_flags[@]}" "$slurm_dir/sweep.sbatch" "$@")
+sweep_job=$(submit --nodes="$agent_nodes" --dependency="after:$server_job" --kill-on-invalid-dep=yes \
+    "${both[@]}" "${sweep_flags[@]}" "$slurm_dir/sweep.sbatch" "$@") ||
+    fail "the sweep's job was not taken; sbatch's message is above"
 sweep_job=${sweep_job%%;*}
 output=muster-sweep-$sweep_job.out
 say "job $sweep_job: agents on $agent_nodes node(s), output in $output"
@@ -89,18 +103,29 @@ say "job $sweep_job: agents on $agent_nodes node(s), output in $output"
 touch "$output" 2>/dev/null || true
 tail -n +1 -F "$output" 2>/dev/null &
 follower=$!
-until job_ended "$sweep_job"; do
-    sleep 0.5 &
-    wait $! || true
-done
+begun=$SECONDS
+until job_ended "$sweep_job"; do pause "$(patience "$begun")"; done
 # What it wrote last may take a moment to be seen here.
-sleep 1
+pause 1
 kill "$follower" 2>/dev/null || true
 wait "$follower" 2>/dev/null || true
 follower=''
-code=$(scontrol show job "$sweep_job" | sed -nE 's/.* ExitCode=([0-9]+):([0-9]+).*/\1 \2/p')
-state=$(scontrol show job "$sweep_job" | sed -nE 's/.*JobState=([A-Z_]+).*/\1/p' | head -n 1)
-read -r code by_signal <<<"${code:-1 0}"
+
+# "STATE EXIT_CODE SIGNAL". Ended before it began, or by its time limit, a job has the exit code 0.
+verdict() {
+    scontrol show job "$sweep_job" 2>/dev/null |
+        sed -nE 's/.*JobState=([A-Z_]+).*/\1/p; s/.* ExitCode=([0-9]+):([0-9]+).*/\1 \2/p' | head -n 2 | tr '\n' ' '
+}
+for ((tries = 0; tries < 12; tries++)); do
+    read -r state code by_signal <<<"$(verdict || true)"
+    [[ -z $state ]] || break
+    pause 5
+done
+[[ -n $state ]] || fail "SLURM does not say how job $sweep_job ended; $output may"
 say "job $sweep_job: $state"
 ((by_signal == 0)) || code=$((128 + by_signal))
+if [[ $state != COMPLETED && $code == 0 ]]; then
+    code=1
+    [[ $state != CANCELLED ]] || code=143
+fi
 exit "$code"

@@ -15,9 +15,12 @@
 #   MAX_CONCURRENT_ENVS  WebSocket sessions at a time in each worker                       [SESSIONS]
 #   BALANCER             haproxy, envoy, or none: several urls, clients go round robin     [haproxy]
 #   SESSIONS             most sessions at once: what the proxies are sized for             [16384]
-#   PROXY_NODES          nodes that run proxies                                            [all of the job's]
+#   PROXY_NODES          nodes that run proxies, "n1 n2"; "n1=10.0.0.1,10.0.0.2": by these addresses, each with source
+#                        ports of its own                                                 [all of the job's]
 #   PROXY_THREADS, PROXY_PROGRAM, PORT, BACKEND_PORT     ports follow from the job's number
-#   CONNECTION_FILE      written once everything answers                                   [deploy/slurm/connection.toml]
+#   CONNECTION_FILE      written once everything answers                                   [deploy/slurm/connection.toml, or, where
+#                        that can't be written, connection.toml where the job was submitted]
+#   VENV                 of run_uvicorn.sh: where openenv's Python packages are            [deploy/openenv/.venv]
 #   START_SECONDS_MAX    how long that may take                                            [300]
 #   MUSTER_BIN           folder of coordinator and refserver                               [target/release, or PATH]
 set -euo pipefail

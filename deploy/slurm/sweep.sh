@@ -4,36 +4,39 @@
 
 coordinator=
 agents=
-# Between the end of the last agent and that of a coordinator that still waits for some.
-AGENTLESS_SECONDS_MAX=30
 
 # Runs coordinator and agents on the nodes of SWEEP_NODELIST; its status is the coordinator's exit code. SWEEP_GROUP: srun's
 # --het-group, if there are several.
 sweep() { # coordinator's arguments
-    local nodes per_node tasks cpus flags identity=() connection=() code=0 alone=
+    local nodes per_node tasks cpus flags identity=() connection=() code=0 alone='' server_gone='' server_job=''
     AGENTS_PER_NODE=${AGENTS_PER_NODE:-1}
     COORDINATOR_PORT=${COORDINATOR_PORT:-$(job_port 1)}
     CONNECTION_SECONDS_MAX=${CONNECTION_SECONDS_MAX:-600}
-    whole_number AGENTS_PER_NODE COORDINATOR_PORT CONNECTION_SECONDS_MAX
+    # Between the end of the last agent and that of a coordinator that still waits for some.
+    AGENTLESS_SECONDS_MAX=${AGENTLESS_SECONDS_MAX:-30}
+    whole_number AGENTS_PER_NODE COORDINATOR_PORT CONNECTION_SECONDS_MAX AGENTLESS_SECONDS_MAX
     mapfile -t nodes < <(scontrol show hostnames "$SWEEP_NODELIST")
+    ((${#nodes[@]} > 0)) || fail "scontrol does not say which nodes $SWEEP_NODELIST are"
     per_node=$AGENTS_PER_NODE
     tasks=$((${#nodes[@]} * per_node))
     cpus=$(($(cpus_least "$SWEEP_CPUS") / per_node))
     ((cpus > 0)) || fail "AGENTS_PER_NODE=$per_node is more than the $(cpus_least "$SWEEP_CPUS") processors of a node"
     [[ -z ${IDENTITY:-} ]] || identity=(--identity "$IDENTITY")
     AGENTS_OUTPUT=${AGENTS_OUTPUT:-$PWD/muster-sweep-$SLURM_JOB_ID-agents.out}
-    COORDINATOR=$(program coordinator)
-    AGENT=$(program agent)
+    COORDINATOR=$(program coordinator) || exit 1
+    AGENT=$(program agent) || exit 1
     flags=(${SWEEP_GROUP:+"--het-group=$SWEEP_GROUP"} --overlap --nodes="${#nodes[@]}" --ntasks="$tasks"
         --ntasks-per-node="$per_node" --cpus-per-task="$cpus")
     export SWEEP_HEAD=$SLURMD_NODENAME
     same_version "${#nodes[@]}"
     if [[ -n ${CONNECTION_FILE:-} ]]; then
         await_connection
+        server_job=$(job_of "$CONNECTION_FILE")
         connection=(--set "server.connection=$CONNECTION_FILE")
     fi
 
-    "$COORDINATOR" run "$@" --agents "$tasks" --listen "0.0.0.0:$COORDINATOR_PORT" "${identity[@]}" "${connection[@]}" &
+    # Agents come by themselves here: nobody has to be told how to start them.
+    MUSTER_AGENTS_COME=1 "$COORDINATOR" run "$@" --agents "$tasks" --listen "0.0.0.0:$COORDINATOR_PORT" "${identity[@]}" "${connection[@]}" &
     coordinator=$!
     # What the loss of one agent, or of its node, means is the coordinator's to say: it ends no others. What they say has a file of its own: of
     # hundreds it would bury the table.
@@ -42,21 +45,27 @@ sweep() { # coordinator's arguments
         "$slurm_dir/agent_node.sh" "$AGENT" --coordinator "$SLURMD_NODENAME:$COORDINATOR_PORT" "${identity[@]}" ${AGENT_FLAGS:-} &
     agents=$!
 
+    server_asked=$SECONDS
     while kill -0 "$coordinator" 2>/dev/null; do
-        pause
-        if [[ -n $alone ]]; then
-            ((SECONDS < alone)) || kill -TERM "$coordinator" 2>/dev/null || true
-        elif ! kill -0 "$agents" 2>/dev/null && kill -0 "$coordinator" 2>/dev/null; then
+        pause 0.5
+        kill -0 "$coordinator" 2>/dev/null || break
+        if [[ -z $alone ]] && ! kill -0 "$agents" 2>/dev/null; then
             alone=$((SECONDS + AGENTLESS_SECONDS_MAX))
             say "all agents have ended; without others the coordinator is stopped in $AGENTLESS_SECONDS_MAX s"
         fi
+        [[ -z $alone ]] || ((SECONDS < alone)) || kill -TERM "$coordinator" 2>/dev/null || true
+        # A server that is gone refuses everything, which looks like a measurement.
+        if [[ -n $server_gone ]] || server_is_there; then continue; fi
+        server_gone=1
+        say "the server's job ${server_job:-} has ended: the sweep is stopped, for what comes now says nothing of it"
+        kill -TERM "$coordinator" 2>/dev/null || true
     done
     wait "$coordinator" || code=$?
     coordinator=
     # Dismissed, they end by themselves; on a node that is lost nothing does.
     for ((n = 0; n < 10; n++)); do
         kill -0 "$agents" 2>/dev/null || break
-        pause
+        pause 0.5
     done
     end_step muster-agents "$agents" 5
     agents=
@@ -69,10 +78,15 @@ sweep() { # coordinator's arguments
     return "$code"
 }
 
-# Half a second, or until a signal: a trap runs as soon as `wait` is interrupted.
-pause() {
-    sleep 0.5 &
-    wait $! || true
+# Whether the connection file is still the one that the sweep began with, and, asked seldom, whether its job runs: a node that
+# fails takes no file along.
+server_is_there() {
+    [[ -n $server_job ]] || return 0
+    [[ $(job_of "$CONNECTION_FILE") == "$server_job" ]] || return 1
+    if ((SECONDS - server_asked >= 30)); then
+        server_asked=$SECONDS
+        ! job_ended "$server_job" || return 1
+    fi
 }
 
 # A signal for the batch script: the coordinator cuts the batch, keeps what is finished and says how to go on.
@@ -95,16 +109,26 @@ same_version() { # NODES
         fail "the nodes have other versions of agent ($theirs) than the coordinator's (${ours#coordinator })"
 }
 
-# SERVER_JOB, if it is given, is the job that writes it.
+# SERVER_JOB, if it is given, is the job that writes it. A file whose job has ended is none.
 await_connection() {
-    local deadline=$((SECONDS + CONNECTION_SECONDS_MAX))
+    local begun=$SECONDS asked=$SECONDS told=''
     [[ $CONNECTION_FILE == /* ]] || CONNECTION_FILE=$SLURM_SUBMIT_DIR/$CONNECTION_FILE
-    [[ -e $CONNECTION_FILE ]] || say "waiting for $CONNECTION_FILE"
-    until [[ -e $CONNECTION_FILE ]]; do
+    until [[ -e $CONNECTION_FILE ]] && ! stale "$CONNECTION_FILE"; do
+        [[ -n $told ]] || say "waiting for $CONNECTION_FILE"
+        told=1
+        ((SECONDS - begun < CONNECTION_SECONDS_MAX)) ||
+            fail "no $CONNECTION_FILE of a job that runs within CONNECTION_SECONDS_MAX=$CONNECTION_SECONDS_MAX s"
+        pause 1
+        ((SECONDS - asked >= $(patience "$begun"))) || continue
+        asked=$SECONDS
         if [[ -n ${SERVER_JOB:-} ]] && job_ended "$SERVER_JOB"; then
             fail "the server's job $SERVER_JOB ended before it wrote $CONNECTION_FILE; its output says why"
         fi
-        ((SECONDS < deadline)) || fail "no $CONNECTION_FILE within CONNECTION_SECONDS_MAX=$CONNECTION_SECONDS_MAX s"
-        pause
     done
+}
+
+stale() { # FILE
+    local of
+    of=$(job_of "$1")
+    [[ -n $of ]] && job_ended "$of"
 }

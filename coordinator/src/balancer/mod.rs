@@ -86,7 +86,7 @@ pub struct Layout {
     pub proxies: Vec<Proxy>,
     /// Its share of the sessions that were asked for.
     pub sessions_each: u64,
-    /// What its descriptors allow.
+    /// What its descriptors, and its part of the source ports, allow.
     pub sessions_max: u64,
     /// Source ports that the busiest address needs, and has.
     pub ports_used: u64,
@@ -147,6 +147,8 @@ pub fn layout(wanted: &Wanted) -> Result<Layout, LayoutError> {
     }
     let processes_per_place = per_place.div_ceil(sessions_max).max(1);
     let processes = processes_per_place.saturating_mul(addresses);
+    // Processes of one address share its source ports.
+    let sessions_max = sessions_max.min(ports_had.div_ceil(processes_per_place));
     if processes > PROXIES_MAX {
         return Err(LayoutError::Many(processes));
     }
@@ -257,6 +259,18 @@ pub(crate) mod tests {
             layout(&Wanted { descriptors: 200, ..wanted(1, &["n"], &["b:1"]) }),
             Err(LayoutError::Descriptors(200))
         );
+    }
+
+    #[test]
+    fn a_process_carries_no_more_than_its_part_of_the_ports() {
+        let few = layout(&Wanted { ports: 3_000, ..wanted(2_000, &["n1"], &["b:1"]) }).expect("layout");
+        assert_eq!((few.proxies.len(), few.sessions_max), (1, 3_000));
+        let two =
+            layout(&Wanted { ports: 5_000, descriptors: 4_256, ..wanted(4_000, &["n1"], &["b:1"]) }).expect("layout");
+        assert_eq!((two.proxies.len(), two.sessions_max), (2, 2_000), "by descriptors");
+        let tight =
+            layout(&Wanted { ports: 4_001, descriptors: 4_257, ..wanted(4_000, &["n1"], &["b:1"]) }).expect("layout");
+        assert_eq!((tight.proxies.len(), tight.sessions_max), (2, 2_000));
     }
 
     #[test]

@@ -9,9 +9,6 @@ use super::{Problem, print};
 use crate::balancer::{Backend, Layout, Node, Wanted, envoy, haproxy, layout};
 use crate::report::format::count;
 
-/// A port range that has not been changed: 32768 to 60999.
-const PORTS_DEFAULT: u64 = 28_232;
-
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Kind {
     Haproxy,
@@ -44,9 +41,9 @@ pub(super) struct BalancerArgs {
     #[arg(long, value_name = "N")]
     descriptors: Option<u64>,
 
-    /// Ephemeral ports of one address
-    #[arg(long, value_name = "N", default_value_t = PORTS_DEFAULT, value_parser = clap::value_parser!(u64).range(1..=65_535))]
-    ports: u64,
+    /// Ephemeral ports of one address [default: this machine's]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=65_535))]
+    ports: Option<u64>,
 
     /// Threads of each proxy [default: the proxy's own choice]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
@@ -65,7 +62,7 @@ pub(super) fn run(args: BalancerArgs) -> Result<u8, Problem> {
         nodes: args.node,
         port: args.port,
         descriptors,
-        ports: args.ports,
+        ports: args.ports.unwrap_or_else(|| agent::capacity::measure(&agent::capacity::Wishes::default()).ports),
         threads: args.threads,
     };
     for (n, node) in wanted.nodes.iter().enumerate() {
@@ -108,7 +105,7 @@ fn connection(program: &str, layout: &Layout) -> String {
 
 fn describe(program: &str, wanted: &Wanted, layout: &Layout, out: &str) -> String {
     let mut text = format!(
-        "{} sessions over {} {program} {}: {} each, of the {} that {} open files carry (two a session)\n\
+        "{} sessions over {} {program} {}: {} each; one carries {}: {} open files, two a session\n\
          source ports: {} on each address, of {} ({} towards each of {} backends)\n",
         count(wanted.sessions),
         layout.proxies.len(),

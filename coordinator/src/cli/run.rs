@@ -210,7 +210,12 @@ fn conclude(
 
 /// What a person types to start `agents` agents on other machines.
 fn how_to_start(agents: u32, address: SocketAddr, flags: &str) -> String {
+    // Whoever started this starts them too.
+    if slurm::variable("MUSTER_AGENTS_COME").is_some() {
+        return "they are being started".to_owned();
+    }
     let job = Job::of(&slurm::variable);
+    let agent = agent_beside_this();
     let dialled = if address.ip().is_unspecified() {
         // SLURM's name of this node is the one that the other nodes know.
         let host = job.as_ref().and_then(|job| job.node.clone()).unwrap_or_else(agent::capacity::host_name);
@@ -219,9 +224,20 @@ fn how_to_start(agents: u32, address: SocketAddr, flags: &str) -> String {
         address.to_string()
     };
     match job {
-        Some(job) => format!("start them with: {} agent --coordinator {dialled}{flags}", job.srun(agents)),
+        Some(job) => format!("start them with: {} {agent} --coordinator {dialled}{flags}", job.srun(agents)),
         None => format!("start each with: agent --coordinator {dialled}{flags}"),
     }
+}
+
+/// The agent that was built with this coordinator; other nodes of a job find it at the same place.
+fn agent_beside_this() -> String {
+    let beside = std::env::current_exe().ok().map(|path| path.with_file_name("agent")).filter(|path| path.is_file());
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/-_.+".contains(c);
+    // What a shell would take apart is left to PATH.
+    beside
+        .map(|path| path.display().to_string())
+        .filter(|path| path.chars().all(plain))
+        .unwrap_or_else(|| "agent".to_owned())
 }
 
 fn catch_signals(outside: &mpsc::Sender<Outside>) -> Result<(), Problem> {

@@ -7,7 +7,7 @@ use proto::Mode;
 
 use super::cells::{Cell, CellHistograms, Done, Grid};
 use super::format::{count, latency, percent, rate, seconds_short};
-use super::published::{Published, Table, latest};
+use super::published::{Published, Table, latest, of_batch};
 use crate::plan::Plan;
 
 /// What the overview needs of a run.
@@ -62,7 +62,7 @@ pub fn overview(runs: &[Run<'_>], published: &[Published]) -> String {
             rows.iter().filter(|row| row.mode == Mode::Ws).min_by(|a, b| a.wait_seconds.total_cmp(&b.wait_seconds))
         {
             let max = row.batch_size;
-            table.add_row(overview_row(infrastructure, "✅ Complete", &row.date, max, Some(row.cores), THERE));
+            table.add_row(overview_row(infrastructure, "✅ Complete", &row.date, max, row.cores, THERE));
         }
     }
     align(&mut table, &[3, 4, 5]);
@@ -105,44 +105,39 @@ fn status(status: &str) -> String {
     .to_owned()
 }
 
-/// The batches of one run, each beside the published row of its mode, wait and size.
+/// The batches of one run, each beside what was published of its mode, wait and size, on whatever date.
 #[must_use]
 pub fn side_by_side(run: &Run<'_>, published: &[Published]) -> String {
     let grid = Grid::of(run.plan, run.results, run.cells);
-    let rows = latest(published, &run.plan.experiment.infrastructure, Table::Scaling);
-    let none: Vec<&Published> = latest(published, &run.plan.experiment.infrastructure, Table::Summary)
-        .into_iter()
-        .filter(|row| row.batch_size.is_none())
-        .collect();
     let header = [
         "Mode",
         "wait_s",
         "Batch Size",
         "Success Rate",
-        "published",
+        "Success, published",
         "p99 Latency",
-        "published",
+        "p99, published",
         "RPS",
         "Limit",
         "Verdict",
     ];
     let mut table = table(&header);
+    let mut dates = BTreeSet::new();
     for ((mode, wait_us), line) in &grid.lines {
         for cell in line {
-            let same = |row: &&&Published| row.mode == *mode && same_wait(row.wait_seconds, *wait_us);
-            let other = rows
-                .iter()
-                .filter(same)
-                .find(|row| row.batch_size == Some(cell.batch_size))
-                .or_else(|| none.iter().find(same));
+            let infrastructure = &run.plan.experiment.infrastructure;
+            let others = of_batch(published, infrastructure, *mode, *wait_us, cell.batch_size);
+            dates.extend(others.iter().map(|row| row.date.as_str()));
             table.add_row([
                 mode.to_string(),
                 seconds_short(*wait_us),
                 count(cell.batch_size),
                 if cell.runs.is_empty() { "skipped".to_owned() } else { percent(cell.succeeded(), cell.planned()) },
-                other.map_or_else(|| "-".to_owned(), |row| row.success.clone()),
+                each_once(others.iter().map(|row| row.success.clone())),
                 cell.p99_us.map_or_else(|| "-".to_owned(), latency),
-                other.and_then(|row| row.p99_seconds).map_or_else(|| "-".to_owned(), |p99| format!("{p99:.2}s")),
+                each_once(
+                    others.iter().map(|row| row.p99_seconds.map_or_else(|| "-".to_owned(), |p99| format!("{p99:.2}s"))),
+                ),
                 if cell.succeeded() == 0 { "-".to_owned() } else { rate(cell.rps()) },
                 limits(cell),
                 verdicts(cell),
@@ -150,13 +145,25 @@ pub fn side_by_side(run: &Run<'_>, published: &[Published]) -> String {
         }
     }
     align(&mut table, &[1, 2, 3, 4, 5, 6, 7]);
-    table.to_string()
+    let mut text = table.to_string();
+    if !dates.is_empty() {
+        let dates = dates.into_iter().rev().collect::<Vec<_>>().join(", ");
+        text.push_str(&format!(
+            "\n\nThe published columns are from {dates}: what was measured of the same batch, newest first, equal values once."
+        ));
+    }
+    text
 }
 
-/// Published waits have one decimal.
-#[expect(clippy::cast_precision_loss, reason = "a day in microseconds is exact")]
-fn same_wait(seconds: f64, us: u64) -> bool {
-    (seconds * 1e6 - us as f64).abs() < 1.0
+/// In their order; `-` if there is none.
+fn each_once(values: impl Iterator<Item = String>) -> String {
+    let mut seen: Vec<String> = Vec::new();
+    for value in values {
+        if !seen.contains(&value) {
+            seen.push(value);
+        }
+    }
+    if seen.is_empty() { "-".to_owned() } else { seen.join(", ") }
 }
 
 fn limits(cell: &Cell<'_>) -> String {

@@ -28,7 +28,8 @@ pub struct Published {
     pub success: String,
     pub p99_seconds: Option<f64>,
     pub requests_per_second: Option<f64>,
-    pub cores: u64,
+    /// As they were published: nothing is said of some machines.
+    pub cores: Option<u64>,
     pub note: String,
 }
 
@@ -36,6 +37,36 @@ pub struct Published {
 /// The line that can't be read, and why.
 pub fn parse(text: &str) -> Result<Vec<Published>, String> {
     csv::Reader::from_reader(text.as_bytes()).deserialize().collect::<Result<_, _>>().map_err(|error| error.to_string())
+}
+
+/// What was published of one batch: its infrastructure, mode, wait and size. Newest date first.
+///
+/// A row without a size tells of all sizes; it is taken if there is none of this size.
+#[must_use]
+pub fn of_batch<'a>(
+    rows: &'a [Published],
+    infrastructure: &str,
+    mode: Mode,
+    wait_us: u64,
+    batch_size: u64,
+) -> Vec<&'a Published> {
+    let mut same: Vec<&Published> = rows
+        .iter()
+        .filter(|row| row.infrastructure == infrastructure && row.variant.is_empty())
+        .filter(|row| row.mode == mode && same_wait(row.wait_seconds, wait_us))
+        .filter(|row| row.batch_size.is_none_or(|size| size == batch_size))
+        .collect();
+    if same.iter().any(|row| row.batch_size.is_some()) {
+        same.retain(|row| row.batch_size.is_some());
+    }
+    same.sort_by(|a, b| b.date.cmp(&a.date));
+    same
+}
+
+/// Published waits have one decimal.
+#[expect(clippy::cast_precision_loss, reason = "a day in microseconds is exact")]
+fn same_wait(seconds: f64, us: u64) -> bool {
+    (seconds * 1e6 - us as f64).abs() < 1.0
 }
 
 /// The rows of one infrastructure's latest date.
@@ -58,6 +89,30 @@ mod tests {
         let all = ["local-uvicorn", "local-docker", "hf-spaces", "slurm-single", "slurm-multi"].map(max);
         assert_eq!(all, [Some(2_048), Some(2_048), Some(128), Some(512), Some(16_384)], "the log's own overview");
         assert!(latest(&rows, "hf-spaces", Table::Summary).iter().all(|row| row.date == "2026-01-13"));
+    }
+
+    #[test]
+    fn all_dates_of_a_batch_newest_first() {
+        let rows = parse(include_str!("../../../experiments/reports/published.csv")).expect("rows");
+        let of = |infrastructure: &str, mode, wait_us, size| -> Vec<(&str, &str)> {
+            let rows = of_batch(&rows, infrastructure, mode, wait_us, size);
+            rows.iter().map(|row| (row.date.as_str(), row.success.as_str())).collect()
+        };
+        let both = [("2026-01-13", "0%"), ("2026-01-09", "39.1%")];
+        assert_eq!(of("hf-spaces", Mode::Ws, 1_000_000, 512), both);
+        assert_eq!(of("hf-spaces", Mode::Http, 5_000_000, 512), [("2026-01-13", "0%")], "of all sizes");
+        assert_eq!(of("hf-spaces", Mode::Ws, 20_000_000, 32), [], "another variant's");
+        // 512 is in the summary of one wait and, of the other date, in the table of sizes of another wait.
+        assert_eq!(of("slurm-multi", Mode::Ws, 1_000_000, 512), [("2026-01-13", "100%")]);
+        assert!(of("slurm-multi", Mode::Ws, 5_000_000, 512).iter().all(|row| *row == ("2026-01-12", "95.5%")));
+    }
+
+    #[test]
+    fn what_the_log_does_not_say_is_left_empty() {
+        let rows = parse(include_str!("../../../experiments/reports/published.csv")).expect("rows");
+        let silent: Vec<&Published> = rows.iter().filter(|row| row.cores.is_none()).collect();
+        assert_eq!(silent.len(), 5);
+        assert!(silent.iter().all(|row| row.variant == "cpu-upgrade"), "{silent:?}");
     }
 
     #[test]

@@ -6,7 +6,8 @@
 //!                     ▲  ▲     │  ▲          clocks compared
 //!                     │  │     ▼  │
 //!              Checking  │   PortsWait
-//!               newcomers Awaiting (too few agents are left)
+//!               newcomers Awaiting (too few agents are left)          Rechecking between Running and Storing: nothing
+//!                                                                     succeeded, is the target still there?
 //! ```
 //!
 //! `apply(now, event)` returns what is to be done; nothing here reads a clock or waits. An attempt that lost an agent is
@@ -15,6 +16,7 @@
 mod agents;
 mod batches;
 mod readiness;
+mod recheck;
 mod survey;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,8 +24,9 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use proto::message::{Hello, ProbeResult};
-use proto::{AttemptId, FromAgent, FromCoordinator, PlanHash, RunId};
+use proto::{AttemptId, FromAgent, FromCoordinator, Mode, PlanHash, RunId};
 
+use self::recheck::Suspect;
 use super::clock::Rounds;
 use super::collect::{Finished, Part};
 use super::events::{Counts, RunEvent};
@@ -189,6 +192,7 @@ enum Phase {
     },
     Preparing(Current),
     Running(Current),
+    Rechecking(Suspect),
     Storing {
         refused: bool,
         again: bool,
@@ -220,6 +224,10 @@ pub struct Machine {
     interrupted: bool,
     /// A loss with `on_loss = "abort"`.
     aborted: bool,
+    /// Modes in which the readiness check got a whole session.
+    worked: BTreeSet<Mode>,
+    /// How the run ends once what is being written is written.
+    ending: Option<End>,
     /// Until when agents are, or were, waited for.
     await_until: Option<Duration>,
     /// Who owned the connections that broke in the middle of an upload.
@@ -246,6 +254,8 @@ impl Machine {
             results: setup.history.decided.values().map(|summary| Done::Ran(Box::new(summary.clone()))).collect(),
             interrupted: false,
             aborted: false,
+            worked: BTreeSet::new(),
+            ending: None,
             await_until: None,
             away: BTreeMap::new(),
             effects: Vec::new(),
@@ -269,6 +279,7 @@ impl Machine {
                 parts.chain([current.deadline]).flatten().min()
             }
             Phase::Cooling { until } | Phase::PortsWait { until, .. } => Some(*until),
+            Phase::Rechecking(suspect) => Some(suspect.deadline),
             Phase::Storing { .. } | Phase::Over => None,
         };
         [leases, phase].into_iter().flatten().min()
@@ -484,6 +495,7 @@ impl Machine {
                 self.over(End::failed(Failure::TooFewAgents(text)));
             }
             Phase::Probing { deadline, .. } if now.mono >= *deadline => self.target_judged(now),
+            Phase::Rechecking(suspect) if now.mono >= suspect.deadline => self.recheck_judged(),
             Phase::Checking { batch, deadline, .. } if now.mono >= *deadline => {
                 let batch = *batch;
                 self.survey_ready(now, batch, Duration::ZERO);
@@ -533,6 +545,7 @@ impl Machine {
                 self.cut(now, "interrupted");
                 self.maybe_complete(now);
             }
+            Phase::Rechecking(_) => self.recheck_interrupted(),
             // What is being written is finished first.
             Phase::Storing { .. } | Phase::Over => {}
             Phase::Gathering { .. }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use nix::sys::signal::Signal;
 
-use crate::support::{Process, Results, Server, agent, coordinator};
+use crate::support::{Process, Results, Server, agent, coordinator, run};
 
 /// A run that takes a while: ten sessions of a minute each after a first quick batch.
 fn long_run(server: &Server, out: &Path, flags: &[&str]) -> Process {
@@ -157,4 +157,43 @@ fn children_of(pid: i32) -> Vec<i32> {
         }
     }
     all
+}
+
+/// What a server that is gone refuses is no measurement: the batch stays open, and the run goes on from it.
+#[test]
+fn a_server_that_goes_away_leaves_its_batch_open() {
+    let dir = tempfile::tempdir().expect("dir");
+    let out = dir.path().join("out");
+    let server = Server::start(&[]);
+    let place = server.address().to_owned();
+    let mut command = coordinator();
+    command
+        .args(["run", "--target", &server.url, "--batch-sizes", "8", "--wait", "0.5", "--reps", "6", "--local", "1"])
+        .args(["--set", "target.ready_timeout_seconds=2", "--output"])
+        .arg(&out);
+    let mut process = Process::start(command);
+    process.line_with(" 1/6 ");
+    drop(server);
+    let ended = process.end();
+    assert_eq!(ended.code(), Some(4), "{}", ended.text);
+    assert!(
+        ended.text.contains("the target is not there any more, after a batch of which nothing succeeded"),
+        "{}",
+        ended.text
+    );
+    assert!(ended.text.contains("--resume"), "{}", ended.text);
+    let results = Results::of(&out);
+    let before = results.summary();
+    assert!((1..6).contains(&before.len()) && before.iter().all(|row| row["successful"] != "0"), "{before:?}");
+
+    let _server = Server::start(&["--listen", &place]);
+    let mut command = coordinator();
+    command.args(["run", "--resume"]).arg(&out);
+    let ended = run(command);
+    assert_eq!(ended.code(), Some(0), "{}", ended.text);
+    let after = results.summary();
+    assert_eq!(after.len(), 6);
+    assert_eq!(after[..before.len()], before[..]);
+    assert!(after[before.len()..].iter().all(|row| row["successful"] == "8"), "{after:?}");
+    results.check_with_python();
 }

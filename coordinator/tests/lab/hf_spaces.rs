@@ -1,6 +1,8 @@
 //! Hugging Face Spaces: what stands in for one behaves as the log says that they do, and what is deployed is what is said.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -184,7 +186,14 @@ files of https://huggingface.co/spaces/Some.Body/open_env
 
 calls of HfApi ({})
   whoami()
-  create_repo(repo_id='Some.Body/open_env', repo_type='space', space_sdk='docker', private=True, exist_ok=True)
+  space_info(repo_id='Some.Body/open_env')
+  if there is such a Space
+    hf_hub_download(repo_id='Some.Body/open_env', repo_type='space', filename='README.md', local_dir='a folder that is thrown away')
+    it must be an earlier deployment's, or what the Hub puts into an empty Space; else nothing more is asked
+    update_repo_settings(repo_id='Some.Body/open_env', repo_type='space', private=True)
+  if there is none
+    create_repo(repo_id='Some.Body/open_env', repo_type='space', space_sdk='docker', private=True)
+  space_info(repo_id='Some.Body/open_env'), which must say that it is private
   add_space_variable(repo_id='Some.Body/open_env', key='WORKERS', value='2')
   add_space_variable(repo_id='Some.Body/open_env', key='MAX_CONCURRENT_ENVS', value='64')
   request_space_hardware(repo_id='Some.Body/open_env', hardware='cpu-upgrade')
@@ -204,6 +213,21 @@ then {}, with the url that the Hub tells
         connection.display(),
     );
     assert_eq!(ended.text, expected);
+
+    let ended = run(deploy(&["--repo-id", "a/b", "--overwrite", "--dry-run"]));
+    assert_eq!(ended.code(), Some(0), "{}", ended.text);
+    assert!(
+        ended.text.contains(
+            "
+  if there is such a Space
+    nothing is looked at: --overwrite replaces whatever it holds
+  if there is none
+    create_repo(repo_id='a/b', repo_type='space', space_sdk='docker', private=False)
+  add_space_variable("
+        ),
+        "a Space that is there is not made public:\n{}",
+        ended.text
+    );
 
     // The port that the Space's proxy goes to is the one that the image listens on.
     let read = |path: &str| std::fs::read_to_string(workspace().join("deploy").join(path)).expect(path);
@@ -233,71 +257,165 @@ fn a_deployment_that_cannot_be_is_refused_before_anything_is_sent() {
     assert!(ended.text.contains("WORKERS must be a positive whole number, not 'two'"), "{}", ended.text);
 }
 
-/// `deploy.sh` with the real huggingface_hub, against a hub on the loopback.
-fn deploy_to(hub: &str, token: &str, connection: &Path, flags: &[&str]) -> Ended {
-    let mut command = deploy(&["--repo-id", "somebody/space"]);
-    command
-        .args(flags)
-        .env("HF_ENDPOINT", hub)
-        .env("HF_TOKEN", token)
-        .env("HF_HOME", connection.with_file_name("hf-home"))
-        .env("CONNECTION_FILE", connection)
-        // Made once for all runs.
-        .env("VENV", concat!(env!("CARGO_TARGET_TMPDIR"), "/hf-venv"));
-    run(command)
+/// `tests/fake_hub.py`, and what `deploy.sh` with the real huggingface_hub does there.
+struct Hub {
+    _process: Process,
+    url: String,
+    dir: tempfile::TempDir,
+    /// Lines of its log that have been read.
+    known: Cell<usize>,
+}
+
+impl Hub {
+    fn start() -> Self {
+        let dir = tempfile::tempdir().expect("dir");
+        let mut command = Command::new("python3");
+        command.arg(workspace().join("deploy/hf_spaces/tests/fake_hub.py")).arg(dir.path().join("asked.jsonl"));
+        let mut process = Process::start(command);
+        let url = process.line_with("hub on ").trim_start_matches("hub on ").to_owned();
+        Self { _process: process, url, dir, known: Cell::new(0) }
+    }
+
+    fn connection(&self) -> PathBuf {
+        self.dir.path().join("connection.toml")
+    }
+
+    fn deploy(&self, token: &str, space: &str, flags: &[&str]) -> Ended {
+        // Made once for all runs, but not by two tests at the same time.
+        let venv = Path::new(env!("CARGO_TARGET_TMPDIR")).join("hf-venv");
+        let lock = File::create(venv.with_extension("lock")).expect("lock file");
+        lock.lock().expect("locked");
+        let mut command = deploy(&["--repo-id", space]);
+        command
+            .args(flags)
+            .env("HF_ENDPOINT", &self.url)
+            .env("HF_TOKEN", token)
+            .env("HF_HOME", self.dir.path().join("hf-home"))
+            .env("CONNECTION_FILE", self.connection())
+            .env("VENV", venv);
+        run(command)
+    }
+
+    fn deployed(&self, space: &str, flags: &[&str]) -> Ended {
+        let ended = self.deploy("hf_good", space, flags);
+        assert_eq!(ended.code(), Some(0), "{}", ended.text);
+        ended
+    }
+
+    fn refused(&self, token: &str, space: &str, flags: &[&str], said: &str) {
+        let ended = self.deploy(token, space, flags);
+        assert_eq!(ended.code(), Some(1), "{}", ended.text);
+        assert!(ended.text.contains(said), "{said:?} in:\n{}", ended.text);
+        assert!(!ended.text.contains("serving "), "{}", ended.text);
+    }
+
+    /// What it was told to change since this was asked last.
+    fn changes(&self) -> Vec<Value> {
+        let text = std::fs::read_to_string(self.dir.path().join("asked.jsonl")).expect("log");
+        let known = self.known.replace(text.lines().count());
+        text.lines().skip(known).map(|line| serde_json::from_str(line).expect("json")).collect()
+    }
+}
+
+fn bodies<'a>(changes: &'a [Value], call: &str) -> Vec<&'a Value> {
+    changes.iter().filter(|change| change["call"] == call).map(|change| &change["body"]).collect()
 }
 
 #[test]
 fn a_deployment_pushes_the_files_and_waits_until_the_space_serves() {
-    let dir = tempfile::tempdir().expect("dir");
-    let (asked, connection) = (dir.path().join("asked.jsonl"), dir.path().join("connection.toml"));
-    let mut command = Command::new("python3");
-    command.arg(workspace().join("deploy/hf_spaces/tests/fake_hub.py")).arg(&asked);
-    let mut server = Process::start(command);
-    let hub = server.line_with("hub on ").trim_start_matches("hub on ").to_owned();
+    let hub = Hub::start();
+    let space = "somebody/space";
+    hub.refused("hf_wrong", space, &[], "whoami: the Hub answers 401");
+    hub.refused("hf_readonly", space, &[], "the token may not do this to somebody/space: it needs write access");
+    let unknown = "--hardware cpu-basicc: there is no such flavour; there are cpu-basic, ";
+    hub.refused("hf_good", space, &["--hardware", "cpu-basicc"], unknown);
+    assert!(!hub.connection().exists());
+    assert!(hub.changes().is_empty(), "nothing was asked of the hub in vain");
 
-    for (token, flags, said) in [
-        ("hf_wrong", &[][..], "whoami: the Hub answers 401"),
-        ("hf_readonly", &[], "the token may not do this to somebody/space: it needs write access"),
-        (
-            "hf_good",
-            &["--hardware", "cpu-basicc"],
-            "--hardware cpu-basicc: there is no such flavour; there are cpu-basic, ",
-        ),
-    ] {
-        let ended = deploy_to(&hub, token, &connection, flags);
-        assert_eq!(ended.code(), Some(1), "{}", ended.text);
-        assert!(ended.text.contains(said), "{said:?} in:\n{}", ended.text);
-        assert!(!connection.exists());
-    }
-    assert_eq!(std::fs::read_to_string(&asked).expect("log"), "", "nothing was asked of the hub in vain");
-
-    let ended = deploy_to(&hub, "hf_good", &connection, &["--hardware", "cpu-basic"]);
-    assert_eq!(ended.code(), Some(0), "{}", ended.text);
-    assert!(
-        ended.text.contains("the Space is BUILDING") && ended.text.contains("the Space is RUNNING"),
-        "{}",
-        ended.text
-    );
-    let text = std::fs::read_to_string(&asked).expect("log");
-    let log: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect("json")).collect();
-    let bodies = |end: &str| -> Vec<&Value> {
-        log.iter()
-            .filter(|entry| entry["path"].as_str().is_some_and(|p| p.ends_with(end)))
-            .map(|e| &e["body"])
-            .collect()
-    };
-    let created = bodies("/repos/create");
+    // It ends between making the Space and pushing the files, and can be started again.
+    hub.refused("hf_good", space, &["--hardware", "a100-large"], "request_space_hardware: the Hub answers 402");
+    let created = hub.changes();
+    let created = bodies(&created, "create");
     assert_eq!((created.len(), &created[0]["type"], &created[0]["sdk"]), (1, &"space".into(), &"docker".into()));
-    let variables: Vec<_> = bodies("/variables").iter().map(|v| (v["key"].clone(), v["value"].clone())).collect();
+    assert_eq!(created[0]["visibility"], "public");
+
+    let ended = hub.deployed(space, &["--hardware", "cpu-basic"]);
+    for said in ["the Space is BUILDING", "the Space is RUNNING", "; the Hub says that the Space is public; "] {
+        assert!(ended.text.contains(said), "{said:?} in:\n{}", ended.text);
+    }
+    let changes = hub.changes();
+    assert!(bodies(&changes, "create").is_empty() && bodies(&changes, "settings").is_empty(), "{changes:?}");
+    let variables: Vec<_> =
+        bodies(&changes, "variables").iter().map(|v| (v["key"].clone(), v["value"].clone())).collect();
     assert_eq!(variables, [("WORKERS".into(), "2".into()), ("MAX_CONCURRENT_ENVS".into(), "100".into())]);
-    assert_eq!(bodies("/hardware")[0]["flavor"], "cpu-basic");
-    let commit = bodies("/commit/main")[0];
-    assert_eq!(commit["deleted"], serde_json::json!(["old/app.py"]), "what is no longer part of it");
+    assert_eq!(bodies(&changes, "hardware")[0]["flavor"], "cpu-basic");
+    let commit = bodies(&changes, "commit")[0];
     let pushed = commit["files"].as_object().expect("files");
     assert_eq!(pushed.len(), 9, "{:?}", pushed.keys());
     let dockerfile = std::fs::read_to_string(workspace().join("deploy/docker/openenv/Dockerfile")).expect("Dockerfile");
     assert_eq!(pushed["Dockerfile"], dockerfile, "word for word");
-    let connection = std::fs::read_to_string(&connection).expect("connection file");
-    assert!(connection.starts_with(&format!("urls = [\"{hub}\"]\n")), "the url that the hub told: {connection}");
+    let connection = std::fs::read_to_string(hub.connection()).expect("connection file");
+    let url = format!("urls = [\"{}/run/somebody/space\"]\n", hub.url);
+    assert!(connection.starts_with(&url), "the url that the hub told: {connection}");
+}
+
+#[test]
+fn what_is_said_of_a_space_s_visibility_is_what_the_hub_says() {
+    let hub = Hub::start();
+    let space = "somebody/space";
+    let (public, private) = ("the Hub says that the Space is public", "the Hub says that the Space is private");
+    let refuses = "Muster's agents send no token and a private Space refuses them";
+    let ended = hub.deployed(space, &[]);
+    assert!(ended.text.contains(public) && !ended.text.contains(refuses), "{}", ended.text);
+
+    // It is there and public: making it private is a call of its own, before any file is pushed.
+    hub.changes();
+    let ended = hub.deployed(space, &["--private"]);
+    assert!(ended.text.contains(private) && ended.text.contains(refuses), "{}", ended.text);
+    let changes = hub.changes();
+    assert_eq!((&changes[0]["call"], &changes[0]["body"]["visibility"]), (&"settings".into(), &"private".into()));
+
+    // Not to ask for it is not to ask for the contrary.
+    let ended = hub.deployed(space, &[]);
+    assert!(ended.text.contains("the Space somebody/space is private and stays so"), "{}", ended.text);
+    assert!(ended.text.contains(private) && ended.text.contains(refuses), "{}", ended.text);
+    let changes = hub.changes();
+    assert!(bodies(&changes, "settings").is_empty(), "{changes:?}");
+    assert_eq!(bodies(&changes, "commit").len(), 1);
+
+    // A new one.
+    let ended = hub.deployed("somebody/new", &["--private"]);
+    assert!(ended.text.contains(private), "{}", ended.text);
+    let changes = hub.changes();
+    assert_eq!(bodies(&changes, "create")[0]["visibility"], "private");
+
+    // The Hub takes the call and does not do it.
+    let said = "--private: the Hub says that somebody/stuck is public all the same, and no file has been pushed";
+    hub.refused("hf_good", "somebody/stuck", &["--private", "--overwrite"], said);
+    let changes = hub.changes();
+    assert!(bodies(&changes, "commit").is_empty(), "{changes:?}");
+}
+
+#[test]
+fn a_space_of_somebody_else_s_making_is_only_replaced_when_that_is_said() {
+    let hub = Hub::start();
+    let said = "the Space somebody/chess exists, and its README.md is not that of an earlier deployment";
+    hub.refused("hf_good", "somebody/chess", &[], said);
+    hub.refused("hf_good", "somebody/chess", &["--private"], "or --overwrite to replace what it holds");
+    assert!(hub.changes().is_empty(), "neither its files nor its settings");
+
+    hub.deployed("somebody/chess", &["--overwrite"]);
+    let changes = hub.changes();
+    let commit = bodies(&changes, "commit")[0];
+    assert_eq!(commit["deleted"], serde_json::json!(["old/app.py"]), "what is no longer part of it");
+    let connection = std::fs::read_to_string(hub.connection()).expect("connection file");
+    assert!(!connection.contains("--overwrite"), "it is not said again by a command that is repeated: {connection}");
+
+    // Now it is ours.
+    hub.deployed("somebody/chess", &[]);
+    hub.changes();
+
+    // One that the token can't see is not known to be ours.
+    hub.refused("hf_blind", "somebody/chess", &[], "there is a Space somebody/chess that this token may not see");
+    assert!(hub.changes().is_empty());
 }

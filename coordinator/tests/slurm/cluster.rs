@@ -37,6 +37,10 @@ impl Cluster {
         self.dir.path().join(name)
     }
 
+    pub(crate) fn address(&self, host: u32) -> String {
+        format!("{}.{host}", self.subnet)
+    }
+
     fn lab(&self, words: &[&str]) -> Command {
         let mut command = Command::new(workspace().join("scripts/slurm-lab"));
         command.args(words).env("LAB", self.path("lab")).env("SUBNET", &self.subnet).current_dir(self.dir.path());

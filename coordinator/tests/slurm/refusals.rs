@@ -65,12 +65,60 @@ fn scripts_say_what_they_are() {
     ] {
         let path = workspace().join("deploy/slurm").join(script).display().to_string();
         let ended = cluster.user(&["env", "-u", "SLURM_JOB_ID", &path], &[]);
-        assert!(ended.code() == Some(1) && ended.text.contains(says), "{script}: {}", ended.text);
+        assert!(ended.code() == Some(2) && ended.text.contains(says), "{script}: {}", ended.text);
     }
     let job = cluster.submit(&[], "sweep.sbatch", &[], &[]);
-    assert_eq!(job.end(), "FAILED 1:0");
+    assert_eq!(job.end(), "FAILED 2:0");
     job.says("no plan: sbatch --nodes 4 deploy/slurm/sweep.sbatch PLAN");
     let job = cluster.submit(&["--nodes", "1"], "serve_multi_batch.sh", &[], &[("SERVER", "magic")]);
     assert_eq!(job.end(), "FAILED 1:0");
     assert!(job.output("muster-serve").contains("SERVER must be openenv, refserver or command, not 'magic'"));
+}
+
+/// Source ports of the proxies' own nodes are counted, and what is missing is not left for the servers to be blamed for.
+#[test]
+fn proxies_with_too_few_ports_are_found_before_they_are_started() {
+    let cluster = Cluster::up(1, &[("PORT_RANGE", "n1=40000-40099")]);
+    let job = cluster.submit(&["--nodes", "1"], "serve_multi_batch.sh", &[], &[]);
+    assert_eq!(job.end(), "FAILED 1:0", "{}", job.output("muster-serve"));
+    let text = job.output("muster-serve");
+    assert!(
+        text.contains("16,384 sessions need as many source ports, 1 address has 100 (100 towards each of 1 backend)"),
+        "{text}"
+    );
+    assert!(text.contains("the proxies' nodes (n1) can't carry SESSIONS=16384"), "{text}");
+    cluster.nothing_is_left_on(&["n1"]);
+}
+
+#[test]
+fn agents_that_all_end_take_the_coordinator_along() {
+    let cluster = Cluster::up(1, &[]);
+    let agent = cluster.path("bin/agent");
+    let text = "#!/bin/sh\n[ \"$1\" != --version ] || exec \"$(dirname \"$0\")/coordinator\" __agent --version\necho no luck today >&2\nexit 1\n";
+    fs::write(&agent, text).expect("script");
+    let plan = cluster.plan("plan.toml", "batch_sizes = [8]", "[target]\nurls = [\"http://127.0.0.1:1\"]");
+    let job = cluster.submit(&["--nodes", "1"], "sweep.sbatch", &[&plan], &[("AGENTLESS_SECONDS_MAX", "1")]);
+    assert_eq!(job.end(), "FAILED 130:0", "{}", job.output("muster-sweep"));
+    job.says("all agents have ended; without others the coordinator is stopped in 1 s");
+    let agents = fs::read_to_string(cluster.path("muster-sweep-1-agents.out")).expect("output");
+    assert!(agents.contains("no luck today"), "{agents}");
+}
+
+/// A server's job that was submitted with little of its environment, as some sites have it by default.
+#[test]
+fn steps_get_what_the_job_has() {
+    let cluster = Cluster::up(1, &[]);
+    let connection = cluster.path("connection.toml");
+    let bin = cluster.path("bin");
+    let export = format!(
+        "--export=MUSTER_BIN={},SERVER=refserver,WORKERS=1,CONNECTION_FILE={}",
+        bin.display(),
+        connection.display()
+    );
+    let job = cluster.submit(&[&export], "serve_single.sh", &[], &[]);
+    job.until("the connection file", || connection.exists() || job.is_over());
+    assert!(connection.exists(), "{}", job.output("muster-serve"));
+    job.cancel();
+    assert!(job.end().starts_with("CANCELLED"));
+    cluster.nothing_is_left_on(&["n1"]);
 }

@@ -1,5 +1,8 @@
 //! Jobs that are cancelled, cut short, or lose a node: each ends as docs/operations.md says.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+
 use nix::sys::signal::Signal;
 
 use crate::cluster::{Cluster, Job, all_succeeded};
@@ -166,4 +169,61 @@ fn ctrl_c_cancels_servers_and_sweep() {
     assert_eq!(states.lines().collect::<Vec<_>>(), ["CANCELLED", "CANCELLED"]);
     let run = cluster.results().run_json();
     assert_eq!((run["status"].as_str(), run["exit_code"].as_u64()), (Some("interrupted"), Some(130)));
+}
+
+/// What a server that is gone refuses is no measurement: the sweep stops, and what it had stands.
+#[test]
+fn a_server_that_ends_ends_the_sweep() {
+    let cluster = Cluster::up(2, &[]);
+    let server = cluster.serve(&["--nodes", "1"], &[("BALANCER", "none")]);
+    let plan = cluster.plan("plan.toml", LONG, "");
+    let connection = cluster.path("connection.toml").display().to_string();
+    let job = cluster.submit(&["--nodes", "1"], "sweep.sbatch", &[&plan], &[("CONNECTION_FILE", connection.as_str())]);
+    begun(&job);
+    server.cancel();
+    assert_eq!(job.end(), "FAILED 130:0", "{}", job.output("muster-sweep"));
+    job.says(&format!("the server's job {} has ended: the sweep is stopped", server.id));
+    let results = cluster.results();
+    all_succeeded(&results, 2, &job.output("muster-sweep"));
+    assert_eq!(results.run_json()["status"], "interrupted");
+    cluster.nothing_is_left_on(&["n1", "n2"]);
+}
+
+/// A controller that does not answer for a moment says nothing of the jobs.
+#[test]
+fn a_question_that_fails_is_no_end() {
+    let cluster = Cluster::up(2, &[]);
+    let shims = cluster.path("shims");
+    fs::create_dir(&shims).expect("folder");
+    // Every second one fails.
+    let shim = "#!/bin/bash\nn=$(($(cat \"$0.count\" 2>/dev/null || echo 0) + 1))\necho $n >\"$0.count\"\n\
+                ((n % 2)) || { echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2; exit 1; }\n\
+                exec /usr/bin/squeue \"$@\"\n";
+    fs::write(shims.join("squeue"), shim).expect("shim");
+    fs::set_permissions(shims.join("squeue"), fs::Permissions::from_mode(0o755)).expect("executable");
+    let plan = cluster.plan("plan.toml", "batch_sizes = [16]\nwait_seconds = [1.0]\nrepetitions = 4", "");
+    let script = workspace().join("deploy/slurm/serve_and_sweep.sh").display().to_string();
+    let path = format!("{}:{}", shims.display(), std::env::var("PATH").expect("PATH"));
+    let words = [&script, "--server-nodes", "1", "--agent-nodes", "1", &plan];
+    let ended = cluster.user(&words, &[("PATH", path.as_str())]);
+    assert_eq!(ended.code(), Some(0), "{}", ended.text);
+    all_succeeded(&cluster.results(), 4, &ended.text);
+    assert!(fs::exists(shims.join("squeue.count")).expect("looked"), "it was asked");
+    cluster.nothing_is_left_on(&["n1", "n2"]);
+}
+
+#[test]
+fn a_sweep_that_never_began_is_no_success() {
+    let cluster = Cluster::up(2, &[]);
+    let plan = cluster.plan("plan.toml", "batch_sizes = [16]", "");
+    let script = workspace().join("deploy/slurm/serve_and_sweep.sh").display().to_string();
+    // More nodes than are left beside the server's.
+    let words = [&script, "--server-nodes", "1", "--agent-nodes", "2", &plan];
+    let mut process = Process::start(cluster.command(&words, &[]));
+    process.line_with("job 2: agents on 2 node(s)");
+    assert!(cluster.user(&["scancel", "2"], &[]).status.success());
+    let ended = process.end();
+    assert_eq!(ended.code(), Some(143), "{}", ended.text);
+    assert!(ended.text.contains("job 2: CANCELLED"), "{}", ended.text);
+    cluster.nothing_is_left_on(&["n1", "n2"]);
 }

@@ -213,6 +213,7 @@ impl Machine {
                 self.due(now);
             }
             Phase::Surveying { .. } | Phase::Checking { .. } => self.no_longer_asked(now, key),
+            Phase::Rechecking(_) => self.recheck_without(key),
             Phase::Preparing(current) => {
                 if let Some((_, part)) = current.parts.iter_mut().find(|(owner, _)| *owner == key) {
                     part.lose(why);

@@ -15,7 +15,7 @@ use crate::plan::expand::Batch;
 use crate::report::cells::{Done, failing_sizes};
 use crate::report::facts::{Limit, Worth};
 use crate::run::clock::Offset;
-use crate::run::collect::{Part, finish};
+use crate::run::collect::{Finished, Part, finish};
 use crate::run::events::{Place, RunEvent};
 use crate::run::share::Share;
 
@@ -206,8 +206,17 @@ impl Machine {
         let repeat = lost && self.setup.plan.agents.on_loss != OnLoss::Keep;
         let parts = current.parts.into_iter().map(|(_, part)| part).collect();
         let url = self.setup.urls.join(" ");
-        let mut finished = finish(&self.setup.plan, current.batch, current.id, &url, current.started, parts);
+        let finished = finish(&self.setup.plan, current.batch, current.id, &url, current.started, parts);
         let refused = current.cut.or_else(|| repeat.then(|| "an agent was lost".to_owned()));
+        if refused.is_none() && self.is_suspect(&finished) {
+            return self.recheck(now, finished);
+        }
+        self.keep(finished, refused, lost);
+    }
+
+    /// Has an attempt written down; `refused` says why it does not count.
+    pub(super) fn keep(&mut self, mut finished: Finished, refused: Option<String>, lost: bool) {
+        let batch = finished.summary.batch;
         if let Some(why) = &refused {
             finished.summary.accepted = false;
             if !lost {
@@ -218,11 +227,11 @@ impl Machine {
             }
         }
         // Whether those who are left can carry it is found out then.
-        let again = self.may_repeat();
+        let again = self.may_repeat() && self.ending.is_none();
         if let Some(why) = &refused {
             self.tell(RunEvent::AttemptRefused {
-                batch: current.batch,
-                attempt: current.id.attempt,
+                batch,
+                attempt: finished.id.attempt,
                 // Of a loss the verdict's first reason says more.
                 why: finished.summary.verdict.reasons.first().filter(|_| lost).unwrap_or(why).clone(),
                 again,
@@ -230,7 +239,8 @@ impl Machine {
         }
         // The last attempt stands in the tables with its verdict, when none was accepted. Of a run that ends before that the
         // batch stays open.
-        finished.stands = refused.is_none() || (!again && !self.interrupted && !self.aborted);
+        let ends = self.interrupted || self.aborted || self.ending.is_some();
+        finished.stands = refused.is_none() || (!again && !ends);
         if finished.stands {
             self.decide(Done::Ran(Box::new(finished.summary.clone())));
         }
@@ -248,6 +258,9 @@ impl Machine {
         let Phase::Storing { refused, again } = self.phase else { return };
         if let Err(problem) = result {
             self.over(End::failed(Failure::Store(problem)));
+            return;
+        }
+        if self.ends_here() {
             return;
         }
         if refused && (self.interrupted || self.aborted) {

@@ -53,6 +53,10 @@ impl Machine {
     }
 
     pub(super) fn probed(&mut self, now: Now, key: Key, found: Vec<ProbeResult>) {
+        if !self.agents.contains_key(&key) {
+            return;
+        }
+        let Some(found) = self.rechecked(key, found) else { return };
         let Some(agent) = self.agents.get(&key) else { return };
         let Phase::Probing { results, .. } = &mut self.phase else { return self.joined_late(now, key, &found) };
         let waiting = found.iter().find(|result| !result.ready && !result.last_word);
@@ -105,6 +109,7 @@ impl Machine {
             })
             .collect();
         self.spread = Spread::over(&addresses);
+        self.worked = results.values().flatten().filter(|result| result.ready).map(|result| result.mode).collect();
         for agent in self.agents.values_mut() {
             agent.ready = !agent.leaving;
         }
@@ -191,7 +196,7 @@ impl Machine {
 }
 
 /// What keeps an agent from the target, and what only half works. Silence is not readiness.
-fn judge(urls: &[String], agent: &str, found: &[ProbeResult]) -> (Vec<String>, Vec<String>) {
+pub(super) fn judge(urls: &[String], agent: &str, found: &[ProbeResult]) -> (Vec<String>, Vec<String>) {
     let (mut faults, mut warnings) = (Vec::new(), Vec::new());
     for url in urls {
         let of_url: Vec<&ProbeResult> = found.iter().filter(|result| result.url == *url).collect();

@@ -576,5 +576,6 @@ fn a_full_disk_ends_the_run_at_once() {
 }
 
 mod any_order;
+mod recheck;
 mod survey;
 mod uploads;

@@ -1,0 +1,131 @@
+//! Batches of which nothing succeeded: a finding, or a target that has gone.
+
+use super::*;
+
+const TWO: &str =
+    "[target]\nurls=\"http://h:1\"\nmode=\"compare\"\n[grid]\nbatch_sizes=[4]\nrepetitions=2\nwarmup=false\n";
+
+/// One agent, whose sessions all fail, and which finds the target as `there` says: by how many checks it was asked for.
+fn settle_refused(play: &mut Play, there: impl Fn(usize, proto::Mode) -> Option<bool>) {
+    let mut checks = 0;
+    for _ in 0..10_000 {
+        if play.end.is_some() {
+            return;
+        }
+        let Some(order) = play.orders.get_mut(&1).and_then(VecDeque::pop_front) else {
+            if !play.store() {
+                play.wait(Duration::from_millis(250));
+            }
+            continue;
+        };
+        let refused = |_| Outcome::Failed(FailureKind::Refused, SessionPhase::Connect);
+        let messages = match &order {
+            FromCoordinator::Go { attempt, .. } => report(*attempt, 0, play.shares[&(1, *attempt)].1, refused),
+            FromCoordinator::Probe(probe) => {
+                checks += 1;
+                let found = probe.modes.iter().filter_map(|mode| {
+                    let ready = there(checks, *mode)?;
+                    let problem = if ready { String::new() } else { "refused at connect".to_owned() };
+                    let addresses = vec!["10.0.0.1:1".to_owned()];
+                    Some(ProbeResult {
+                        url: "http://h:1".to_owned(),
+                        mode: *mode,
+                        ready,
+                        last_word: true,
+                        problem,
+                        addresses,
+                    })
+                });
+                vec![FromAgent::Probed(found.collect())]
+            }
+            other => answer(1, other, play.mono, &mut play.shares),
+        };
+        for message in messages {
+            play.say(1, message);
+        }
+    }
+    panic!("the run did not end: {:?}", play.machine.phase);
+}
+
+/// Up to the question after the first batch, of which nothing succeeds; it stays without an answer.
+fn until_asked(play: &mut Play) {
+    for _ in 0..1_000 {
+        if matches!(play.machine.phase, Phase::Rechecking(_)) {
+            return;
+        }
+        let Some(order) = play.orders.get_mut(&1).and_then(VecDeque::pop_front) else {
+            play.wait(Duration::from_millis(250));
+            continue;
+        };
+        let refused = |_| Outcome::Failed(FailureKind::Refused, SessionPhase::Connect);
+        let messages = match &order {
+            FromCoordinator::Go { attempt, .. } => report(*attempt, 0, play.shares[&(1, *attempt)].1, refused),
+            other => answer(1, other, play.mono, &mut play.shares),
+        };
+        for message in messages {
+            play.say(1, message);
+        }
+    }
+    panic!("nothing was asked: {:?}", play.machine.phase);
+}
+
+#[test]
+fn a_target_that_answers_afterwards_has_refused_by_itself() {
+    let mut play = Play::new(TWO);
+    play.join(1, "a");
+    settle_refused(&mut play, |_, _| Some(true));
+    assert_eq!(play.code(), 0);
+    assert_eq!(play.accepted(), [(0, 1), (1, 1), (2, 1), (3, 1)], "four batches at 0 %, each a finding");
+}
+
+#[test]
+fn a_target_that_is_gone_leaves_the_batch_open() {
+    let mut play = Play::new(TWO);
+    play.join(1, "a");
+    // There before the run and after the first batch, and no more after the second.
+    settle_refused(&mut play, |check, _| Some(check <= 2));
+    assert_eq!(play.code(), crate::exit::TARGET_NOT_READY);
+    let text = play.end.as_ref().and_then(|end| end.failure.as_ref()).expect("failure").to_string();
+    assert!(text.contains("not there any more") && text.contains("http://h:1 (ws) from agent a: refused"), "{text}");
+    assert_eq!(play.accepted(), [(0, 1)]);
+    let last = play.stored.last().expect("kept all the same");
+    assert!(!last.stands && last.id.batch == 1, "--resume begins with it");
+    assert_eq!(play.machine.results().len(), 1);
+}
+
+#[test]
+fn a_mode_that_never_worked_is_not_asked_again() {
+    let mut play = Play::new(TWO);
+    play.join(1, "a");
+    // Over HTTP nothing ever works; over WebSocket the target answers whenever it is asked.
+    settle_refused(&mut play, |_, mode| Some(mode == proto::Mode::Ws));
+    assert_eq!(play.code(), 0);
+    assert_eq!(play.accepted().len(), 4, "that HTTP does not work is a finding");
+}
+
+#[test]
+fn silence_is_no_answer_and_a_signal_waits_for_none() {
+    let mut play = Play::new(TWO);
+    play.join(1, "a");
+    let mut silent = Play::new(TWO);
+    silent.join(1, "a");
+    settle_refused(&mut silent, |check, _| (check == 1).then_some(true));
+    assert_eq!(silent.code(), crate::exit::TARGET_NOT_READY, "not one word within the time for it");
+
+    until_asked(&mut play);
+    play.apply(Event::Interrupt);
+    assert!(play.store());
+    assert_eq!(play.code(), crate::exit::INTERRUPTED);
+    assert!(!play.stored[0].stands && play.machine.results().is_empty());
+}
+
+/// The agent that was asked goes too: what was measured stands.
+#[test]
+fn nobody_left_to_ask_leaves_what_was_measured() {
+    let mut play = Play::new(&format!("{TWO}[agents]\ncount = 1\nready_timeout_seconds = 5\n"));
+    play.join(1, "a");
+    until_asked(&mut play);
+    play.leave(1);
+    assert!(play.store());
+    assert!(play.stored[0].stands);
+}
