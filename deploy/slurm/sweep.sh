@@ -33,13 +33,15 @@ sweep() { # coordinator's arguments
         await_connection
         server_job=$(job_of "$CONNECTION_FILE")
         connection=(--set "server.connection=$CONNECTION_FILE")
+        # A run that goes on has its urls, and takes no others.
+        [[ " $* " != *' --resume '* ]] || connection=()
     fi
 
     # Agents come by themselves here: nobody has to be told how to start them.
     MUSTER_AGENTS_COME=1 "$COORDINATOR" run "$@" --agents "$tasks" --listen "0.0.0.0:$COORDINATOR_PORT" "${identity[@]}" "${connection[@]}" &
     coordinator=$!
-    # What the loss of one agent, or of its node, means is the coordinator's to say: it ends no others. What they say has a file of its own: of
-    # hundreds it would bury the table.
+    # What the loss of one agent, or of its node, means is the coordinator's to say: it ends no others. What they say has a
+    # file of its own: of hundreds it would bury the table.
     # shellcheck disable=SC2086 # AGENT_FLAGS are several
     srun "${flags[@]}" --job-name=muster-agents --no-kill --kill-on-bad-exit=0 --wait=0 --label --output="$AGENTS_OUTPUT" \
         "$slurm_dir/agent_node.sh" "$AGENT" --coordinator "$SLURMD_NODENAME:$COORDINATOR_PORT" "${identity[@]}" ${AGENT_FLAGS:-} &

@@ -185,8 +185,19 @@ fn a_server_that_ends_ends_the_sweep() {
     job.says(&format!("the server's job {} has ended: the sweep is stopped", server.id));
     let results = cluster.results();
     all_succeeded(&results, 2, &job.output("muster-sweep"));
-    assert_eq!(results.run_json()["status"], "interrupted");
+    let run = results.run_json();
+    assert_eq!(run["status"], "interrupted");
     cluster.nothing_is_left_on(&["n1", "n2"]);
+
+    // At the same place again, the server gets the rest of the sessions.
+    let url = run["urls"][0].as_str().expect("url").to_owned();
+    let port = url.rsplit(':').next().expect("port");
+    let _server = cluster.serve(&["--nodes", "1"], &[("BALANCER", "none"), ("BACKEND_PORT", port)]);
+    let out = cluster.path("out").display().to_string();
+    let again = [("CONNECTION_FILE", connection.as_str())];
+    let job = cluster.submit(&["--nodes", "1"], "sweep.sbatch", &["--resume", &out], &again);
+    assert_eq!(job.end(), "COMPLETED 0:0", "{}", job.output("muster-sweep"));
+    all_succeeded(&cluster.results(), 4, &job.output("muster-sweep"));
 }
 
 /// A controller that does not answer for a moment says nothing of the jobs.
