@@ -57,7 +57,9 @@ fn ask(place: SocketAddr) -> io::Result<()> {
     let mut stream = TcpStream::connect_timeout(&place, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
-    write!(stream, "GET /health HTTP/1.1\r\nHost: {place}\r\nConnection: close\r\n\r\n")?;
+    // In one piece: whoever answers the first part of it and hangs up would reset the connection.
+    let request = format!("GET /health HTTP/1.1\r\nHost: {place}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes())?;
     let mut answer = String::new();
     stream.take(ANSWER_BYTES_MAX).read_to_string(&mut answer)?;
     if answer.starts_with("HTTP/1.1 200 ") && answer.contains(r#""status":"healthy""#) {

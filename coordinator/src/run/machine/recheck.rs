@@ -22,6 +22,7 @@ pub(super) struct Suspect {
     finished: Box<Finished>,
     asked: BTreeSet<Key>,
     results: BTreeMap<Key, Vec<ProbeResult>>,
+    told: bool,
     pub(super) deadline: Duration,
 }
 
@@ -47,7 +48,7 @@ impl Machine {
         }
         let deadline = now.mono + probe.deadline + PROBE_SLACK;
         let finished = Box::new(finished);
-        self.phase = Phase::Rechecking(Suspect { finished, asked, results: BTreeMap::new(), deadline });
+        self.phase = Phase::Rechecking(Suspect { finished, asked, results: BTreeMap::new(), told: false, deadline });
     }
 
     /// An answer to it; what is none is given back.
@@ -61,7 +62,15 @@ impl Machine {
         let problem = waiting.map(|result| format!("{} from {name}: {}", result.url, result.problem));
         suspect.results.insert(key, found);
         match problem {
-            Some(problem) => self.tell(RunEvent::TargetNotReady { problem }),
+            Some(problem) => {
+                if !std::mem::replace(&mut suspect.told, true) {
+                    let time = self.setup.plan.target.ready_timeout_us / 1_000_000;
+                    self.tell(RunEvent::Note(format!(
+                        "nothing succeeded, and the target does not answer ({problem}); it has {time} s \
+                         (target.ready_timeout_seconds) to show that it is still there"
+                    )));
+                }
+            }
             None => self.maybe_rechecked(),
         }
         None
