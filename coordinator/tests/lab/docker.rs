@@ -18,9 +18,10 @@ fn free_port() -> u16 {
 }
 
 /// `deploy/docker/run.sh` with the images of `images`, as a compose project of its own.
-fn run_sh(images: &Images, project: &str, results: &Path) -> Script {
+fn run_sh(images: &Images, project: &str, plan: &Path, results: &Path) -> Script {
     let mut command = bounded(workspace().join("deploy/docker/run.sh"));
     command
+        .arg(plan)
         .env("PREFIX", &images.prefix)
         .env("TAG", "t")
         .env("COMPOSE_PROJECT_NAME", project)
@@ -80,9 +81,15 @@ fn docker_compose_runs_a_plan_apart_from_the_server_and_leaves_nothing() {
         assert!(image["Size"].as_u64().is_some_and(|size| size < 60 << 20), "{name}: {}", image["Size"]);
     }
 
+    // The smoke plan, but long enough to be looked at while it runs.
+    let plan = dir.path().join("plan.toml");
+    let smoke = std::fs::read_to_string(workspace().join("experiments/plans/smoke/local-docker.toml")).expect("plan");
+    let longer = smoke.replace("[32, 128, 512]", "[32, 128]").replace("repetitions = 2", "repetitions = 6");
+    assert_ne!(longer, smoke);
+    std::fs::write(&plan, longer).expect("plan");
     let results = dir.path().join("results");
     let project = images.prefix.clone();
-    let mut compose = run_sh(&images, &project, &results);
+    let mut compose = run_sh(&images, &project, &plan, &results);
     compose.line_with("3 of 3 ready");
     let servers = service(&project, "server");
     let agents = service(&project, "agent");
@@ -121,7 +128,7 @@ fn docker_compose_runs_a_plan_apart_from_the_server_and_leaves_nothing() {
     let out = Results::of(&results.join("run"));
     out.check_with_python();
     let summary = out.summary();
-    assert_eq!(summary.len(), 6, "3 sizes, twice");
+    assert_eq!(summary.len(), 12, "2 sizes, six times");
     for row in &summary {
         assert_eq!(
             (&row["successful"], row["agents"].as_str()),
@@ -138,8 +145,8 @@ fn docker_compose_runs_a_plan_apart_from_the_server_and_leaves_nothing() {
     assert_eq!(left_of(&project), Vec::<String>::new());
 
     // Stopped in the middle of a run: the coordinator keeps what was finished, and nothing is left either.
-    let mut again = run_sh(&images, &project, &dir.path().join("stopped"));
-    again.line_with("1/2");
+    let mut again = run_sh(&images, &project, &plan, &dir.path().join("stopped"));
+    again.line_with("1/6");
     let ended = again.terminate();
     assert_eq!(ended.code(), Some(143), "{}", ended.text);
     assert_eq!(left_of(&project), Vec::<String>::new());
@@ -164,7 +171,7 @@ fn docker_runs_the_openenv_server_and_removes_it() {
             .env("BASE", &base)
             .env("NAME", &name)
             .env("WORKERS", "2")
-            .env("MAX_CONCURRENT_ENVS", "256")
+            .env("MAX_CONCURRENT_ENVS", "512")
             .env("PORT", port.to_string())
             .env("CONNECTION_FILE", &connection);
         command
