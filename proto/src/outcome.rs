@@ -73,6 +73,16 @@ impl FailureKind {
     pub fn blames_server(&self) -> bool {
         !matches!(self, Self::PortExhausted | Self::FdExhausted | Self::Dns | Self::Cancelled | Self::Io)
     }
+
+    /// Whether the server itself said no, and so was there. A proxy with nobody behind it answers 502, 503 or 504.
+    #[must_use]
+    pub fn is_answer(&self) -> bool {
+        match self {
+            Self::UpgradeRefused(status) | Self::HttpStatus(status) => !(502..=504).contains(status),
+            Self::CapacityReached | Self::ServerError(_) | Self::BadReply => true,
+            _ => false,
+        }
+    }
 }
 
 impl fmt::Display for FailureKind {

@@ -6,7 +6,7 @@
 //!                     ▲  ▲     │  ▲          clocks compared
 //!                     │  │     ▼  │
 //!              Checking  │   PortsWait
-//!               newcomers Awaiting (too few agents are left)          Rechecking between Running and Storing: nothing
+//!               newcomers Awaiting (too few agents are left)          Rechecking between Running and Storing: too little
 //!                                                                     succeeded, is the target still there?
 //! ```
 //!

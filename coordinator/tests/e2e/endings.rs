@@ -177,7 +177,7 @@ fn a_server_that_goes_away_leaves_its_batch_open() {
     let ended = process.end();
     assert_eq!(ended.code(), Some(4), "{}", ended.text);
     assert!(
-        ended.text.contains("the target is not there any more, after a batch of which nothing succeeded"),
+        ended.text.contains("the target is not there any more, after a batch of which 0 of 8 sessions succeeded"),
         "{}",
         ended.text
     );

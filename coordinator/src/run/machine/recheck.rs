@@ -1,5 +1,5 @@
-//! After a batch of which nothing succeeded: is the target still there? A server that is gone refuses everything, as fast as one
-//! that is full, and what the one refuses is no measurement of it.
+//! After a batch that missed the success criterion without one word of the server's: is the target still there? One that is gone
+//! refuses everything, as fast as one that is full, and what it refuses is no measurement of it.
 //!
 //! As before the first batch, the target has its time to answer again. A batch after which it does not is left open: the run ends,
 //! and `--resume` begins with it.
@@ -8,11 +8,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use proto::message::{Probe, ProbeResult};
-use proto::{AttemptId, FromCoordinator};
+use proto::{AttemptId, FromCoordinator, Outcome};
 
 use super::readiness::judge;
 use super::{Key, Machine, Now, PROBE_SLACK, Phase};
 use crate::exit::{End, Failure};
+use crate::report::facts::Row;
+use crate::report::format::count;
 use crate::run::collect::Finished;
 use crate::run::events::RunEvent;
 
@@ -27,13 +29,15 @@ pub(super) struct Suspect {
 }
 
 impl Machine {
-    /// Whether the batch may say more of whether the target was there than of what it holds. A mode that never worked is no sign.
+    /// Whether the batch may say more of whether the target was there than of what it holds. A mode that never worked is no sign,
+    /// and a server that says no is there.
     pub(super) fn is_suspect(&self, finished: &Finished) -> bool {
-        let batch = &finished.summary.batch;
+        let (batch, ledger) = (&finished.summary.batch, &finished.summary.ledger);
+        let answered = |row: &Row| matches!(&row.record.outcome, Outcome::Failed(kind, _) if kind.is_answer());
         batch.index != AttemptId::WARMUP
-            && batch.batch_size > 0
-            && finished.summary.ledger.succeeded == 0
+            && !self.setup.plan.enough_succeeded(ledger.succeeded, ledger.planned)
             && self.worked.contains(&batch.mode)
+            && !finished.rows.iter().any(answered)
     }
 
     pub(super) fn recheck(&mut self, now: Now, finished: Finished) {
@@ -66,7 +70,7 @@ impl Machine {
                 if !std::mem::replace(&mut suspect.told, true) {
                     let time = self.setup.plan.target.ready_timeout_us / 1_000_000;
                     self.tell(RunEvent::Note(format!(
-                        "nothing succeeded, and the target does not answer ({problem}); it has {time} s \
+                        "too little succeeded, and the target does not answer ({problem}); it has {time} s \
                          (target.ready_timeout_seconds) to show that it is still there"
                     )));
                 }
@@ -106,7 +110,9 @@ impl Machine {
             return self.keep(*finished, None, false);
         }
         let text = format!(
-            "the target is not there any more, after a batch of which nothing succeeded; the batch is left open:\n  {}",
+            "the target is not there any more, after a batch of which {} of {} sessions succeeded; the batch is left open:\n  {}",
+            count(finished.summary.ledger.succeeded),
+            count(finished.summary.ledger.planned),
             faults.join("\n  ")
         );
         self.ending = Some(End::failed(Failure::TargetNotReady(text)));

@@ -47,6 +47,48 @@ fn settle_refused(play: &mut Play, there: impl Fn(usize, proto::Mode) -> Option<
     panic!("the run did not end: {:?}", play.machine.phase);
 }
 
+/// What a server that says no leaves no doubt about is not asked: it was there.
+#[test]
+fn a_server_that_says_no_is_there() {
+    let full = proto::FailureKind::CapacityReached;
+    assert!(
+        full.is_answer() && FailureKind::HttpStatus(404).is_answer() && FailureKind::UpgradeRefused(429).is_answer()
+    );
+    for none in [FailureKind::Refused, FailureKind::Closed(1012), FailureKind::UpgradeRefused(503), FailureKind::Reset]
+    {
+        assert!(!none.is_answer(), "{none}");
+    }
+    let mut play = Play::new(TWO);
+    play.join(1, "a");
+    let mut checks = 0;
+    for _ in 0..10_000 {
+        if play.end.is_some() {
+            break;
+        }
+        let Some(order) = play.orders.get_mut(&1).and_then(VecDeque::pop_front) else {
+            if !play.store() {
+                play.wait(Duration::from_millis(250));
+            }
+            continue;
+        };
+        checks += usize::from(matches!(order, FromCoordinator::Probe(_)));
+        // One of four hears why.
+        let outcome = |n| match n {
+            0 => Outcome::Failed(FailureKind::CapacityReached, SessionPhase::Reset),
+            _ => Outcome::Failed(FailureKind::Refused, SessionPhase::Connect),
+        };
+        let messages = match &order {
+            FromCoordinator::Go { attempt, .. } => report(*attempt, 0, play.shares[&(1, *attempt)].1, outcome),
+            other => answer(1, other, play.mono, &mut play.shares),
+        };
+        for message in messages {
+            play.say(1, message);
+        }
+    }
+    assert_eq!((play.code(), checks), (0, 1), "asked before the first batch only");
+    assert_eq!(play.accepted().len(), 4);
+}
+
 /// Up to the question after the first batch, of which nothing succeeds; it stays without an answer.
 fn until_asked(play: &mut Play) {
     for _ in 0..1_000 {
