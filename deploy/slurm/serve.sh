@@ -123,7 +123,7 @@ balance() { # DEADLINE NODE...
         --out "$run_dir" "${flags[@]}" || fail "the proxies' nodes (${names[*]}) can't carry SESSIONS=$SESSIONS"
     count=$(cut -f 2 "$run_dir/proxies.tsv" | sort | uniq -c | sort -rn | awk 'NR == 1 { print $1 }')
     ((count <= proxies_per_node_max)) ||
-        fail "$count proxies on a node need more ports than a job has ($proxies_per_node_max); PORT=FIRST gives others, ulimit -n fewer"
+        fail "$count proxies on a node need more ports than a job has ($proxies_per_node_max); PORT=FIRST gives others, and a higher limit of open files (ulimit -n) needs fewer proxies"
     export BALANCER PROXY_PROGRAM
     "${step[@]}" --job-name=muster-proxies --kill-on-bad-exit=1 "$slurm_dir/proxy_node.sh" &
     server_steps+=("muster-proxies:$!")
