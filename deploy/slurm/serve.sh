@@ -52,7 +52,10 @@ serve_start() {
     ((${#nodes[@]} > 0)) || fail "scontrol does not say which nodes $SERVER_NODELIST are"
     deadline=$((SECONDS + START_SECONDS_MAX))
     # Where every node can read it: beside the connection file, which has to be anyway.
-    run_dir=$(mktemp -d -p "$(dirname "$CONNECTION_FILE")" .serve-XXXXXX)
+    local folder
+    folder=$(dirname "$CONNECTION_FILE")/.serve-$SLURM_JOB_ID
+    mkdir -m 700 "$folder" || fail "$folder can't be made, or is left of a job of that number: remove it, or CONNECTION_FILE=FILE elsewhere"
+    run_dir=$folder
     # Whatever is missing is said before anything is started.
     if [[ $BALANCER != none ]]; then
         COORDINATOR=$(program coordinator) || exit 1

@@ -62,7 +62,8 @@ for name in ${!SLURM_@}; do
 done
 
 server_job='' sweep_job='' follower=''
-work=$(mktemp -d -p "$PWD" .muster-jobs-XXXXXX) || fail "$PWD can't be written to; run this in a folder that all nodes see and you own"
+work=$PWD/.muster-jobs-$(uname -n)-$$
+mkdir -m 700 "$work" || fail "$work can't be made; run this in a folder that all nodes see and you can write to"
 # shellcheck disable=SC2317 # it is a trap
 cleanup() {
     trap '' TERM INT HUP
