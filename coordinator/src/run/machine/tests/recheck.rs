@@ -5,12 +5,25 @@ use super::*;
 const TWO: &str =
     "[target]\nurls=\"http://h:1\"\nmode=\"compare\"\n[grid]\nbatch_sizes=[4]\nrepetitions=2\nwarmup=false\n";
 
+fn refused(_: u64) -> Outcome {
+    Outcome::Failed(FailureKind::Refused, SessionPhase::Connect)
+}
+
 /// One agent, whose sessions all fail, and which finds the target as `there` says: by how many checks it was asked for.
 fn settle_refused(play: &mut Play, there: impl Fn(usize, proto::Mode) -> Option<bool>) {
+    settle_with(play, refused, there);
+}
+
+/// The same with other outcomes, by the session's number; returns how often the target was looked at.
+fn settle_with(
+    play: &mut Play,
+    outcome: impl Fn(u64) -> Outcome,
+    there: impl Fn(usize, proto::Mode) -> Option<bool>,
+) -> usize {
     let mut checks = 0;
     for _ in 0..10_000 {
         if play.end.is_some() {
-            return;
+            return checks;
         }
         let Some(order) = play.orders.get_mut(&1).and_then(VecDeque::pop_front) else {
             if !play.store() {
@@ -18,9 +31,8 @@ fn settle_refused(play: &mut Play, there: impl Fn(usize, proto::Mode) -> Option<
             }
             continue;
         };
-        let refused = |_| Outcome::Failed(FailureKind::Refused, SessionPhase::Connect);
         let messages = match &order {
-            FromCoordinator::Go { attempt, .. } => report(*attempt, 0, play.shares[&(1, *attempt)].1, refused),
+            FromCoordinator::Go { attempt, .. } => report(*attempt, 0, play.shares[&(1, *attempt)].1, &outcome),
             FromCoordinator::Probe(probe) => {
                 checks += 1;
                 let found = probe.modes.iter().filter_map(|mode| {
@@ -60,31 +72,12 @@ fn a_server_that_says_no_is_there() {
     }
     let mut play = Play::new(TWO);
     play.join(1, "a");
-    let mut checks = 0;
-    for _ in 0..10_000 {
-        if play.end.is_some() {
-            break;
-        }
-        let Some(order) = play.orders.get_mut(&1).and_then(VecDeque::pop_front) else {
-            if !play.store() {
-                play.wait(Duration::from_millis(250));
-            }
-            continue;
-        };
-        checks += usize::from(matches!(order, FromCoordinator::Probe(_)));
-        // One of four hears why.
-        let outcome = |n| match n {
-            0 => Outcome::Failed(FailureKind::CapacityReached, SessionPhase::Reset),
-            _ => Outcome::Failed(FailureKind::Refused, SessionPhase::Connect),
-        };
-        let messages = match &order {
-            FromCoordinator::Go { attempt, .. } => report(*attempt, 0, play.shares[&(1, *attempt)].1, outcome),
-            other => answer(1, other, play.mono, &mut play.shares),
-        };
-        for message in messages {
-            play.say(1, message);
-        }
-    }
+    // One of four hears why.
+    let outcome = |n| match n {
+        0 => Outcome::Failed(FailureKind::CapacityReached, SessionPhase::Reset),
+        n => refused(n),
+    };
+    let checks = settle_with(&mut play, outcome, |_, _| Some(true));
     assert_eq!((play.code(), checks), (0, 1), "asked before the first batch only");
     assert_eq!(play.accepted().len(), 4);
 }
@@ -99,7 +92,6 @@ fn until_asked(play: &mut Play) {
             play.wait(Duration::from_millis(250));
             continue;
         };
-        let refused = |_| Outcome::Failed(FailureKind::Refused, SessionPhase::Connect);
         let messages = match &order {
             FromCoordinator::Go { attempt, .. } => report(*attempt, 0, play.shares[&(1, *attempt)].1, refused),
             other => answer(1, other, play.mono, &mut play.shares),
