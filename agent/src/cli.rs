@@ -93,6 +93,14 @@ pub struct Args {
     #[arg(long)]
     insecure_plaintext: bool,
 
+    /// Say only what is wrong
+    #[arg(short, long, conflicts_with = "verbose")]
+    quiet: bool,
+
+    /// Say more; MUSTER_LOG (as RUST_LOG) says exactly what
+    #[arg(short, long)]
+    verbose: bool,
+
     /// End when standard input ends: for agents that are children of another process
     #[arg(long, hide = true)]
     exit_with_stdin: bool,
@@ -124,12 +132,17 @@ pub fn main_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(if error.use_stderr() { EXIT_USAGE } else { 0 });
         }
     };
-    let filter = EnvFilter::try_from_env("MUSTER_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let level = match (args.quiet, args.verbose) {
+        (true, _) => "warn",
+        (_, true) => "debug",
+        _ => "info",
+    };
+    let filter = EnvFilter::try_from_env("MUSTER_LOG").unwrap_or_else(|_| EnvFilter::new(level));
     // A second subscriber in one process would only be the first one's twin.
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
+        .with_ansi(colours())
         .with_target(false)
         .try_init();
     match run(args) {
@@ -139,6 +152,18 @@ pub fn main_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             ExitCode::from(EXIT_USAGE)
         }
     }
+}
+
+/// Whether standard error may be coloured: it is a terminal, and nobody has asked for none (<https://no-color.org>).
+#[must_use]
+pub fn colours() -> bool {
+    std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+/// The definition of the flags: for completions and man pages.
+#[must_use]
+pub fn command() -> clap::Command {
+    <Args as clap::CommandFactory>::command()
 }
 
 #[expect(clippy::print_stderr, reason = "the program's last word")]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::{Problem, print};
+use super::{Problem, Talk};
 use crate::balancer::{Backend, Layout, Node, Wanted, envoy, haproxy, layout};
 use crate::report::format::count;
 
@@ -54,7 +54,7 @@ pub(super) struct BalancerArgs {
     out: PathBuf,
 }
 
-pub(super) fn run(args: BalancerArgs) -> Result<u8, Problem> {
+pub(super) fn run(args: BalancerArgs, talk: Talk) -> Result<u8, Problem> {
     let descriptors = args.descriptors.map_or_else(descriptors_max, Ok)?;
     let wanted = Wanted {
         sessions: args.sessions,
@@ -94,7 +94,7 @@ pub(super) fn run(args: BalancerArgs) -> Result<u8, Problem> {
     fs::write(&path, &table).map_err(|error| failed(&path, error))?;
     let path = args.out.join("connection.toml");
     fs::write(&path, connection(program, &layout)).map_err(|error| failed(&path, error))?;
-    print(&describe(program, &wanted, &layout, &args.out.display().to_string()))
+    talk.print(&describe(program, &wanted, &layout, &args.out.display().to_string()))
 }
 
 /// What a plan has to know of it: scripts put the server's facts beside.

@@ -5,8 +5,10 @@ mod begin;
 mod check;
 mod health;
 mod identity;
+mod log;
 mod report;
 mod run;
+mod shell;
 mod source;
 
 use std::ffi::OsString;
@@ -35,10 +37,44 @@ Examples:
   coordinator run plan.toml --agents 4            (on each node: agent --coordinator THIS_HOST:50051)
   coordinator run --resume experiments/results/local/2026-11-24";
 
+const CHECK_EXAMPLES: &str = "\
+Examples:
+  coordinator check experiments/plans/slurm-multi.toml
+  coordinator check --target http://127.0.0.1:8000 --batch-sizes 32,128
+  coordinator check plan.toml -q && sbatch deploy/slurm/sweep.sbatch plan.toml";
+
 const REPORT_EXAMPLES: &str = "\
 Examples:
   coordinator report experiments/results/local-uvicorn/2026-11-24
-  coordinator report experiments/results/*/2026-11-24 --published experiments/reports/published.csv > overview.md";
+  coordinator report experiments/results/*/2026-11-24 --output all           (several runs in one report)
+  coordinator report old-results/local-docker/2026-01-13                     (summary.csv of the Python script)
+  coordinator report experiments/results/*/2026-11-24 --print > overview.md";
+
+const LOG_EXAMPLES: &str = "\
+Examples:
+  coordinator log experiments/results/slurm-multi/2026-11-24 --into experiments/reports/EXPERIMENT_LOG.md
+
+The same again renews the entry: what was written by hand is kept, between its lines and below them.";
+
+const IDENTITY_EXAMPLES: &str = "\
+Examples:
+  coordinator identity init
+  coordinator identity issue-agent ./agent-identity --days 30";
+
+const PLAN_EXAMPLES: &str = "\
+Examples:
+  coordinator plan init > plan.toml";
+
+const COMPLETIONS_EXAMPLES: &str = "\
+Examples:
+  coordinator completions bash > ~/.local/share/bash-completion/completions/coordinator
+  coordinator completions zsh > ~/.zfunc/_coordinator
+  coordinator completions fish --for agent > ~/.config/fish/completions/agent.fish";
+
+const MAN_EXAMPLES: &str = "\
+Examples:
+  coordinator man | man -l -
+  coordinator man --output ~/.local/share/man/man1";
 
 const BALANCER_EXAMPLES: &str = "\
 Examples:
@@ -56,8 +92,23 @@ The folder gets one configuration a process, proxies.tsv (number, node, url, fil
     after_help = EXIT_CODES
 )]
 struct Cli {
+    #[command(flatten)]
+    talk: Talk,
+
     #[command(subcommand)]
     command: Command,
+}
+
+/// How much is said.
+#[derive(Debug, Clone, Copy, Args)]
+struct Talk {
+    /// Say only where results are, and what is wrong
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    quiet: bool,
+
+    /// Say more; MUSTER_LOG (as RUST_LOG) says exactly what
+    #[arg(short, long, global = true)]
+    verbose: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -66,6 +117,7 @@ enum Command {
     #[command(after_help = RUN_EXAMPLES)]
     Run(Box<RunArgs>),
     /// Check a plan: its faults, or the grid in order, the expected duration, and what it needs
+    #[command(after_help = CHECK_EXAMPLES)]
     Check(Box<PlanArgs>),
     /// Write the configurations of the proxies in front of several servers, as many as descriptors and ports ask for
     #[command(after_help = BALANCER_EXAMPLES)]
@@ -74,18 +126,29 @@ enum Command {
     #[command(hide = true)]
     Health(health::HealthArgs),
     /// Who may connect: the identity that coordinator and agents share
+    #[command(after_help = IDENTITY_EXAMPLES)]
     Identity {
         #[command(subcommand)]
         command: identity::IdentityCommand,
     },
-    /// Tables of finished runs, from their folders alone
+    /// Tables, figures and a page of finished runs, from their folders alone
     #[command(after_help = REPORT_EXAMPLES)]
     Report(report::ReportArgs),
+    /// Put a run into the experiment log: its entry, newest first, the overview, its figures
+    #[command(after_help = LOG_EXAMPLES)]
+    Log(log::LogArgs),
     /// Help with plans
+    #[command(after_help = PLAN_EXAMPLES)]
     Plan {
         #[command(subcommand)]
         command: PlanCommand,
     },
+    /// Print what a shell needs to complete our commands
+    #[command(after_help = COMPLETIONS_EXAMPLES)]
+    Completions(shell::CompletionsArgs),
+    /// Print the manual page, or write those of all commands
+    #[command(after_help = MAN_EXAMPLES)]
+    Man(shell::ManArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -166,14 +229,6 @@ struct RunArgs {
     #[arg(long)]
     json: bool,
 
-    /// Say only where the results are, and what went wrong
-    #[arg(short, long, conflicts_with = "verbose")]
-    quiet: bool,
-
-    /// Say more
-    #[arg(short, long)]
-    verbose: bool,
-
     /// Go on with the run in DIR: what is complete stands, the rest is done. The plan comes from there, one that is given
     /// must be the same; --agents and --local may differ
     #[arg(long, value_name = "DIR", conflicts_with = "output")]
@@ -233,25 +288,40 @@ pub fn main_from(args: Vec<OsString>) -> ExitCode {
             return exit::status(if error.use_stderr() { exit::USAGE } else { exit::DONE });
         }
     };
+    let talk = cli.talk;
     let result = match cli.command {
-        Command::Run(run_args) => run::run(*run_args, args),
+        Command::Run(run_args) => run::run(*run_args, talk, args),
         Command::Check(plan_args) => {
-            source::plan(&plan_args, None).and_then(|loaded| print(&check::describe(&loaded.plan)))
+            source::plan(&plan_args, None).and_then(|loaded| talk.print(&check::describe(&loaded.plan)))
         }
-        Command::Balancer(args) => balancer::run(args),
+        Command::Balancer(args) => balancer::run(args, talk),
         Command::Health(args) => health::run(&args),
-        Command::Identity { command } => identity::run(&command),
-        Command::Report(args) => report::run(&args),
+        Command::Identity { command } => identity::run(&command, talk),
+        Command::Report(args) => report::run(&args, talk),
+        Command::Log(args) => log::run(&args, talk),
         Command::Plan { command: PlanCommand::Init } => print(TEMPLATE),
+        Command::Completions(args) => shell::completions(&args),
+        Command::Man(args) => shell::man(&args),
     };
     match result {
         Ok(code) => exit::status(code),
         Err(problem) => {
-            // With standard error gone there is nobody left to tell.
-            let _ = writeln!(std::io::stderr(), "{}", problem.text.trim_end());
+            tell(problem.text.trim_end());
             exit::status(problem.code)
         }
     }
+}
+
+impl Talk {
+    /// To standard output, unless nothing is to be said.
+    fn print(self, text: &str) -> Result<u8, Problem> {
+        if self.quiet { Ok(exit::DONE) } else { print(text) }
+    }
+}
+
+/// A line to standard error; with that gone there is nobody left to tell.
+fn tell(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 /// To standard output; a closed pipe is the reader's choice.

@@ -1,85 +1,116 @@
-//! `coordinator report`: tables of finished runs, from their folders alone.
+//! `coordinator report`: tables, figures and pages of runs, from their folders alone.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::{Problem, print};
+use super::{Problem, Talk, print};
 use crate::exit;
-use crate::report::overview::{COMPARABLE, Run, overview, side_by_side};
+use crate::report::document::{Document, of_run, of_runs};
+use crate::report::markdown;
 use crate::report::published::{self, Published};
-use crate::report::summary::rfc3339;
-use crate::report::tables::final_tables;
-use crate::store::read::{StoredRun, read};
+use crate::report::run::Run;
+use crate::store::publish::{self, PAGE};
+use crate::store::read::read;
 
 #[derive(Debug, Args)]
 pub(super) struct ReportArgs {
-    /// Results folders
+    /// Results folders; also such as hold only the summary.csv (and raw.jsonl) of the Python script
     #[arg(value_name = "DIR", required = true)]
     dirs: Vec<PathBuf>,
 
-    /// Rows that were published elsewhere, to show beside (experiments/reports/published.csv)
-    #[arg(long, value_name = "FILE")]
+    /// Where report.md, report.html and figures/ are written [default: each into its own results folder; of several runs
+    /// together only the text is printed]
+    #[arg(long, value_name = "DIR")]
+    output: Option<PathBuf>,
+
+    /// Print the text, and write nothing
+    #[arg(long, conflicts_with = "output")]
+    print: bool,
+
+    /// Rows that were published elsewhere, to show beside runs of the same infrastructure [default: those of the experiment
+    /// log until January 2026, which come with the program]
+    #[arg(long, value_name = "FILE", conflicts_with = "no_published")]
     published: Option<PathBuf>,
+
+    /// Show no rows that were published elsewhere
+    #[arg(long)]
+    no_published: bool,
 }
 
-pub(super) fn run(args: &ReportArgs) -> Result<u8, Problem> {
-    let rows = match &args.published {
-        None => Vec::new(),
-        Some(path) => fs::read_to_string(path)
-            .map_err(|error| error.to_string())
-            .and_then(|text| published::parse(&text))
-            .map_err(|problem| Problem::usage(format!("--published {}: {problem}", path.display())))?,
-    };
+pub(super) fn run(args: &ReportArgs, talk: Talk) -> Result<u8, Problem> {
+    let rows = rows(args)?;
     let mut runs = Vec::new();
     let mut problems = Vec::new();
     for dir in &args.dirs {
         match read(dir) {
-            Ok(run) => runs.push(run),
+            Ok(run) => runs.push((dir.as_path(), run)),
             Err(error) => problems.push(error.to_string()),
         }
     }
-    if !problems.is_empty() {
-        return Err(Problem { code: exit::USAGE, text: problems.join("\n") });
+    if !runs.is_empty() {
+        show(args, talk, runs, &rows)?;
     }
-    print(&report(&runs, &rows))
+    if problems.is_empty() { Ok(exit::DONE) } else { Err(Problem { code: exit::USAGE, text: problems.join("\n") }) }
 }
 
-/// Markdown.
-fn report(stored: &[StoredRun], published: &[Published]) -> String {
-    let dates: Vec<String> = stored.iter().map(|run| rfc3339(run.started).chars().take(10).collect()).collect();
-    let runs: Vec<Run<'_>> = stored
-        .iter()
-        .zip(&dates)
-        .map(|(run, date)| Run { plan: &run.plan, status: &run.status, date, results: &run.results, cells: &run.cells })
-        .collect();
-    let mut text = format!("## Overview\n\n{}", overview(&runs, published));
-    for (run, stored) in runs.iter().zip(stored) {
-        let experiment = &run.plan.experiment;
-        let variant = if experiment.variant.is_empty() { String::new() } else { format!("-{}", experiment.variant) };
-        text.push_str(&format!("\n## {}-{}{variant}\n\n", run.date, experiment.infrastructure));
-        text.push_str(&format!("Hardware: {}. Agents: {}.", experiment.hardware, stored.agents.len()));
-        if let Some(command) = &run.plan.server.start_command {
-            text.push_str(&format!(" Server: `{command}`."));
+fn rows(args: &ReportArgs) -> Result<Vec<Published>, Problem> {
+    match &args.published {
+        None if args.no_published => Ok(Vec::new()),
+        None => Ok(published::built_in()),
+        Some(path) => fs::read_to_string(path)
+            .map_err(|error| error.to_string())
+            .and_then(|text| published::parse(&text))
+            .map_err(|problem| Problem::usage(format!("--published {}: {problem}", path.display()))),
+    }
+}
+
+fn show(args: &ReportArgs, talk: Talk, runs: Vec<(&Path, Run)>, rows: &[Published]) -> Result<(), Problem> {
+    let mut written = Vec::new();
+    if !args.print && args.output.is_none() {
+        for (dir, run) in &runs {
+            write(dir, &of_run(run, rows))?;
+            written.push(dir.join(PAGE));
         }
-        if !experiment.notes.is_empty() {
-            text.push_str(&format!(" {}", experiment.notes));
-        }
-        text.push('\n');
-        for note in &stored.notes {
-            text.push_str(&format!("\nNot whole: {note}.\n"));
-        }
-        text.push('\n');
-        if published.is_empty() {
-            text.push_str(&final_tables(run.plan, run.results, run.cells));
+    }
+    let runs: Vec<Run> = runs.into_iter().map(|(_, run)| run).collect();
+    let document = of_runs(&runs, rows);
+    if let Some(output) = &args.output {
+        write(output, &document)?;
+        written.push(output.join(PAGE));
+    }
+    if !talk.quiet {
+        print(&markdown::render(&document, None))?;
+    }
+    for page in written {
+        // Standard output is the text, whoever takes it.
+        if talk.quiet {
+            print(&format!("{}\n", page.display()))?;
         } else {
-            text.push_str(&side_by_side(run, published));
-            text.push('\n');
+            super::tell(&format!("report in {}", page.display()));
         }
     }
-    if !published.is_empty() {
-        text.push_str(&format!("\n## What can be compared\n\n{COMPARABLE}"));
+    if runs.len() > 1 && args.output.is_none() && !args.print && !talk.quiet {
+        super::tell("--output DIR writes all runs together, with the figures that compare them");
     }
-    text
+    Ok(())
+}
+
+fn write(dir: &Path, document: &Document) -> Result<(), Problem> {
+    publish::report(dir, document).map_err(|error| {
+        Problem::internal(format!(
+            "the report can't be written: {error}; --output DIR writes it elsewhere, --print only prints it"
+        ))
+    })
+}
+
+/// After a run: what it wrote, seen as a report. Returns the page.
+///
+/// # Errors
+/// Why there is none; the results themselves are safe.
+pub(super) fn of_finished(dir: &Path) -> Result<PathBuf, String> {
+    let run = read(dir).map_err(|error| error.to_string())?;
+    publish::report(dir, &of_run(&run, &published::built_in())).map_err(|error| error.to_string())?;
+    Ok(dir.join(PAGE))
 }

@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
-use std::io::IsTerminal as _;
 use std::net::SocketAddr;
 use std::path::Path;
 
@@ -15,7 +14,7 @@ use tokio::sync::mpsc;
 use tracing_subscriber::EnvFilter;
 
 use super::begin::{self, Begun, Trust, What};
-use super::{Problem, RunArgs, check, print};
+use super::{Problem, RunArgs, Talk, check, print, report};
 use crate::children;
 use crate::door;
 use crate::plan::{OnShortfall, Plan};
@@ -31,17 +30,17 @@ use crate::store::run_json::{Facts, RunJson};
 /// Events that wait for the loop; beyond it agents wait.
 const HEARD_MAX: usize = 256;
 
-pub(super) fn run(args: RunArgs, command: Vec<OsString>) -> Result<u8, Problem> {
+pub(super) fn run(args: RunArgs, talk: Talk, command: Vec<OsString>) -> Result<u8, Problem> {
     if args.ui.is_some() {
         return Err(Problem::usage("--ui is not supported yet; leave it out"));
     }
     let filter = EnvFilter::try_from_env("MUSTER_LOG")
-        .unwrap_or_else(|_| EnvFilter::new(if args.verbose { "info" } else { "warn" }));
+        .unwrap_or_else(|_| EnvFilter::new(if talk.verbose { "info" } else { "warn" }));
     // Only the first subscriber of a process counts.
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
+        .with_ansi(agent::cli::colours())
         .with_target(false)
         .try_init();
     let what = begin::what(&args)?;
@@ -56,7 +55,7 @@ pub(super) fn run(args: RunArgs, command: Vec<OsString>) -> Result<u8, Problem> 
         .enable_all()
         .build()
         .map_err(|error| Problem::internal(format!("can't start: {error}")))?;
-    let code = runtime.block_on(go(&args, what, trust, command));
+    let code = runtime.block_on(go(&args, talk, what, trust, command));
     runtime.shutdown_background();
     code
 }
@@ -76,7 +75,7 @@ fn ca_pem(plan: &Plan, folder: &Path) -> Result<Vec<u8>, Problem> {
     })
 }
 
-async fn go(args: &RunArgs, what: What, trust: Trust, command: Vec<OsString>) -> Result<u8, Problem> {
+async fn go(args: &RunArgs, talk: Talk, what: What, trust: Trust, command: Vec<OsString>) -> Result<u8, Problem> {
     let What { plan, folder: plan_folder, stored } = what;
     let ca_pem = ca_pem(&plan, &plan_folder)?;
     let listen = listen_address(args, &plan);
@@ -95,7 +94,7 @@ async fn go(args: &RunArgs, what: What, trust: Trust, command: Vec<OsString>) ->
     papers.plan_folder = std::path::absolute(&plan_folder).unwrap_or(plan_folder).display().to_string();
     let dir = store.dir().to_path_buf();
 
-    let verbosity = match (args.quiet, args.verbose) {
+    let verbosity = match (talk.quiet, talk.verbose) {
         (true, _) => Verbosity::Quiet,
         (_, true) => Verbosity::Verbose,
         _ => Verbosity::Normal,
@@ -130,7 +129,7 @@ async fn go(args: &RunArgs, what: What, trust: Trust, command: Vec<OsString>) ->
         }
         server = Some(service::serve(door::open(listener, trust.security()), heard_tx, alive.clone()));
         let flags = trust.child_flags(&setup.urls);
-        let local = children::agents(plan.agents.local, address, &flags, args.verbose).map_err(Problem::internal)?;
+        let local = children::agents(plan.agents.local, address, &flags, talk.verbose).map_err(Problem::internal)?;
         for (name, child) in local {
             kept.push(children::watch(format!("agent {name}"), child, outside_tx.clone()));
         }
@@ -154,7 +153,7 @@ async fn go(args: &RunArgs, what: What, trust: Trust, command: Vec<OsString>) ->
     }
     drop(kept);
     progress.finish();
-    conclude(args, &plan, run, &urls, &dir.display().to_string(), &progress, &outcome)
+    conclude(args, &plan, run, &urls, &dir, &progress, &outcome)
 }
 
 fn conclude(
@@ -162,11 +161,12 @@ fn conclude(
     plan: &Plan,
     run: RunId,
     urls: &[String],
-    dir: &str,
+    dir: &Path,
     progress: &Progress,
     outcome: &Outcome,
 ) -> Result<u8, Problem> {
     let code = outcome.end.code(args.enforce);
+    let place = dir.display().to_string();
     if !outcome.results.is_empty() {
         progress.say("");
         progress.say(final_tables(plan, &outcome.results, &outcome.cells).trim_end());
@@ -175,7 +175,7 @@ fn conclude(
         progress.warn(&failure.to_string());
     }
     if outcome.end.failure.is_some() || outcome.end.interrupted {
-        progress.warn(&format!("what is complete is kept; go on with: coordinator run --resume {dir}"));
+        progress.warn(&format!("what is complete is kept; go on with: coordinator run --resume {place}"));
     }
     if outcome.end.hosts_missing {
         let seen: BTreeSet<String> = outcome
@@ -188,13 +188,21 @@ fn conclude(
         let seen: Vec<String> = seen.into_iter().collect();
         progress.warn(&remarks::missing_hosts(plan.target.expected_hosts.unwrap_or(0), &seen));
     }
+    if !outcome.results.is_empty() {
+        match report::of_finished(dir) {
+            Ok(page) => progress.say(&format!("report in {}", page.display())),
+            Err(why) => progress.warn(&format!(
+                "the results are whole, but no report could be made of them: {why}; try again with: coordinator report {place}"
+            )),
+        }
+    }
     if args.json {
         let facts = Facts {
             run,
             plan,
             urls,
             papers: &outcome.papers,
-            output: dir.to_owned(),
+            output: place.clone(),
             ended: Some(outcome.ended),
             end: Some((&outcome.end, code)),
             agents: &outcome.agents,
@@ -203,7 +211,7 @@ fn conclude(
         let text = serde_json::to_string_pretty(&RunJson::of(&facts)).map_err(|e| Problem::internal(e.to_string()))?;
         print(&format!("{text}\n"))?;
     } else {
-        print(&format!("results in {dir}\n"))?;
+        print(&format!("results in {place}\n"))?;
     }
     Ok(code)
 }

@@ -35,36 +35,41 @@ impl Done {
     }
 }
 
-/// Total latencies of a cell's repetitions, merged: its percentiles are never averages of percentiles.
+/// What was measured in a cell's repetitions, merged: its percentiles are never averages of percentiles.
+///
+/// A run that goes on keeps total latencies only; a report has the other metrics of the cells that it shows in detail.
 #[derive(Debug, Default, PartialEq)]
 pub struct CellHistograms {
-    totals: BTreeMap<(Mode, u64, u64), Histogram<u64>>,
+    merged: BTreeMap<(Mode, u64, u64, Metric), Histogram<u64>>,
 }
 
 impl CellHistograms {
     pub fn add(&mut self, batch: &Batch, histograms: &HistogramSet) {
         // One set of bounds for the whole run: this can't fail.
-        let added = self.add_total(batch, histograms.get(Metric::Total));
+        let added = self.add_one(batch, Metric::Total, histograms.get(Metric::Total));
         debug_assert!(added.is_ok(), "{added:?}");
     }
 
-    /// One repetition's total latencies.
+    /// What one repetition measured of `metric`.
     ///
     /// # Errors
-    /// If they are of other bounds than those that are here.
-    pub fn add_total(&mut self, batch: &Batch, total: &Histogram<u64>) -> Result<(), String> {
+    /// If it is of other bounds than what is here.
+    pub fn add_one(&mut self, batch: &Batch, metric: Metric, values: &Histogram<u64>) -> Result<(), String> {
         let merged = self
-            .totals
-            .entry((batch.mode, batch.batch_size, batch.wait_us))
-            .or_insert_with(|| Histogram::new_from(total));
-        merged.add(total).map_err(|error| format!("{error:?}"))
+            .merged
+            .entry((batch.mode, batch.batch_size, batch.wait_us, metric))
+            .or_insert_with(|| Histogram::new_from(values));
+        merged.add(values).map_err(|error| format!("{error:?}"))
+    }
+
+    /// `None` if nothing was measured, or it was not asked for.
+    #[must_use]
+    pub fn get(&self, mode: Mode, batch_size: u64, wait_us: u64, metric: Metric) -> Option<&Histogram<u64>> {
+        self.merged.get(&(mode, batch_size, wait_us, metric)).filter(|merged| !merged.is_empty())
     }
 
     fn p99_us(&self, mode: Mode, batch_size: u64, wait_us: u64) -> Option<u64> {
-        self.totals
-            .get(&(mode, batch_size, wait_us))
-            .filter(|merged| !merged.is_empty())
-            .map(|merged| merged.value_at_quantile(0.99))
+        self.get(mode, batch_size, wait_us, Metric::Total).map(|merged| merged.value_at_quantile(0.99))
     }
 }
 
@@ -104,6 +109,25 @@ impl Cell<'_> {
         let mut values: Vec<f64> = self.runs.iter().map(|run| run.requests_per_second).collect();
         values.sort_by(f64::total_cmp);
         values.get(values.len().saturating_sub(1) / 2).copied().unwrap_or(0.0)
+    }
+
+    /// The success of the repetition that did worst, and of the one that did best, 0..1.
+    #[must_use]
+    pub fn spread(&self) -> (f64, f64) {
+        let rates = self.runs.iter().map(|run| run.success_rate());
+        rates.fold((1.0_f64, 0.0_f64), |(low, high), rate| (low.min(rate), high.max(rate)))
+    }
+
+    /// What went wrong, all repetitions together, most frequent first.
+    #[must_use]
+    pub fn errors(&self) -> Vec<(&str, u64)> {
+        let mut all: BTreeMap<&str, u64> = BTreeMap::new();
+        for (what, count) in self.runs.iter().flat_map(|run| &run.errors) {
+            *all.entry(what).or_default() += count;
+        }
+        let mut all: Vec<(&str, u64)> = all.into_iter().collect();
+        all.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+        all
     }
 
     /// Every repetition met it on its own, with a verdict that counts.
@@ -148,6 +172,10 @@ impl<'a> Grid<'a> {
             lines.entry((mode, wait_us)).or_default().push(cell);
         }
         for cell in lines.values_mut().flatten() {
+            if cell.p99_us.is_none() {
+                // A merged p99 is at most the largest of its parts': what there is where their histograms are not.
+                cell.p99_us = cell.runs.iter().map(|run| run.total.p99_us).max().filter(|p99_us| *p99_us > 0);
+            }
             // The bucket's upper edge may lie beyond the largest value there was.
             let max_us = cell.runs.iter().map(|run| run.total_max_us).max().unwrap_or(0);
             cell.p99_us = cell.p99_us.map(|p99| if max_us > 0 { p99.min(max_us) } else { p99 });
@@ -165,7 +193,9 @@ impl<'a> Grid<'a> {
         })
     }
 
-    fn meets(&self, cell: &Cell<'_>) -> bool {
+    /// The mean success over the repetitions reaches the criterion.
+    #[must_use]
+    pub fn meets(&self, cell: &Cell<'_>) -> bool {
         self.plan.enough_succeeded(cell.succeeded(), cell.planned())
     }
 
@@ -174,6 +204,12 @@ impl<'a> Grid<'a> {
     #[must_use]
     pub fn max_batch(&self, line: &[Cell<'a>]) -> Option<usize> {
         line.iter().rposition(|cell| self.meets(cell))
+    }
+
+    /// The cell that is shown in detail: the largest that met the criterion, or the largest of which anything succeeded.
+    #[must_use]
+    pub fn max_load(&self, line: &[Cell<'a>]) -> Option<usize> {
+        self.max_batch(line).or_else(|| line.iter().rposition(|cell| cell.succeeded() > 0))
     }
 
     /// The largest whose every repetition met it, and every repetition of every smaller one.

@@ -60,7 +60,7 @@ pub fn percent(part: u64, whole: u64) -> String {
 pub fn rate(value: f64) -> String {
     match value {
         100.0.. => format!("{value:.0}"),
-        10.0.. => format!("{value:.1}"),
+        1.0.. => format!("{value:.1}"),
         _ => format!("{value:.2}"),
     }
 }

@@ -2,113 +2,131 @@
 
 use std::collections::BTreeSet;
 
-use comfy_table::{CellAlignment, Table as Markdown, presets::ASCII_MARKDOWN};
 use proto::Mode;
 
-use super::cells::{Cell, CellHistograms, Done, Grid};
-use super::format::{count, latency, percent, rate, seconds_short};
+use super::cells::Cell;
+use super::format::{count, latency, rate, seconds_short};
 use super::published::{Published, Table, latest, of_batch};
-use crate::plan::Plan;
+use super::run::{Client, Run, status};
+use super::sheet::Sheet;
+use super::tables::{p99, success};
 
-/// What the overview needs of a run.
-#[derive(Debug, Clone, Copy)]
-pub struct Run<'a> {
-    pub plan: &'a Plan,
-    pub status: &'a str,
+const THERE: &str = "published, Python script";
+
+/// A row of the overview, as the experiment log has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OverviewRow {
+    pub name: String,
+    pub status: String,
     /// `YYYY-MM-DD`.
-    pub date: &'a str,
-    pub results: &'a [Done],
-    pub cells: &'a CellHistograms,
+    pub date: String,
+    pub max: Option<u64>,
+    pub cores: Option<u64>,
 }
 
-impl Run<'_> {
-    fn name(&self) -> String {
-        let experiment = &self.plan.experiment;
-        if experiment.variant.is_empty() {
-            experiment.infrastructure.clone()
-        } else {
-            format!("{}-{}", experiment.infrastructure, experiment.variant)
+/// The columns of [`OverviewRow::cells`].
+pub const COLUMNS: [&str; 6] = ["Infrastructure", "Status", "Last Run", "Max Batch (WS)", "Cores", "Batch/Core"];
+
+impl OverviewRow {
+    /// Of the smallest wait over WebSocket.
+    #[must_use]
+    pub fn of(run: &Run) -> Self {
+        Self {
+            name: run.name(),
+            status: status(&run.status).to_owned(),
+            date: run.date(),
+            max: max_batch(run).map(|(size, _)| size),
+            cores: run.plan.experiment.cores,
         }
+    }
+
+    #[must_use]
+    pub fn cells(&self) -> [String; 6] {
+        [
+            self.name.clone(),
+            self.status.clone(),
+            self.date.clone(),
+            self.max.map_or_else(|| "-".to_owned(), count),
+            self.cores.map_or_else(|| "unknown".to_owned(), |cores| cores.to_string()),
+            self.max.zip(self.cores).map_or_else(|| "-".to_owned(), |(max, cores)| per_core(max, cores)),
+        ]
     }
 }
 
-const HERE: &str = "this program";
-const THERE: &str = "published, Python script";
+/// `256`, `170.7`
+#[must_use]
+#[expect(clippy::cast_precision_loss, reason = "for people")]
+pub fn per_core(max: u64, cores: u64) -> String {
+    if max.is_multiple_of(cores) { count(max / cores) } else { format!("{:.1}", max as f64 / cores as f64) }
+}
+
+/// The max batch over WebSocket at the smallest wait, and whether it is the largest that was tried.
+#[must_use]
+pub fn max_batch(run: &Run) -> Option<(u64, bool)> {
+    let grid = run.grid();
+    let line = grid.lines.iter().find(|((mode, _), _)| *mode == Mode::Ws).map(|(_, line)| line)?;
+    grid.max_batch(line).map(|n| (line[n].batch_size, n + 1 == line.len()))
+}
+
+/// The published row of an infrastructure: its last date, the smallest wait.
+#[must_use]
+pub fn published_row<'a>(published: &'a [Published], infrastructure: &str) -> Option<&'a Published> {
+    let rows = latest(published, infrastructure, Table::Summary);
+    rows.into_iter().filter(|row| row.mode == Mode::Ws).min_by(|a, b| a.wait_seconds.total_cmp(&b.wait_seconds))
+}
+
+/// The infrastructures of the runs, each once, in their order.
+#[must_use]
+pub fn infrastructures(runs: &[Run]) -> Vec<&str> {
+    let mut names: Vec<&str> = Vec::new();
+    for run in runs {
+        let name = run.plan.experiment.infrastructure.as_str();
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    names
+}
 
 /// One row a run, then the published rows of the same infrastructures.
 #[must_use]
-pub fn overview(runs: &[Run<'_>], published: &[Published]) -> String {
-    let header = ["Infrastructure", "Status", "Last Run", "Max Batch (WS)", "Cores", "Batch/Core", "Measured by"];
-    let mut table = table(&header);
-    let mut seen = BTreeSet::new();
-    let mut unlimited = Vec::new();
+pub fn overview(runs: &[Run], published: &[Published]) -> Sheet {
+    let published: Vec<&Published> =
+        infrastructures(runs).into_iter().filter_map(|name| published_row(published, name)).collect();
+    // Who measured it is told where there is more than one.
+    let mixed = !published.is_empty() || runs.iter().any(|run| run.client == Client::Script);
+    let mut sheet = Sheet::new(COLUMNS.into_iter().chain(mixed.then_some("Measured by")), 3..6);
+    let mut add = |row: &OverviewRow, by: String| sheet.row(row.cells().into_iter().chain(mixed.then_some(by)));
     for run in runs {
-        let grid = Grid::of(run.plan, run.results, run.cells);
-        let line = grid.lines.iter().find(|((mode, _), _)| *mode == Mode::Ws).map(|(_, line)| line);
-        let largest = line.and_then(|line| grid.max_batch(line).map(|n| (n + 1 == line.len(), line[n].batch_size)));
-        let max = largest.map(|(_, size)| size);
-        if largest.is_some_and(|(all, _)| all) {
-            unlimited.push(run.name());
-        }
-        table.add_row(overview_row(&run.name(), &status(run.status), run.date, max, run.plan.experiment.cores, HERE));
+        add(&OverviewRow::of(run), run.client());
     }
-    for run in runs {
-        let infrastructure = &run.plan.experiment.infrastructure;
-        if !seen.insert(infrastructure) {
-            continue;
-        }
-        let rows = latest(published, infrastructure, Table::Summary);
-        if let Some(row) =
-            rows.iter().filter(|row| row.mode == Mode::Ws).min_by(|a, b| a.wait_seconds.total_cmp(&b.wait_seconds))
-        {
-            let max = row.batch_size;
-            table.add_row(overview_row(infrastructure, "✅ Complete", &row.date, max, row.cores, THERE));
-        }
+    for row in published {
+        let published = OverviewRow {
+            name: row.infrastructure.clone(),
+            status: status("complete").to_owned(),
+            date: row.date.clone(),
+            max: row.batch_size,
+            cores: row.cores,
+        };
+        add(&published, THERE.to_owned());
     }
-    align(&mut table, &[3, 4, 5]);
-    let mut text = format!("{table}\n");
-    if !unlimited.is_empty() {
-        let names = unlimited.join(", ");
-        text.push_str(&format!(
-            "\nThe largest batch that was tried held in {names}: what these hold at most was not reached.\n"
-        ));
-    }
-    text
+    sheet
 }
 
-#[expect(clippy::cast_precision_loss, reason = "for people")]
-fn overview_row(name: &str, status: &str, date: &str, max: Option<u64>, cores: Option<u64>, by: &str) -> [String; 7] {
-    let per_core = match max.zip(cores) {
-        None => "-".to_owned(),
-        Some((max, cores)) if max.is_multiple_of(cores) => count(max / cores),
-        Some((max, cores)) => format!("{:.1}", max as f64 / cores as f64),
-    };
-    [
-        name.to_owned(),
-        status.to_owned(),
-        date.to_owned(),
-        max.map_or_else(|| "-".to_owned(), count),
-        cores.map_or_else(|| "unknown".to_owned(), |cores| cores.to_string()),
-        per_core,
-        by.to_owned(),
-    ]
-}
-
-fn status(status: &str) -> String {
-    match status {
-        "complete" => "✅ Complete",
-        "interrupted" => "⏸ Interrupted",
-        "failed" => "❌ Failed",
-        // Or killed: nobody has written down its end.
-        _ => "⏳ Running",
-    }
-    .to_owned()
-}
-
-/// The batches of one run, each beside what was published of its mode, wait and size, on whatever date.
+/// Whose largest batch held, so that what they hold at most is not known.
 #[must_use]
-pub fn side_by_side(run: &Run<'_>, published: &[Published]) -> String {
-    let grid = Grid::of(run.plan, run.results, run.cells);
+pub fn unlimited(runs: &[Run]) -> Option<String> {
+    let names: Vec<String> =
+        runs.iter().filter(|run| max_batch(run).is_some_and(|(_, all)| all)).map(Run::name).collect();
+    let names = names.join(", ");
+    (!names.is_empty())
+        .then(|| format!("The largest batch that was tried held in {names}: what these hold at most was not reached."))
+}
+
+/// The batches of one run, each beside what was published of its mode, wait and size, on whatever date; and the dates.
+#[must_use]
+pub fn side_by_side(run: &Run, published: &[Published]) -> (Sheet, Option<String>) {
+    let grid = run.grid();
     let header = [
         "Mode",
         "wait_s",
@@ -121,38 +139,39 @@ pub fn side_by_side(run: &Run<'_>, published: &[Published]) -> String {
         "Limit",
         "Verdict",
     ];
-    let mut table = table(&header);
+    let mut sheet = Sheet::new(header, 1..8);
     let mut dates = BTreeSet::new();
     for ((mode, wait_us), line) in &grid.lines {
         for cell in line {
             let infrastructure = &run.plan.experiment.infrastructure;
             let others = of_batch(published, infrastructure, *mode, *wait_us, cell.batch_size);
             dates.extend(others.iter().map(|row| row.date.as_str()));
-            table.add_row([
+            sheet.row([
                 mode.to_string(),
                 seconds_short(*wait_us),
-                count(cell.batch_size),
-                if cell.runs.is_empty() { "skipped".to_owned() } else { percent(cell.succeeded(), cell.planned()) },
+                cell.batch_size.to_string(),
+                success(cell),
                 each_once(others.iter().map(|row| row.success.clone())),
-                cell.p99_us.map_or_else(|| "-".to_owned(), latency),
-                each_once(
-                    others.iter().map(|row| row.p99_seconds.map_or_else(|| "-".to_owned(), |p99| format!("{p99:.2}s"))),
-                ),
+                p99(cell),
+                each_once(others.iter().map(|row| row.p99_seconds.map_or_else(|| "-".to_owned(), published_seconds))),
                 if cell.succeeded() == 0 { "-".to_owned() } else { rate(cell.rps()) },
-                limits(cell),
-                verdicts(cell),
+                limits(run, cell),
+                verdicts(run, cell),
             ]);
         }
     }
-    align(&mut table, &[1, 2, 3, 4, 5, 6, 7]);
-    let mut text = table.to_string();
-    if !dates.is_empty() {
-        let dates = dates.into_iter().rev().collect::<Vec<_>>().join(", ");
-        text.push_str(&format!(
-            "\n\nThe published columns are from {dates}: what was measured of the same batch, newest first, equal values once."
-        ));
-    }
-    text
+    let dates = dates.into_iter().rev().collect::<Vec<_>>().join(", ");
+    let note = (!dates.is_empty()).then(|| {
+        format!(
+            "The published columns are from {dates}: what was measured of the same batch, newest first, equal values once."
+        )
+    });
+    (sheet, note)
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a published latency is a few seconds")]
+fn published_seconds(seconds: f64) -> String {
+    latency((seconds * 1e6).round() as u64)
 }
 
 /// In their order; `-` if there is none.
@@ -166,13 +185,23 @@ fn each_once(values: impl Iterator<Item = String>) -> String {
     if seen.is_empty() { "-".to_owned() } else { seen.join(", ") }
 }
 
-fn limits(cell: &Cell<'_>) -> String {
-    let all: BTreeSet<String> = cell.runs.iter().map(|run| run.verdict.limit.to_string()).collect();
-    if all.is_empty() { "-".to_owned() } else { all.into_iter().collect::<Vec<_>>().join(", ") }
+/// Who kept its repetitions from doing better.
+#[must_use]
+pub fn limits(run: &Run, cell: &Cell<'_>) -> String {
+    all_of(run, cell, |summary| summary.verdict.limit.to_string())
 }
 
-fn verdicts(cell: &Cell<'_>) -> String {
-    let all: BTreeSet<String> = cell.runs.iter().map(|run| run.verdict.worth.to_string()).collect();
+/// What its repetitions are worth.
+#[must_use]
+pub fn verdicts(run: &Run, cell: &Cell<'_>) -> String {
+    all_of(run, cell, |summary| summary.verdict.worth.to_string())
+}
+
+fn all_of(run: &Run, cell: &Cell<'_>, what: impl Fn(&super::summary::Summary) -> String) -> String {
+    if !run.judged() {
+        return "not judged".to_owned();
+    }
+    let all: BTreeSet<String> = cell.runs.iter().map(|summary| what(summary)).collect();
     if all.is_empty() { "-".to_owned() } else { all.into_iter().collect::<Vec<_>>().join(", ") }
 }
 
@@ -189,51 +218,39 @@ and nothing in its output tells how large a part. Here it is measured how late e
 which that matters is called generator-limited. A published success rate below 100 % may be the client's for the same reason.
 ";
 
-fn table(header: &[&str]) -> Markdown {
-    let mut table = Markdown::new();
-    table.load_style(ASCII_MARKDOWN).set_header(header);
-    table
-}
-
-fn align(table: &mut Markdown, columns: &[usize]) {
-    for n in columns {
-        if let Some(column) = table.column_mut(*n) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::check::plan_of;
-    use crate::report::published::parse;
+    use crate::report::cells::CellHistograms;
+    use crate::report::published::built_in;
+    use crate::report::run::tests::run_of;
     use crate::report::tables::tests::done;
 
     #[test]
     fn runs_beside_the_published_rows() {
-        let published = parse(include_str!("../../../experiments/reports/published.csv")).expect("rows");
-        let plan = |infrastructure: &str, variant: &str, cores: &str| {
-            plan_of(&format!(
-                "[experiment]\ninfrastructure={infrastructure:?}\nvariant={variant:?}\n{cores}[target]\nurls=\"http://h\"\n\
-                 [grid]\nbatch_sizes=[32,128,512]\n"
-            ))
-            .expect("plan")
-        };
-        let (single, space) = (plan("slurm-single", "smoke", "cores=2\n"), plan("hf-spaces", "", ""));
+        let published = built_in();
         let mut cells = CellHistograms::default();
-        let held = [done(32, 1, 32, 1_080_000, &mut cells), done(512, 1, 500, 1_980_000, &mut cells)];
+        let held = vec![done(32, 1, 32, 1_080_000, &mut cells), done(512, 1, 500, 1_980_000, &mut cells)];
         let mut others = CellHistograms::default();
-        let refused = [done(128, 1, 128, 1_100_000, &mut others), done(512, 1, 200, 1_200_000, &mut others)];
-        let runs = [
-            Run { plan: &single, status: "complete", date: "2026-11-24", results: &held, cells: &cells },
-            Run { plan: &space, status: "interrupted", date: "2026-11-25", results: &refused, cells: &others },
+        let refused = vec![done(128, 1, 128, 1_100_000, &mut others), done(512, 1, 200, 1_200_000, &mut others)];
+        let single = "[experiment]\ninfrastructure=\"slurm-single\"\nvariant=\"smoke\"\ncores=2\n";
+        let mut runs = [
+            run_of(single, "2026-11-24T10:00:00Z", held, cells),
+            run_of("[experiment]\ninfrastructure=\"hf-spaces\"\n", "2026-11-25T10:00:00Z", refused, others),
         ];
+        runs[1].status = "interrupted".to_owned();
+        let beside = |run: &Run| {
+            let (sheet, dates) = side_by_side(run, &published);
+            format!("{}\n{}", sheet.markdown(), dates.unwrap_or_default())
+        };
         insta::assert_snapshot!(format!(
-            "{}\n\n{}\n\n{}",
-            overview(&runs, &published),
-            side_by_side(&runs[0], &published),
-            side_by_side(&runs[1], &published)
+            "{}\n{}\n\n{}\n\n{}",
+            overview(&runs, &published).markdown(),
+            unlimited(&runs).unwrap_or_default(),
+            beside(&runs[0]),
+            beside(&runs[1])
         ));
+        runs[1].client = Client::Script;
+        insta::assert_snapshot!(format!("{}\n{}", overview(&runs[1..], &[]).markdown(), beside(&runs[1])));
     }
 }

@@ -33,6 +33,13 @@ pub struct Published {
     pub note: String,
 }
 
+/// The rows that come with the program: those of the experiment log until January 2026.
+#[must_use]
+pub fn built_in() -> Vec<Published> {
+    let text = include_str!("../../../experiments/reports/published.csv");
+    parse(text).unwrap_or_else(|error| unreachable!("a test reads this very text: {error}"))
+}
+
 /// # Errors
 /// The line that can't be read, and why.
 pub fn parse(text: &str) -> Result<Vec<Published>, String> {
@@ -83,7 +90,7 @@ mod tests {
 
     #[test]
     fn the_file_in_the_repository_is_whole() {
-        let rows = parse(include_str!("../../../experiments/reports/published.csv")).expect("rows");
+        let rows = built_in();
         assert_eq!(rows.len(), 94);
         let max = |name: &str| latest(&rows, name, Table::Summary).iter().filter_map(|row| row.batch_size).max();
         let all = ["local-uvicorn", "local-docker", "hf-spaces", "slurm-single", "slurm-multi"].map(max);
@@ -93,7 +100,7 @@ mod tests {
 
     #[test]
     fn all_dates_of_a_batch_newest_first() {
-        let rows = parse(include_str!("../../../experiments/reports/published.csv")).expect("rows");
+        let rows = built_in();
         let of = |infrastructure: &str, mode, wait_us, size| -> Vec<(&str, &str)> {
             let rows = of_batch(&rows, infrastructure, mode, wait_us, size);
             rows.iter().map(|row| (row.date.as_str(), row.success.as_str())).collect()
@@ -109,7 +116,7 @@ mod tests {
 
     #[test]
     fn what_the_log_does_not_say_is_left_empty() {
-        let rows = parse(include_str!("../../../experiments/reports/published.csv")).expect("rows");
+        let rows = built_in();
         let silent: Vec<&Published> = rows.iter().filter(|row| row.cores.is_none()).collect();
         assert_eq!(silent.len(), 5);
         assert!(silent.iter().all(|row| row.variant == "cpu-upgrade"), "{silent:?}");

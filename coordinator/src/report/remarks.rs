@@ -1,9 +1,8 @@
 //! PURE: what must be said beside the tables so that nobody reads more into them than is there.
 
-use comfy_table::{CellAlignment, Table, presets::ASCII_MARKDOWN};
-
 use super::cells::Done;
 use super::format::{count, latency, percent, seconds_short};
+use super::sheet::Sheet;
 use super::summary::Summary;
 
 /// Batches that are told one by one; more would be a list that nobody reads.
@@ -38,24 +37,25 @@ pub fn timeouts(results: &[Done]) -> String {
 /// How the sessions of the largest batch that succeeded were spread over hosts, when there was more than one.
 #[must_use]
 pub fn hosts(results: &[Done]) -> String {
-    let largest = results
+    spread(results).map_or_else(String::new, |(of, sheet)| format!("Hosts ({of})\n{}\n", sheet.markdown()))
+}
+
+/// The same before it is text: of which batch, and the table.
+#[must_use]
+pub fn spread(results: &[Done]) -> Option<(String, Sheet)> {
+    let summary = results
         .iter()
         .filter_map(Done::summary)
         .filter(|summary| summary.hosts.len() > 1)
-        .max_by_key(|summary| (summary.batch.batch_size, summary.ledger.succeeded));
-    let Some(summary) = largest else { return String::new() };
+        .max_by_key(|summary| (summary.batch.batch_size, summary.ledger.succeeded))?;
     let all: u64 = summary.hosts.values().sum();
-    let mut table = Table::new();
-    table.load_style(ASCII_MARKDOWN).set_header(["Host", "Sessions", "Share"]);
+    let mut sheet = Sheet::new(["Host", "Sessions", "Share"], 1..3);
     let mut hosts: Vec<(&String, &u64)> = summary.hosts.iter().collect();
     hosts.sort_by_key(|(_, sessions)| std::cmp::Reverse(**sessions));
     for (host, sessions) in hosts {
-        table.add_row([host.clone(), count(*sessions), percent(*sessions, all)]);
+        sheet.row([host.clone(), count(*sessions), percent(*sessions, all)]);
     }
-    for column in table.column_iter_mut().skip(1) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
-    format!("Hosts ({})\n{table}\n", cell(summary))
+    Some((cell(summary), sheet))
 }
 
 /// Where a target that is to have several hosts showed fewer: what to look at.
@@ -73,7 +73,9 @@ pub fn missing_hosts(expected: u64, seen: &[String]) -> String {
     )
 }
 
-fn cell(summary: &Summary) -> String {
+/// `ws 2,048 x 1.0 s rep 1`
+#[must_use]
+pub fn cell(summary: &Summary) -> String {
     let b = &summary.batch;
     format!("{} {} x {} s rep {}", b.mode, count(b.batch_size), seconds_short(b.wait_us), b.repetition)
 }

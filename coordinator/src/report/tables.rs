@@ -1,29 +1,23 @@
-//! PURE: the tables that people read at the end of a run, in the words of the experiment log.
+//! PURE: the tables that people read at the end of a run, in the words and columns of the experiment log.
 
-use comfy_table::{CellAlignment, Table, presets::ASCII_MARKDOWN};
 use proto::Mode;
 
 use super::cells::{Cell, CellHistograms, Done, Grid};
 use super::format::{count, latency, percent, rate, seconds_short};
+use super::notes::{Place, note, unstable};
 use super::remarks;
+use super::sheet::Sheet;
 use crate::plan::Plan;
 
 /// Results summary, scaling behaviour and the one-line answer, as Markdown.
 #[must_use]
 pub fn final_tables(plan: &Plan, results: &[Done], histograms: &CellHistograms) -> String {
     let grid = Grid::of(plan, results, histograms);
-    let mut text = String::new();
-    text.push_str("Results Summary\n");
-    text.push_str(&results_summary(plan, &grid));
-    text.push('\n');
+    let mut text = format!("Results Summary\n{}\n", results_summary(plan, &grid).markdown());
     text.push_str(&remarks::timeouts(results));
-    for mode in plan.target.mode.list() {
-        // As in the experiment log, scaling is shown at the smallest wait.
-        if let Some(((_, wait_us), line)) = grid.lines.iter().find(|((m, _), _)| m == mode) {
-            text.push_str(&format!("\nScaling Behavior ({mode}, wait {} s)\n", seconds_short(*wait_us)));
-            text.push_str(&scaling(plan, &grid, line));
-            text.push('\n');
-        }
+    for (mode, wait_us, sheet) in scalings(plan, &grid) {
+        let wait = seconds_short(wait_us);
+        text.push_str(&format!("\nScaling Behavior ({mode}, wait {wait} s)\n{}\n", sheet.markdown()));
     }
     let hosts = remarks::hosts(results);
     if !hosts.is_empty() {
@@ -34,99 +28,70 @@ pub fn final_tables(plan: &Plan, results: &[Done], histograms: &CellHistograms) 
     text
 }
 
-fn table(header: &[String]) -> Table {
-    let mut table = Table::new();
-    table.load_style(ASCII_MARKDOWN).set_header(header);
-    table
-}
-
-fn criterion(plan: &Plan) -> String {
+/// `95`
+#[must_use]
+pub fn criterion(plan: &Plan) -> String {
     let text = format!("{:.1}", plan.success.min_success_rate * 100.0);
     text.strip_suffix(".0").unwrap_or(&text).to_owned()
 }
 
-fn results_summary(plan: &Plan, grid: &Grid<'_>) -> String {
-    let header = ["Mode", "wait_s", &format!("Max Batch ({}%+)", criterion(plan)), "p99 Latency", "Success %", "RPS"];
-    let mut table = table(&header.map(str::to_owned));
+/// What each mode and wait holds at most.
+#[must_use]
+pub fn results_summary(plan: &Plan, grid: &Grid<'_>) -> Sheet {
+    let max = format!("Max Batch ({}%+)", criterion(plan));
+    let mut sheet = Sheet::new(["Mode", "wait_s", &max, "p99 Latency", "Success %", "RPS"], 1..6);
     for ((mode, wait_us), line) in &grid.lines {
-        let cells = match grid.max_batch(line) {
-            Some(n) => cells_of(&line[n]),
+        let [size, p99, success, rps] = match grid.max_batch(line) {
+            Some(n) => of_cell(&line[n]),
             // Nothing met it: what the smallest did instead.
             None => ["-".to_owned(), "-".to_owned(), line.first().map_or_else(String::new, success), "-".to_owned()],
         };
-        let [size, p99, success, rps] = cells;
-        table.add_row([mode.to_string(), seconds_short(*wait_us), size, p99, success, rps]);
+        sheet.row([mode.to_string(), seconds_short(*wait_us), size, p99, success, rps]);
     }
-    right_align(&mut table, 1);
-    table.to_string()
+    sheet
 }
 
-fn cells_of(cell: &Cell<'_>) -> [String; 4] {
-    [count(cell.batch_size), p99(cell), success(cell), rate(cell.rps())]
+fn of_cell(cell: &Cell<'_>) -> [String; 4] {
+    [cell.batch_size.to_string(), p99(cell), success(cell), rate(cell.rps())]
 }
 
-fn success(cell: &Cell<'_>) -> String {
+/// Pooled over the repetitions.
+#[must_use]
+pub fn success(cell: &Cell<'_>) -> String {
     if cell.runs.is_empty() { "skipped".to_owned() } else { percent(cell.succeeded(), cell.planned()) }
 }
 
-fn p99(cell: &Cell<'_>) -> String {
+/// From the repetitions' merged histogram.
+#[must_use]
+pub fn p99(cell: &Cell<'_>) -> String {
     cell.p99_us.map_or_else(|| "-".to_owned(), latency)
 }
 
-fn right_align(table: &mut Table, from: usize) {
-    for column in table.column_iter_mut().skip(from) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
+/// Of each mode at its smallest wait, as in the experiment log.
+#[must_use]
+pub fn scalings(plan: &Plan, grid: &Grid<'_>) -> Vec<(Mode, u64, Sheet)> {
+    let of = |mode: &Mode| grid.lines.iter().find(|((m, _), _)| m == mode);
+    let lines = plan.target.mode.list().iter().filter_map(of);
+    lines.map(|((mode, wait_us), line)| (*mode, *wait_us, scaling(plan, grid, line))).collect()
 }
 
-fn scaling(plan: &Plan, grid: &Grid<'_>, line: &[Cell<'_>]) -> String {
-    let header = ["Batch Size", "Success Rate", "p99 Latency", "Notes"].map(str::to_owned);
-    let mut table = table(&header);
+/// How one mode at one wait does as the batches grow.
+#[must_use]
+pub fn scaling(plan: &Plan, grid: &Grid<'_>, line: &[Cell<'_>]) -> Sheet {
+    let mut sheet = Sheet::new(["Batch Size", "Success Rate", "p99 Latency", "Notes"], 0..3);
     let max = grid.max_batch(line);
     for (n, cell) in line.iter().enumerate() {
-        let largest = n + 1 == line.len();
-        table.add_row([count(cell.batch_size), success(cell), p99(cell), note(plan, cell, max == Some(n), largest)]);
+        let place = Place { is_max: max == Some(n), is_largest: n + 1 == line.len() };
+        let rate =
+            if unstable(cell) { format!("~{:.0}% (inconsistent)", cell.success_rate() * 100.0) } else { success(cell) };
+        sheet.row([cell.batch_size.to_string(), rate, p99(cell), note(plan, cell, place)]);
     }
-    for column in table.column_iter_mut().take(3) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
-    table.to_string()
-}
-
-/// The note of one batch size, from its numbers alone.
-fn note(plan: &Plan, cell: &Cell<'_>, is_max: bool, is_largest: bool) -> String {
-    if let (true, Some(why)) = (cell.runs.is_empty(), cell.skipped) {
-        return format!("Skipped: {why}");
-    }
-    let rates: Vec<f64> = cell.runs.iter().map(|run| run.success_rate()).collect();
-    let (low, high) = rates.iter().fold((1.0_f64, 0.0_f64), |(low, high), rate| (low.min(*rate), high.max(*rate)));
-    let mut note = match cell.success_rate() {
-        _ if is_max && is_largest => "Max tested batch".to_owned(),
-        _ if is_max => "Max reliable batch".to_owned(),
-        rate if rate >= 1.0 => "Perfect scaling".to_owned(),
-        rate if rate >= plan.success.min_success_rate => "Meets the criterion".to_owned(),
-        _ if high - low > 0.5 => {
-            format!("Unstable: {:.0}% to {:.0}% between repetitions", low * 100.0, high * 100.0)
-        }
-        rate if rate >= 0.9 => "Some failures".to_owned(),
-        rate if rate >= 0.5 => "Significant failures".to_owned(),
-        rate if rate >= 0.25 => "Above capacity".to_owned(),
-        rate if rate > 0.0 => "Far above capacity".to_owned(),
-        _ => "Complete failure".to_owned(),
-    };
-    let worst = cell.runs.iter().max_by_key(|run| run.verdict.worth);
-    if let Some(worst) = worst.filter(|run| run.verdict.worth > crate::report::facts::Worth::Valid) {
-        note.push_str(&format!(" ({})", worst.verdict.worth));
-    }
-    let late = cell.p99_us.is_some_and(|p99| p99 > plan.latency_limit_us(cell.wait_us));
-    if late {
-        note.push_str(&format!(", p99 above {}", latency(plan.latency_limit_us(cell.wait_us))));
-    }
-    note
+    sheet
 }
 
 /// `largest batch at 95 %   wait 1.0 s: 16,384   wait 5.0 s: 8,192   170.7 per core`
-fn answer(plan: &Plan, grid: &Grid<'_>) -> String {
+#[must_use]
+pub fn answer(plan: &Plan, grid: &Grid<'_>) -> String {
     let mut text = format!("largest batch at {} %", criterion(plan));
     let modes = plan.target.mode.list();
     for ((mode, wait_us), line) in &grid.lines {
@@ -206,12 +171,17 @@ pub(crate) mod tests {
         ];
         for (size, succeeded, total_us) in rows {
             for repetition in 1..=3 {
-                results.push(done(size, repetition, succeeded, total_us, &mut cells));
+                // Repetitions differ a little; the same number every time is a limit that somebody has set.
+                let held = if succeeded == size { size } else { succeeded - 1 + u64::from(repetition) - 1 };
+                results.push(done(size, repetition, held, total_us, &mut cells));
             }
         }
         // One repetition of a size that otherwise held fails: not reliable from there on.
         results[7] = done(512, 2, 400, 1_680_000, &mut cells);
         results[6] = done(512, 1, 512, 1_680_000, &mut cells);
+        for repetition in 1..=2 {
+            results.push(done(20_000, repetition, 200, 35_800_000, &mut cells));
+        }
         results.push(Done::Skipped {
             batch: Batch { index: 0, mode: Mode::Ws, batch_size: 32_768, wait_us: 1_000_000, repetition: 1 },
             why: "3 smaller batch sizes failed (grid.stop_after_failing = 3)".to_owned(),

@@ -18,19 +18,33 @@ const UNPACKED_BYTES_MAX: u64 = 2 << 20;
 /// # Errors
 /// What is wrong, and with which interval.
 pub fn read(text: &[u8], wanted: impl Fn(&str) -> bool) -> Result<BTreeMap<String, Histogram<u64>>, String> {
+    match read_whole(text, wanted) {
+        (found, None) => Ok(found),
+        (_, Some(problem)) => Err(problem),
+    }
+}
+
+/// As [`read`], but what comes before the first that can't be read is kept beside what is wrong with it.
+pub fn read_whole(text: &[u8], wanted: impl Fn(&str) -> bool) -> (BTreeMap<String, Histogram<u64>>, Option<String>) {
     let mut found = BTreeMap::new();
     let mut number = 0;
     for entry in IntervalLogIterator::new(text) {
-        let entry = entry.map_err(|error| format!("after {number} intervals: {error:?}"))?;
+        let entry = match entry {
+            Ok(entry) => entry,
+            Err(error) => return (found, Some(format!("after {number} intervals: {error:?}"))),
+        };
         let LogEntry::Interval(interval) = entry else { continue };
         number += 1;
         let tag = interval.tag().map(|tag| tag.as_str().to_owned()).unwrap_or_default();
         if !wanted(&tag) {
             continue;
         }
-        found.insert(tag.clone(), histogram(interval.encoded_histogram()).map_err(|error| format!("{tag}: {error}"))?);
+        match histogram(interval.encoded_histogram()) {
+            Ok(values) => found.insert(tag, values),
+            Err(problem) => return (found, Some(format!("{tag}: {problem}"))),
+        };
     }
-    Ok(found)
+    (found, None)
 }
 
 fn histogram(packed: &str) -> Result<Histogram<u64>, String> {

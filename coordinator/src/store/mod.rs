@@ -6,8 +6,11 @@
 
 pub mod fault;
 pub mod folder;
+pub mod historical;
 pub mod hlog;
 pub mod journal;
+mod lives;
+pub mod publish;
 pub mod raw;
 pub mod read;
 pub mod resume;

@@ -1,55 +1,51 @@
 //! A results folder, read and not touched: what a report is made of.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use hdrhistogram::Histogram;
 use jiff::Timestamp;
 use proto::Metric;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::journal::{Entry, Journal};
-use super::{FORMAT, HISTOGRAMS, JOURNAL, RUN, hlog, tag};
+use super::{FORMAT, HISTOGRAMS, JOURNAL, RUN, SUMMARY, historical, hlog, lives, raw_name, tag};
 use crate::plan::Plan;
 use crate::plan::expand::Batch;
-use crate::report::cells::{CellHistograms, Done};
+use crate::report::cells::{CellHistograms, Done, Grid};
+use crate::report::run::{Client, Run};
+use crate::report::timeline::Traced;
 
-/// A run as it was written down.
-#[derive(Debug)]
-pub struct StoredRun {
-    pub dir: PathBuf,
-    /// `running`, `complete`, `interrupted` or `failed`; a run that was killed is still called running.
-    pub status: String,
-    pub started: Timestamp,
-    pub ended: Option<Timestamp>,
-    pub version: String,
-    pub command: Vec<String>,
-    pub urls: Vec<String>,
-    pub plan: Plan,
-    pub agents: Map<String, Value>,
-    pub results: Vec<Done>,
-    pub cells: CellHistograms,
-    /// What is missing, or was not whole.
-    pub notes: Vec<String>,
-}
+/// Of the cells that are shown in detail.
+const DETAILS: [Metric; 7] =
+    [Metric::Connect, Metric::Reset, Metric::Step, Metric::Close, Metric::Response, Metric::Wire, Metric::LaunchLag];
 
 /// Why there is nothing to report.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
-    #[error("{0}: there is no {RUN}: it is no results folder; give the one that the run printed")]
+    #[error(
+        "{0}: there is neither a {RUN} nor a {SUMMARY}: it is no results folder; give the one that the run printed \
+         (its last line), or one with a {SUMMARY} of the Python script"
+    )]
     NoRun(PathBuf),
     #[error("{path}: {problem}")]
     Unreadable { path: PathBuf, problem: String },
     #[error(
-        "{path} is of format {format} (version {version}), this program reads format {FORMAT}: report it with version {version}"
+        "{path} is of format {format}, written by version {version}; this is version {own} and reads format {FORMAT}: report \
+         it with version {version}, or keep its {SUMMARY} alone in a folder and give that",
+        own = proto::VERSION
     )]
     Format { path: PathBuf, format: u32, version: String },
 }
 
 #[derive(Debug, Deserialize)]
 struct RunFile {
+    run: String,
     status: String,
+    failure: Option<String>,
     started: Timestamp,
     ended: Option<Timestamp>,
     #[serde(default)]
@@ -74,57 +70,103 @@ struct Skipped {
     why: String,
 }
 
-/// Reads the run in `dir`.
+#[derive(Debug, Deserialize)]
+struct Any {
+    format: u32,
+    version: String,
+}
+
+/// Reads the run in `dir`: one of this program, or what the historical script left.
 ///
 /// # Errors
 /// If there is none, or one that this program can't read. What is half written is left out, and noted.
-pub fn read(dir: &Path) -> Result<StoredRun, ReadError> {
-    #[derive(Deserialize)]
-    struct Any {
-        format: u32,
-        version: String,
-    }
+pub fn read(dir: &Path) -> Result<Run, ReadError> {
     let path = dir.join(RUN);
-    let text = match fs::read(&path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(ReadError::NoRun(dir.to_path_buf())),
-        Err(error) => return Err(ReadError::Unreadable { path, problem: error.to_string() }),
-    };
-    let unreadable = |problem: String| ReadError::Unreadable {
-        path: path.clone(),
-        problem: format!("{problem}; it is not the {RUN} of a run"),
-    };
-    let any: Any = serde_json::from_slice(&text).map_err(|error| unreadable(error.to_string()))?;
-    if any.format != FORMAT {
-        return Err(ReadError::Format { path, format: any.format, version: any.version });
+    match fs::read(&path) {
+        Ok(text) => match own(dir, &text) {
+            // Half of a copy, say; what the tables hold is in the other file too.
+            Err(ReadError::Unreadable { problem, .. }) if dir.join(SUMMARY).is_file() => {
+                let mut run = historical::read(dir)?;
+                run.notes.insert(0, format!("{RUN} can't be read ({problem}): what follows is from {SUMMARY} alone"));
+                Ok(run)
+            }
+            done => done,
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound && dir.join(SUMMARY).is_file() => historical::read(dir),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(ReadError::NoRun(dir.to_path_buf())),
+        Err(error) => Err(ReadError::Unreadable { path, problem: error.to_string() }),
     }
-    let run: RunFile = serde_json::from_slice(&text).map_err(|error| unreadable(error.to_string()))?;
+}
+
+fn own(dir: &Path, text: &[u8]) -> Result<Run, ReadError> {
+    let unreadable = |error: serde_json::Error| ReadError::Unreadable {
+        path: dir.join(RUN),
+        problem: format!("{error}; it is not the whole {RUN} of a run"),
+    };
+    let any: Any = serde_json::from_slice(text).map_err(unreadable)?;
+    if any.format != FORMAT {
+        return Err(ReadError::Format { path: dir.join(RUN), format: any.format, version: any.version });
+    }
+    let file: RunFile = serde_json::from_slice(text).map_err(unreadable)?;
 
     let mut notes = Vec::new();
     let entries = entries(dir, &mut notes)?;
-    let cells = cells(dir, &entries, &mut notes)?;
-    let mut results: Vec<Done> =
-        entries.into_iter().filter(|entry| entry.in_summary).map(|entry| Done::Ran(Box::new(entry.summary))).collect();
-    let skipped = run.batches.into_iter().filter_map(|batch| batch.skipped);
+    let (histograms, mut cells) = (Intervals::open(dir, &entries, &mut notes)?, CellHistograms::default());
+    histograms.add(&mut cells, &[Metric::Total], |_| true, &mut notes)?;
+    let mut results: Vec<Done> = entries
+        .iter()
+        .filter(|entry| entry.in_summary)
+        .map(|entry| Done::Ran(Box::new(entry.summary.clone())))
+        .collect();
+    let skipped = file.batches.into_iter().filter_map(|batch| batch.skipped);
     results.extend(skipped.map(|skipped| Done::Skipped { batch: skipped.batch, why: skipped.why }));
     results.sort_by_key(|done| done.batch().index);
-    if results.len() < run.plan.batches().len() {
-        notes.push(format!("{} of {} batches were decided", results.len(), run.plan.batches().len()));
+    let planned = file.plan.batches().len();
+    if results.len() < planned {
+        notes.push(format!("{} of {planned} batches were decided", results.len()));
     }
-    Ok(StoredRun {
-        dir: dir.to_path_buf(),
-        status: run.status,
-        started: run.started,
-        ended: run.ended,
-        version: any.version,
-        command: run.command,
-        urls: run.urls,
-        plan: run.plan,
-        agents: run.agents,
+    let shown = shown(&file.plan, &results, &cells);
+    histograms.add(&mut cells, &DETAILS, |batch| shown.iter().any(|one| same_cell(one, batch)), &mut notes)?;
+    let traced = traced(dir, &file.plan, &entries, &shown, &mut notes);
+    Ok(Run {
+        place: dir.display().to_string(),
+        client: Client::Muster { version: any.version },
+        status: file.status,
+        failure: file.failure,
+        id: file.run,
+        started: file.started,
+        ended: file.ended,
+        command: file.command,
+        urls: file.urls,
+        raw: raw_name(file.plan.output.raw).map(str::to_owned),
+        plan: file.plan,
+        agents: file.agents,
         results,
         cells,
+        traced,
         notes,
     })
+}
+
+/// The batches whose cells are shown in detail: of each mode and wait the one at maximum load, and the largest.
+pub(super) fn shown(plan: &Plan, results: &[Done], cells: &CellHistograms) -> Vec<Batch> {
+    let grid = Grid::of(plan, results, cells);
+    let mut shown: Vec<Batch> = Vec::new();
+    for line in grid.lines.values() {
+        let largest = line.iter().rposition(|cell| !cell.runs.is_empty());
+        for n in [grid.max_load(line), largest].into_iter().flatten() {
+            // The first repetition that counts stands for the others.
+            let run = line[n].runs.iter().find(|run| run.accepted).or(line[n].runs.first());
+            if let Some(run) = run.filter(|run| !shown.contains(&run.batch)) {
+                shown.push(run.batch);
+            }
+        }
+    }
+    shown
+}
+
+fn same_cell(one: &Batch, other: &Batch) -> bool {
+    (one.mode, one.batch_size, one.wait_us) == (other.mode, other.batch_size, other.wait_us)
 }
 
 fn file(dir: &Path, name: &str, notes: &mut Vec<String>) -> Result<Vec<u8>, ReadError> {
@@ -149,34 +191,83 @@ fn entries(dir: &Path, notes: &mut Vec<String>) -> Result<Vec<Entry>, ReadError>
     Ok(journal.entries.into_iter().map(|(entry, _)| entry).collect())
 }
 
-/// The merged totals of what was accepted, as far as the histograms are there.
-fn cells(dir: &Path, entries: &[Entry], notes: &mut Vec<String>) -> Result<CellHistograms, ReadError> {
-    let mut cells = CellHistograms::default();
-    let text = file(dir, HISTOGRAMS, notes)?;
-    // Up to the last whole attempt: what lies beyond may be half written.
-    let whole = entries.last().map_or(0, |entry| usize::try_from(entry.bytes.histograms).unwrap_or(usize::MAX));
-    let accepted: Vec<&Entry> = entries.iter().filter(|entry| entry.accepted).collect();
-    let totals = hlog::read(&text[..whole.min(text.len())], |found| {
-        accepted.iter().any(|entry| tag(&entry.summary, Metric::Total) == found)
-    });
-    let totals = match totals {
-        Ok(totals) => totals,
-        Err(problem) => {
-            notes.push(format!("{HISTOGRAMS}: {problem}; percentiles over repetitions are left out"));
-            return Ok(cells);
-        }
-    };
-    let mut missing = 0_u64;
-    for entry in accepted {
-        match totals.get(&tag(&entry.summary, Metric::Total)) {
-            Some(total) => cells
-                .add_total(&entry.summary.batch, total)
-                .map_err(|problem| ReadError::Unreadable { path: dir.join(HISTOGRAMS), problem })?,
-            None => missing += 1,
-        }
+/// histograms.hlog beside the attempts that count.
+struct Intervals<'a> {
+    path: PathBuf,
+    text: Vec<u8>,
+    accepted: Vec<&'a Entry>,
+}
+
+impl<'a> Intervals<'a> {
+    fn open(dir: &Path, entries: &'a [Entry], notes: &mut Vec<String>) -> Result<Self, ReadError> {
+        let mut text = file(dir, HISTOGRAMS, notes)?;
+        // Up to the last whole attempt: what lies beyond may be half written.
+        let whole = entries.last().map_or(0, |entry| usize::try_from(entry.bytes.histograms).unwrap_or(usize::MAX));
+        text.truncate(whole);
+        let accepted = entries.iter().filter(|entry| entry.accepted).collect();
+        Ok(Self { path: dir.join(HISTOGRAMS), text, accepted })
     }
-    if missing > 0 {
-        notes.push(format!("{HISTOGRAMS} lacks {missing} batches; percentiles over repetitions leave them out"));
+
+    /// Merges these metrics of the wanted batches, as far as they are there.
+    fn add(
+        &self,
+        cells: &mut CellHistograms,
+        metrics: &[Metric],
+        wanted: impl Fn(&Batch) -> bool,
+        notes: &mut Vec<String>,
+    ) -> Result<(), ReadError> {
+        let mut tags = BTreeMap::new();
+        for entry in self.accepted.iter().filter(|entry| wanted(&entry.summary.batch)) {
+            for metric in metrics {
+                tags.insert(tag(&entry.summary, *metric), (entry.summary.batch, *metric));
+            }
+        }
+        let (found, problem): (BTreeMap<String, Histogram<u64>>, _) =
+            hlog::read_whole(&self.text, |tag| tags.contains_key(tag));
+        let mut missing: Vec<u32> = Vec::new();
+        for (tag, (batch, metric)) in &tags {
+            match found.get(tag) {
+                Some(values) => cells
+                    .add_one(batch, *metric, values)
+                    .map_err(|problem| ReadError::Unreadable { path: self.path.clone(), problem })?,
+                None if !missing.contains(&batch.index) => missing.push(batch.index),
+                None => {}
+            }
+        }
+        // The file that is missing as a whole has been noted.
+        if metrics == [Metric::Total] && !self.text.is_empty() && (problem.is_some() || !missing.is_empty()) {
+            let why = problem.unwrap_or_else(|| "it ends early".to_owned());
+            notes.push(format!(
+                "{HISTOGRAMS}: {why}; it lacks {} of {} batches, whose percentiles over repetitions are bounds or left out",
+                missing.len(),
+                self.accepted.len()
+            ));
+        }
+        Ok(())
     }
-    Ok(cells)
+}
+
+/// The sessions of the batches that are shown, of each mode at the smallest wait.
+fn traced(dir: &Path, plan: &Plan, entries: &[Entry], shown: &[Batch], notes: &mut Vec<String>) -> Vec<Traced> {
+    let Some(name) = raw_name(plan.output.raw) else { return Vec::new() };
+    let path = dir.join(name);
+    let mut traced = Vec::new();
+    let mut from = 0;
+    let mut problem = None;
+    for entry in entries {
+        let to = entry.bytes.raw.unwrap_or(from);
+        let batch = &entry.summary.batch;
+        let smallest = shown.iter().filter(|one| one.mode == batch.mode).map(|one| one.wait_us).min();
+        if entry.accepted && shown.contains(batch) && smallest == Some(batch.wait_us) {
+            match lives::read(&path, from, to) {
+                Ok(lives) => traced.push(Traced::of(*batch, entry.summary.total_wall_us, &lives)),
+                Err(error) => problem = Some(error),
+            }
+        }
+        from = to;
+    }
+    if let Some(error) = problem {
+        notes.push(format!("{name}: {error}; timelines that need it are left out"));
+    }
+    traced
 }

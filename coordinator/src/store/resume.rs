@@ -290,7 +290,7 @@ fn decided(entries: &[Entry], histograms: &[u8]) -> Result<(History, CellHistogr
     let mut cells = CellHistograms::default();
     for (tag, entry) in accepted {
         let total = totals.get(&tag).ok_or_else(|| format!("there is no {tag}"))?;
-        cells.add_total(&entry.summary.batch, total)?;
+        cells.add_one(&entry.summary.batch, Metric::Total, total)?;
     }
     Ok((history, cells))
 }

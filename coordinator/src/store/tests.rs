@@ -1,5 +1,6 @@
 //! What a crash may leave behind, on real files.
 
+use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::sync::Arc;
 
@@ -221,11 +222,48 @@ fn a_report_reads_what_is_there() {
     fs::remove_file(dir.path().join(HISTOGRAMS)).expect("removed");
     let run = read::read(dir.path()).expect("run");
     assert!(run.notes.contains(&"histograms.hlog is missing".to_owned()), "{:?}", run.notes);
-    assert!(run.notes.iter().any(|note| note.contains("lacks 2 batches")), "{:?}", run.notes);
+    let bounds = crate::report::tables::final_tables(&run.plan, &run.results, &run.cells);
+    assert_eq!(bounds, whole, "the largest of the repetitions' p99s stands for the merged one");
 
     let path = dir.path().join(RUN);
-    let text = fs::read_to_string(&path).expect("run.json").replacen("\"format\": 1", "\"format\": 0", 1);
-    fs::write(&path, text).expect("written");
+    let text = fs::read_to_string(&path).expect("run.json");
+    fs::write(&path, text.replacen("\"format\": 1", "\"format\": 0", 1)).expect("written");
     let error = read::read(dir.path()).expect_err("another format").to_string();
     assert!(error.contains("is of format 0") && error.contains("report it with version"), "{error}");
+
+    // Half of a copy: the batches are in summary.csv too.
+    fs::write(&path, &text[..text.len() / 2]).expect("written");
+    let run = read::read(dir.path()).expect("run");
+    assert!(run.notes[0].starts_with("run.json can't be read"), "{:?}", run.notes);
+    assert_eq!((run.results.len(), run.judged()), (2, true));
+    assert_eq!(run.cells.get(Mode::Ws, 5, 1_000_000, Metric::Total).map(|total| total.len()), Some(8));
+    fs::remove_file(dir.path().join(SUMMARY)).expect("removed");
+    let error = read::read(dir.path()).expect_err("nothing left").to_string();
+    assert!(error.contains("run.json") && error.contains("not the whole"), "{error}");
 }
+
+/// A byte that is wrong, or an end that comes early, in the histograms: what stands before it is reported.
+#[test]
+fn histograms_that_end_early_cost_what_is_behind() {
+    let dir = tempfile::tempdir().expect("dir");
+    two_batches(dir.path(), "jsonl.zst");
+    let path = dir.path().join(HISTOGRAMS);
+    let text = fs::read(&path).expect("histograms");
+    let second = text.windows(11).position(|part| part == b"Tag=ws-5-1.").expect("a tag");
+    let whole = read::read(dir.path()).expect("run");
+    assert_eq!((whole.traced.len(), whole.notes.len()), (1, 1), "{:?}", whole.notes);
+    assert_eq!(whole.traced[0].agents[0].completed.iter().sum::<u64>(), 4);
+    for part in 1..4 {
+        fs::write(&path, &text[..second + (text.len() - second) * part / 4]).expect("written");
+        let run = read::read(dir.path()).expect("run");
+        let note = run.notes.iter().find(|note| note.starts_with(HISTOGRAMS)).expect("a note");
+        assert!(note.contains("it lacks") && note.contains("of 2 batches"), "{note}");
+        assert_eq!(run.results.len(), 2);
+    }
+    fs::write(dir.path().join("raw.jsonl.zst"), b"no frame").expect("written");
+    let run = read::read(dir.path()).expect("run");
+    assert!(run.traced.is_empty() && run.notes.iter().any(|note| note.starts_with("raw.jsonl.zst")), "{:?}", run.notes);
+}
+
+mod published_log;
+mod scripts_folder;

@@ -4,6 +4,7 @@ mod endings;
 mod identity;
 mod main_job;
 mod peers;
+mod reports;
 mod scale;
 mod support;
 mod wrong_input;

@@ -16,4 +16,5 @@ mod hf_spaces;
 mod namespaces;
 mod network;
 mod openenv;
+mod pages;
 mod ports;

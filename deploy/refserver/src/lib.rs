@@ -38,7 +38,7 @@ use tokio_util::sync::CancellationToken;
 pub use crate::delay::Delay;
 pub use crate::faults::Faults;
 pub use crate::options::Options;
-pub use crate::process::main_from;
+pub use crate::process::{command, main_from};
 
 /// Serves on `listener` as one worker, on the caller's runtime, until `shutdown` completes. Sessions still open then
 /// are closed with 1012, and at most two seconds later this returns.

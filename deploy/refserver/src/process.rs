@@ -19,12 +19,18 @@ use crate::options::Options;
 use crate::worker::{Worker, serve};
 use crate::{health, stamp, truth};
 
+const EXAMPLES: &str = "\
+Examples:
+  refserver --listen 0.0.0.0:8000 --workers 4 --max-concurrent-envs 500
+  refserver --listen 127.0.0.1:8000 --step-delay 50      (every step is answered 50 ms late)
+  refserver health --listen 127.0.0.1:8000                     (does the server of this machine answer?)";
+
 /// The OpenEnv benchmark environment server, without Python.
 ///
 /// Prints "listening on IP:PORT" once it accepts. SIGTERM and SIGINT close every session with 1012. `refserver health`
 /// says whether a server of this machine answers.
 #[derive(Debug, clap::Parser)]
-#[command(name = "refserver", version)]
+#[command(name = "refserver", version, after_help = EXAMPLES)]
 struct Cli {
     /// Address to listen on; port 0 takes a free one
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:8000")]
@@ -38,6 +44,12 @@ struct Cli {
     /// Connections that may wait to be accepted
     #[arg(long, value_name = "N", default_value_t = 2048, value_parser = clap::value_parser!(i32).range(1..))]
     backlog: i32,
+    /// Say only what is wrong
+    #[arg(short, long, conflicts_with = "verbose")]
+    quiet: bool,
+    /// Say more; RUST_LOG says exactly what
+    #[arg(short, long)]
+    verbose: bool,
     /// Exit when standard input reaches its end, so as not to outlive the process that holds the other side
     #[arg(long)]
     exit_with_stdin: bool,
@@ -66,9 +78,10 @@ pub fn main_from(prefix: &[&str], args: impl IntoIterator<Item = OsString>) -> E
     // Someone else may have set the subscriber of the process already, and then it is theirs.
     let _ = tracing_subscriber::fmt()
         .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal())
+        .with_ansi(io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()))
         .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "refserver=info".into()),
+            tracing_subscriber::EnvFilter::try_from_default_env()
+                .unwrap_or_else(|_| level(cli.quiet, cli.verbose).into()),
         )
         .try_init();
     raise_file_limit();
@@ -85,6 +98,20 @@ pub fn main_from(prefix: &[&str], args: impl IntoIterator<Item = OsString>) -> E
             ExitCode::FAILURE
         }
     }
+}
+
+fn level(quiet: bool, verbose: bool) -> &'static str {
+    match (quiet, verbose) {
+        (true, _) => "refserver=warn",
+        (_, true) => "refserver=debug",
+        _ => "refserver=info",
+    }
+}
+
+/// The definition of the flags: for completions and man pages.
+#[must_use]
+pub fn command() -> clap::Command {
+    <Cli as clap::CommandFactory>::command()
 }
 
 /// Every session is a file descriptor; the soft limit is often 1024.

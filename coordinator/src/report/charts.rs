@@ -1,0 +1,306 @@
+//! PURE: which figures a report has, and what is in them.
+
+use proto::{Metric, Mode};
+
+use super::cells::Cell;
+use super::comparison::max_loads;
+use super::figures::{
+    self, AgentLaunch, Bar, Figure, HeatCell, Heatmap, Latency, Launch, PhaseBar, ScalingLine, ScalingPoint, Source,
+    SpectrumLine, Timeline,
+};
+use super::format::{count, seconds_short};
+use super::overview::{infrastructures, max_batch, published_row};
+use super::published::{Published, Table, latest};
+use super::run::Run;
+use super::summary::Summary;
+use crate::plan::expand::Batch;
+
+/// Lines that one picture can still tell apart.
+const LINES_MAX: usize = 8;
+
+/// All figures of one run; what there is nothing of is left out.
+#[must_use]
+pub fn of_run(run: &Run, published: &[Published]) -> Vec<Figure> {
+    let runs = std::slice::from_ref(run);
+    let mut all = of_runs(runs, published);
+    all.extend(spectra(run));
+    for traced in &run.traced {
+        all.push(figures::timeline(&Timeline {
+            name: short(&traced.batch),
+            batch: long(&traced.batch),
+            bin_us: traced.bin_us,
+            agents: traced.agents.clone(),
+        }));
+    }
+    all.extend(launches(run));
+    all
+}
+
+/// The figures that compare.
+#[must_use]
+pub fn of_runs(runs: &[Run], published: &[Published]) -> Vec<Figure> {
+    let criterion = runs.first().map_or(0.95, |run| run.plan.success.min_success_rate);
+    let mut all = vec![figures::scaling(&scaling(runs, published), criterion)];
+    let bars = max_batches(runs, published);
+    all.push(figures::max_batch(&bars, criterion));
+    let per_core = per_core(runs, published);
+    if !per_core.is_empty() {
+        all.push(figures::batch_per_core(&per_core));
+    }
+    all.push(figures::p99_heatmap(&heatmaps(runs)));
+    let phases = phases(runs);
+    if !phases.is_empty() {
+        all.push(figures::phases(&phases));
+    }
+    all
+}
+
+/// A run's own lines are told by mode and wait, those of several runs by their names.
+fn scaling(runs: &[Run], published: &[Published]) -> Vec<ScalingLine> {
+    let mut lines = Vec::new();
+    for run in runs {
+        let grid = run.grid();
+        for ((mode, wait_us), cells) in &grid.lines {
+            let smallest = grid.lines.keys().find(|(m, _)| m == mode).is_some_and(|(_, wait)| wait == wait_us);
+            let several = runs.len() > 1;
+            if several && (*mode != Mode::Ws || !smallest) {
+                continue;
+            }
+            let ran = cells.iter().filter(|cell| !cell.runs.is_empty());
+            let points = ran.map(|cell| {
+                let (low, high) = cell.spread();
+                ScalingPoint { batch_size: cell.batch_size, success: cell.success_rate(), low, high }
+            });
+            let wait = seconds_short(*wait_us);
+            let label =
+                if several { format!("{}, wait {wait} s", run.title()) } else { format!("{mode}, wait {wait} s") };
+            lines.push(ScalingLine {
+                label,
+                source: if run.judged() { Source::Here } else { Source::Published },
+                points: points.collect(),
+            });
+        }
+    }
+    // What was published comes on top only as long as all can be told apart.
+    for name in infrastructures(runs) {
+        let rows = latest(published, name, Table::Scaling);
+        let points: Vec<ScalingPoint> = rows.iter().filter_map(|row| published_point(row)).collect();
+        if lines.len() < LINES_MAX && !points.is_empty() {
+            let label = format!("{}-{name} (published)", rows[0].date);
+            lines.push(ScalingLine { label, source: Source::Published, points });
+        }
+    }
+    lines
+}
+
+/// A row with a range has its middle.
+fn published_point(row: &Published) -> Option<ScalingPoint> {
+    let text = row.success.trim_start_matches('~');
+    let text = text.split('%').next()?;
+    let (low, high) = text.split_once('-').unwrap_or((text, text));
+    let (low, high) = (low.parse::<f64>().ok()? / 100.0, high.parse::<f64>().ok()? / 100.0);
+    Some(ScalingPoint { batch_size: row.batch_size?, success: f64::midpoint(low, high), low, high })
+}
+
+#[expect(clippy::cast_precision_loss, reason = "for a picture")]
+fn max_batches(runs: &[Run], published: &[Published]) -> Vec<Bar> {
+    let mut bars = Vec::new();
+    for run in runs {
+        let grid = run.grid();
+        for ((mode, wait_us), line) in &grid.lines {
+            let max = grid.max_batch(line);
+            let wait = seconds_short(*wait_us);
+            let label = if runs.len() > 1 {
+                format!("{} · {mode}, wait {wait} s", run.title())
+            } else {
+                format!("{} · {mode}, wait {wait} s", run.name())
+            };
+            bars.push(Bar {
+                label,
+                source: if run.judged() { Source::Here } else { Source::Published },
+                value: max.map(|n| line[n].batch_size as f64),
+                at_least: max.is_some_and(|n| n + 1 == line.len()),
+            });
+        }
+    }
+    for name in infrastructures(runs) {
+        for row in latest(published, name, Table::Summary) {
+            bars.push(Bar {
+                label: format!("{name} {} · {}, wait {:.1} s (published)", row.date, row.mode, row.wait_seconds),
+                source: Source::Published,
+                value: row.batch_size.map(|size| size as f64),
+                at_least: false,
+            });
+        }
+    }
+    bars
+}
+
+#[expect(clippy::cast_precision_loss, reason = "for a picture")]
+fn per_core(runs: &[Run], published: &[Published]) -> Vec<Bar> {
+    let mut bars = Vec::new();
+    for run in runs {
+        if let Some(cores) = run.plan.experiment.cores {
+            let max = max_batch(run);
+            bars.push(Bar {
+                label: if runs.len() > 1 { run.title() } else { run.name() },
+                source: if run.judged() { Source::Here } else { Source::Published },
+                value: max.map(|(size, _)| size as f64 / cores as f64),
+                at_least: max.is_some_and(|(_, largest)| largest),
+            });
+        }
+    }
+    for name in infrastructures(runs) {
+        if let Some((row, cores)) = published_row(published, name).and_then(|row| Some((row, row.cores?))) {
+            bars.push(Bar {
+                label: format!("{name} {} (published)", row.date),
+                source: Source::Published,
+                value: row.batch_size.map(|size| size as f64 / cores as f64),
+                at_least: false,
+            });
+        }
+    }
+    bars
+}
+
+fn heatmaps(runs: &[Run]) -> Vec<Heatmap> {
+    let mut panels = Vec::new();
+    for run in runs {
+        let grid = run.grid();
+        for mode in run.plan.target.mode.list() {
+            let cells = grid.lines.iter().filter(|((m, _), _)| m == mode).flat_map(|(_, line)| line);
+            let cells = cells.map(|cell| HeatCell {
+                batch_size: cell.batch_size,
+                wait_us: cell.wait_us,
+                p99_us: cell.p99_us,
+                met: grid.meets(cell),
+                skipped: cell.runs.is_empty(),
+            });
+            let cells: Vec<HeatCell> = cells.collect();
+            if !cells.is_empty() {
+                let of = if runs.len() > 1 { run.title() } else { run.name() };
+                panels.push(Heatmap { label: format!("{of}, {mode}"), cells });
+            }
+        }
+    }
+    panels
+}
+
+/// Means of the phases at maximum load.
+#[expect(clippy::cast_precision_loss, reason = "for a picture")]
+fn phases(runs: &[Run]) -> Vec<PhaseBar> {
+    let mut bars = Vec::new();
+    for run in runs {
+        for cell in max_loads(&run.grid()) {
+            let mean =
+                |metric| run.cells.get(cell.mode, cell.batch_size, cell.wait_us, metric).map(|values| values.mean());
+            let Some(step) = mean(Metric::Step) else { continue };
+            let steps = f64::from(run.plan.session.steps);
+            let wait_us = steps * cell.wait_us as f64;
+            let name = if runs.len() > 1 { format!("{} · ", run.title()) } else { String::new() };
+            bars.push(PhaseBar {
+                label: format!(
+                    "{name}{}, {} at wait {} s",
+                    cell.mode,
+                    count(cell.batch_size),
+                    seconds_short(cell.wait_us)
+                ),
+                connect_us: mean(Metric::Connect).unwrap_or(0.0),
+                reset_us: mean(Metric::Reset).unwrap_or(0.0),
+                wait_us,
+                step_us: (steps * step - wait_us).max(0.0),
+                close_us: mean(Metric::Close).unwrap_or(0.0),
+            });
+        }
+    }
+    bars
+}
+
+/// Quantiles of a percentile spectrum: halves of what is left, each in this many parts, as HdrHistogram's percentile
+/// iterator takes them.
+const TICKS_PER_HALF: u32 = 10;
+
+fn spectra(run: &Run) -> Vec<Figure> {
+    let grid = run.grid();
+    let mut all = Vec::new();
+    for mode in run.plan.target.mode.list() {
+        let cells: Vec<&Cell<'_>> = max_loads(&grid).into_iter().filter(|cell| cell.mode == *mode).collect();
+        let mut lines = Vec::new();
+        for cell in cells.iter().take(LINES_MAX / 2) {
+            let label = format!("{} at wait {} s", count(cell.batch_size), seconds_short(cell.wait_us));
+            for (metric, kind) in [(Metric::Total, Latency::Service), (Metric::Response, Latency::Response)] {
+                let Some(values) = run.cells.get(cell.mode, cell.batch_size, cell.wait_us, metric) else { continue };
+                let points: Vec<(f64, u64)> = values
+                    .iter_quantiles(TICKS_PER_HALF)
+                    .map(|at| (at.quantile_iterated_to(), at.value_iterated_to().min(values.max())))
+                    .collect();
+                lines.push(SpectrumLine { label: label.clone(), kind, points, censored_above: censored(cell, kind) });
+            }
+        }
+        if !lines.is_empty() {
+            let mut figure = figures::spectrum(&format!("{mode} at maximum load"), &lines);
+            figure.name = format!("spectrum-{mode}");
+            all.push(figure);
+        }
+    }
+    all
+}
+
+/// From which quantile on a response time may be one that was cut.
+#[expect(clippy::cast_precision_loss, reason = "for a picture")]
+fn censored(cell: &Cell<'_>, kind: Latency) -> Option<f64> {
+    let timed_out: u64 = cell.runs.iter().map(|run| run.ledger.timed_out).sum();
+    let all = cell.succeeded() + timed_out;
+    (kind == Latency::Response && timed_out > 0).then(|| cell.succeeded() as f64 / all as f64)
+}
+
+/// Of the batches that are shown in detail.
+fn launches(run: &Run) -> Vec<Figure> {
+    let of = |summary: &Summary| Launch {
+        name: short(&summary.batch),
+        batch: long(&summary.batch),
+        agents: summary
+            .by_agent
+            .iter()
+            .filter(|agent| agent.sessions > 0)
+            .map(|agent| AgentLaunch {
+                agent: agent.name.clone(),
+                sessions: agent.sessions,
+                start_offset_us: agent.start_offset_us,
+                clock_error_us: agent.clock_error_us,
+                launch_lag_p99_us: agent.launch_lag_p99_us,
+            })
+            .collect(),
+        start_skew_us: summary.start_skew_us,
+        launch_window_us: summary.launch_window_us,
+    };
+    let grid = run.grid();
+    let mut seen = Vec::new();
+    for mode in run.plan.target.mode.list() {
+        let Some((_, line)) = grid.lines.iter().find(|((m, _), _)| m == mode) else { continue };
+        let largest = line.iter().rposition(|cell| !cell.runs.is_empty());
+        let mut cells: Vec<usize> = [grid.max_load(line), largest].into_iter().flatten().collect();
+        cells.dedup();
+        for n in cells {
+            let summary = line[n].runs.iter().find(|summary| summary.accepted && !summary.by_agent.is_empty());
+            seen.extend(summary.map(|summary| figures::launch(&of(summary))));
+        }
+    }
+    seen
+}
+
+/// `ws-2048`
+fn short(batch: &Batch) -> String {
+    format!("{}-{}", batch.mode, batch.batch_size)
+}
+
+/// `ws, 2,048 sessions, wait 1.0 s, repetition 1`
+fn long(batch: &Batch) -> String {
+    format!(
+        "{}, {} sessions, wait {} s, repetition {}",
+        batch.mode,
+        count(batch.batch_size),
+        seconds_short(batch.wait_us),
+        batch.repetition
+    )
+}

@@ -1,0 +1,241 @@
+//! PURE: what a report says, before it is Markdown or HTML. Verdicts first, then numbers, then figures, then how it was run.
+
+use super::comparison::{BREAKDOWN, breakdown, by_wait, protocols, protocols_by_size};
+use super::figures::Figure;
+use super::format::count;
+use super::observations::observations;
+use super::overview::{COMPARABLE, infrastructures, overview, published_row, side_by_side, unlimited};
+use super::published::Published;
+use super::remarks;
+use super::run::Run;
+use super::sheet::Sheet;
+use super::tables::{answer, results_summary, scalings};
+use super::vitals::{agents, batches, configuration};
+use super::{charts, entry};
+
+/// A piece of a report.
+#[derive(Debug, Clone)]
+pub enum Block {
+    /// Of the second or a deeper level: the first is the document's title.
+    Heading(u8, String),
+    Paragraph(String),
+    /// The one thing that a reader came for.
+    Answer(String),
+    /// Something that keeps the numbers from being taken at face value.
+    Warning(String),
+    Bullets(Vec<String>),
+    Table(Sheet),
+    Code(String),
+    Figure(Figure),
+}
+
+/// A whole report.
+#[derive(Debug, Clone)]
+pub struct Document {
+    pub title: String,
+    pub blocks: Vec<Block>,
+}
+
+impl Document {
+    #[must_use]
+    pub fn figures(&self) -> Vec<&Figure> {
+        let figure = |block: &'_ Block| matches!(block, Block::Figure(_));
+        self.blocks
+            .iter()
+            .filter(|block| figure(block))
+            .map(|block| match block {
+                Block::Figure(figure) => figure,
+                _ => unreachable!("only figures are left"),
+            })
+            .collect()
+    }
+}
+
+/// Of one run.
+#[must_use]
+pub fn of_run(run: &Run, published: &[Published]) -> Document {
+    let mut to = Writer::default();
+    to.warnings(run);
+    to.heading(2, "Verdict");
+    to.put(Block::Answer(answer(&run.plan, &run.grid()).trim().to_owned()));
+    to.heading(3, "Observations");
+    to.put(Block::Bullets(observations(run)));
+    to.heading(3, "Every batch");
+    to.table(batches(run));
+    to.heading(2, "Numbers");
+    to.numbers(run, published);
+    to.protocols(std::slice::from_ref(run));
+    to.latencies(std::slice::from_ref(run));
+    to.comparison(std::slice::from_ref(run), published);
+    to.figures(charts::of_run(run, published));
+    to.heading(2, "Agents");
+    to.paragraph(super::vitals::AGENTS);
+    to.table(agents(run));
+    to.heading(2, "How it was run");
+    to.put(Block::Bullets(configuration(run)));
+    to.put(Block::Code(entry::commands(run)));
+    Document { title: run.title(), blocks: to.blocks }
+}
+
+/// Of several runs: how they compare, then each in short.
+#[must_use]
+pub fn of_runs(runs: &[Run], published: &[Published]) -> Document {
+    if let [run] = runs {
+        return of_run(run, published);
+    }
+    let mut to = Writer::default();
+    to.heading(2, "Overview");
+    to.overview(runs, published);
+    to.heading(2, "Max Batch by Infrastructure and Wait");
+    to.table(by_wait(runs, published));
+    for run in runs {
+        to.heading(2, &run.title());
+        to.warnings(run);
+        to.put(Block::Answer(answer(&run.plan, &run.grid()).trim().to_owned()));
+        to.put(Block::Bullets(configuration(run)));
+        to.numbers(run, published);
+        to.heading(3, "Observations");
+        to.put(Block::Bullets(observations(run)));
+    }
+    to.protocols(runs);
+    to.latencies(runs);
+    to.figures(charts::of_runs(runs, published));
+    to.can_be_compared(runs, published);
+    Document { title: format!("{} runs", runs.len()), blocks: to.blocks }
+}
+
+#[derive(Default)]
+struct Writer {
+    blocks: Vec<Block>,
+}
+
+impl Writer {
+    fn put(&mut self, block: Block) {
+        self.blocks.push(block);
+    }
+
+    fn heading(&mut self, level: u8, text: &str) {
+        self.put(Block::Heading(level, text.to_owned()));
+    }
+
+    fn paragraph(&mut self, text: &str) {
+        self.put(Block::Paragraph(text.to_owned()));
+    }
+
+    fn table(&mut self, sheet: Sheet) {
+        if !sheet.is_empty() {
+            self.put(Block::Table(sheet));
+        }
+    }
+
+    fn warnings(&mut self, run: &Run) {
+        match run.status.as_str() {
+            "complete" => {}
+            "running" => self.put(Block::Warning(
+                "The run has not ended, or was killed before it could say so: what follows is what was finished."
+                    .to_owned(),
+            )),
+            other => {
+                let why = run.failure.as_ref().map_or_else(String::new, |why| format!(": {why}"));
+                self.put(Block::Warning(format!("The run is {other}{why}; what follows is what was finished.")));
+            }
+        }
+        for note in &run.notes {
+            self.put(Block::Warning(format!("Not whole: {note}.")));
+        }
+    }
+
+    fn overview(&mut self, runs: &[Run], published: &[Published]) {
+        self.table(overview(runs, published));
+        if let Some(note) = unlimited(runs) {
+            self.paragraph(&note);
+        }
+    }
+
+    /// The tables of the experiment log, and what must be said beside them.
+    fn numbers(&mut self, run: &Run, published: &[Published]) {
+        let grid = run.grid();
+        self.heading(3, "Results Summary");
+        self.table(results_summary(&run.plan, &grid));
+        for line in remarks::timeouts(&run.results).lines() {
+            self.paragraph(line);
+        }
+        for (mode, wait_us, sheet) in scalings(&run.plan, &grid) {
+            let wait = super::format::seconds_short(wait_us);
+            self.heading(3, &format!("Scaling Behavior ({mode}, wait {wait} s)"));
+            self.table(sheet);
+        }
+        let by_size = protocols_by_size(run);
+        if !by_size.is_empty() {
+            self.heading(3, "WebSocket beside HTTP");
+            self.table(by_size);
+        }
+        if let Some((of, sheet)) = remarks::spread(&run.results) {
+            self.heading(3, &format!("Hosts ({of})"));
+            self.table(sheet);
+        }
+        if published.iter().any(|row| row.infrastructure == run.plan.experiment.infrastructure) {
+            let (sheet, dates) = side_by_side(run, published);
+            self.heading(3, "Beside what was published");
+            self.table(sheet);
+            if let Some(dates) = dates {
+                self.paragraph(&dates);
+            }
+        }
+    }
+
+    fn protocols(&mut self, runs: &[Run]) {
+        let sheet = protocols(runs);
+        if !sheet.is_empty() {
+            self.heading(if runs.len() == 1 { 3 } else { 2 }, "Protocol Comparison");
+            self.table(sheet);
+        }
+    }
+
+    fn latencies(&mut self, runs: &[Run]) {
+        let sheet = breakdown(runs);
+        if !sheet.is_empty() {
+            self.heading(if runs.len() == 1 { 3 } else { 2 }, "Latency Breakdown at Max Load");
+            self.table(sheet);
+            self.paragraph(BREAKDOWN);
+        }
+    }
+
+    /// A single run in the form of the overview, if there is anything to compare it with.
+    fn comparison(&mut self, runs: &[Run], published: &[Published]) {
+        if infrastructures(runs).iter().any(|name| published_row(published, name).is_some()) {
+            self.heading(3, "Overview");
+            self.overview(runs, published);
+            self.table(by_wait(runs, published));
+            self.can_be_compared(runs, published);
+        }
+    }
+
+    fn figures(&mut self, figures: Vec<Figure>) {
+        if !figures.is_empty() {
+            self.heading(2, "Figures");
+        }
+        for figure in figures {
+            self.put(Block::Figure(figure));
+        }
+    }
+
+    fn can_be_compared(&mut self, runs: &[Run], published: &[Published]) {
+        let scripts = runs.iter().any(|run| !run.judged());
+        if scripts || infrastructures(runs).iter().any(|name| published_row(published, name).is_some()) {
+            self.heading(3, "What can be compared");
+            for paragraph in COMPARABLE.split("\n\n") {
+                self.paragraph(paragraph.trim());
+            }
+        }
+    }
+}
+
+/// `3 agents`
+#[must_use]
+pub fn agents_of(run: &Run) -> String {
+    match run.agents.len() {
+        1 => "1 agent".to_owned(),
+        n => format!("{} agents", count(n as u64)),
+    }
+}

@@ -1,0 +1,115 @@
+//! PURE: a run as an entry of the experiment log: the log's own template, every field filled from the store.
+
+use proto::Mode;
+
+use super::observations::observations;
+use super::run::Run;
+use super::tables::{results_summary, scalings};
+use super::vitals::configuration;
+
+/// Where the entry's files were copied to, as links from the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Links {
+    pub summary: Option<String>,
+    /// The folder, with a slash at its end, and what is in it: name and title.
+    pub figures: Option<(String, Vec<(String, String)>)>,
+}
+
+/// Everything below the heading, without the lines that mark it.
+#[must_use]
+pub fn body(run: &Run, links: &Links) -> String {
+    let mut text = String::new();
+    let mut field = |name: &str, value: &str| text.push_str(&format!("**{name}:** {value}  \n"));
+    field("Infrastructure", &run.name());
+    field("Start", &second(run.started));
+    field("End", &run.ended.map_or_else(|| "unknown".to_owned(), second));
+    field("Status", status(run));
+    for note in &run.notes {
+        field("Not whole", note);
+    }
+    text.push_str("\n### Configuration\n");
+    for line in configuration(run) {
+        text.push_str(&format!("- {line}\n"));
+    }
+    text.push_str(&format!("\n### Command\n```bash\n{}```\n", commands(run)));
+    let grid = run.grid();
+    text.push_str(&format!("\n### Results Summary\n{}\n", results_summary(&run.plan, &grid).markdown()));
+    let several = run.plan.target.mode.list().len() > 1;
+    for (mode, _, sheet) in scalings(&run.plan, &grid) {
+        let of = if several { format!(" ({})", protocol(mode)) } else { String::new() };
+        text.push_str(&format!("\n### Scaling Behavior{of}\n{}\n", sheet.markdown()));
+    }
+    text.push_str(&format!("\n### Links\n{}", linked(run, links)));
+    text.push_str("\n### Observations\n");
+    for line in observations(run) {
+        text.push_str(&format!("- {}\n", line.replace('\n', " ")));
+    }
+    text
+}
+
+fn protocol(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Ws => "WebSocket",
+        Mode::Http => "HTTP",
+    }
+}
+
+/// As the log's template names them.
+fn status(run: &Run) -> &'static str {
+    match run.status.as_str() {
+        "complete" => "Complete",
+        "interrupted" => "Interrupted (what was finished is here)",
+        "failed" => "Failed",
+        _ => "Running (or ended without a word)",
+    }
+}
+
+fn second(timestamp: jiff::Timestamp) -> String {
+    format!("{timestamp:.0}")
+}
+
+/// How the server was started and the experiment run, for a shell.
+#[must_use]
+pub fn commands(run: &Run) -> String {
+    let server = run.plan.server.start_command.as_deref().map(str::trim);
+    let server = match server {
+        None | Some("") if run.plan.target.embedded => "# none: the target was embedded".to_owned(),
+        None | Some("") => "# unknown: server.start_command was not given".to_owned(),
+        Some(command) => command.to_owned(),
+    };
+    format!("# Server startup\n{server}\n\n# Experiment execution\n{}\n", command(run))
+}
+
+/// The command as it was typed, options on lines of their own; where the program lay is nobody's business.
+fn command(run: &Run) -> String {
+    let Some((program, rest)) = run.command.split_first() else { return "# unknown".to_owned() };
+    let name = program.rsplit('/').next().unwrap_or(program);
+    let quote = |word: &String| shlex::try_quote(word).map_or_else(|_| word.clone(), |quoted| quoted.into_owned());
+    let mut text = name.to_owned();
+    for word in rest {
+        text.push_str(if word.starts_with("--") { " \\\n    " } else { " " });
+        text.push_str(&quote(word));
+    }
+    text
+}
+
+fn linked(run: &Run, links: &Links) -> String {
+    let mut text = match &run.raw {
+        Some(name) => format!("- Raw data: `{}/{name}` (not in git)\n", run.place.trim_end_matches('/')),
+        None => "- Raw data: none was kept\n".to_owned(),
+    };
+    if let Some(summary) = &links.summary {
+        text.push_str(&format!("- Summary CSV: [summary.csv]({summary})\n"));
+    }
+    if let Some((folder, figures)) = &links.figures {
+        text.push_str(&format!("- Figures: [figures/]({folder})"));
+        for (name, title) in figures {
+            text.push_str(&format!(" · [{title}]({folder}{name}.svg)"));
+        }
+        text.push('\n');
+        if figures.iter().any(|(name, _)| name == "scaling") {
+            text.push_str(&format!("\n![Success rate by batch size]({folder}scaling.svg)\n"));
+        }
+    }
+    text
+}

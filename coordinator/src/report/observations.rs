@@ -1,0 +1,388 @@
+//! PURE: what a run shows, in words: each sentence from the stored numbers, and only where there is something to say.
+
+use std::collections::BTreeMap;
+
+use proto::{Metric, Mode};
+
+use super::cells::{Cell, Done, Grid};
+use super::facts::{Limit, Worth};
+use super::format::{count, latency, percent, rate, seconds_short};
+use super::notes::unstable;
+use super::overview::per_core;
+use super::remarks;
+use super::run::Run;
+use super::summary::Summary;
+use super::tables::{criterion, success};
+
+/// Of one kind, told one by one; more would be a list that nobody reads.
+const TOLD_MAX: usize = 5;
+/// A repetition whose p99 is this many times the median of its cell's, and this much above it, stands out.
+const OUTLIER_FACTOR: f64 = 1.5;
+const OUTLIER_US: u64 = 300_000;
+/// And one whose success is this far from the median of its cell's, as a fraction.
+const OUTLIER_SUCCESS: f64 = 0.05;
+
+/// One sentence or two each, without a mark before them.
+#[must_use]
+pub fn observations(run: &Run) -> Vec<String> {
+    let grid = run.grid();
+    let mut said = Vec::new();
+    said.extend(verdicts(run));
+    for mode in run.plan.target.mode.list() {
+        let Some(((_, wait_us), line)) = grid.lines.iter().find(|((m, _), _)| m == mode) else { continue };
+        let line = Line { run, grid: &grid, mode: *mode, wait_us: *wait_us, cells: line };
+        said.extend(line.capacity());
+        said.extend(line.per_core());
+        said.extend(line.floor());
+        said.extend(line.connect_share());
+        said.extend(line.workers());
+        said.extend(line.hosts());
+        said.extend(line.failures());
+        said.extend(line.instability());
+        said.extend(line.throughput());
+    }
+    said.extend(protocols(run, &grid));
+    said.extend(outliers(&grid));
+    said.extend(starts(run));
+    said.extend(attempts(run));
+    said
+}
+
+fn summaries(run: &Run) -> impl Iterator<Item = &Summary> {
+    run.results.iter().filter_map(Done::summary)
+}
+
+/// `3 batches`, `1 batch`
+fn batches(n: usize) -> String {
+    if n == 1 { "1 batch".to_owned() } else { format!("{n} batches") }
+}
+
+/// What the batches are worth; for those that are less than valid, why.
+fn verdicts(run: &Run) -> Vec<String> {
+    if !run.judged() {
+        return vec![
+            "Nothing was judged: the Python script does not measure what it adds itself, so its latencies and its failures may be \
+             its own."
+                .to_owned(),
+        ];
+    }
+    let mut by_worth: BTreeMap<Worth, usize> = BTreeMap::new();
+    for summary in summaries(run) {
+        *by_worth.entry(summary.verdict.worth).or_default() += 1;
+    }
+    let all: usize = by_worth.values().sum();
+    if all == 0 {
+        return vec!["No batch was finished.".to_owned()];
+    }
+    let list: Vec<String> = by_worth.iter().map(|(worth, n)| format!("{n} {worth}")).collect();
+    let server = summaries(run).filter(|summary| summary.verdict.limit == Limit::Server).count();
+    let mut first = format!("{}: {}", batches(all), list.join(", "));
+    if server > 0 {
+        first.push_str(&format!("; the server was the limit of {server}"));
+    }
+    let mut said = vec![format!("{first}.")];
+    let less: Vec<&Summary> = summaries(run).filter(|summary| summary.verdict.worth > Worth::Valid).collect();
+    for summary in less.iter().take(TOLD_MAX) {
+        let verdict = &summary.verdict;
+        said.push(format!("{}: {}: {}.", verdict.worth, remarks::cell(summary), verdict.reasons.join("; ")));
+    }
+    if less.len() > TOLD_MAX {
+        said.push(format!(
+            "And {} more that are less than valid: see verdict_reasons in summary.csv.",
+            less.len() - TOLD_MAX
+        ));
+    }
+    said
+}
+
+/// One mode at its smallest wait.
+struct Line<'a> {
+    run: &'a Run,
+    grid: &'a Grid<'a>,
+    mode: Mode,
+    wait_us: u64,
+    cells: &'a [Cell<'a>],
+}
+
+impl Line<'_> {
+    /// `ws, wait 1.0 s`
+    fn what(&self) -> String {
+        format!("{}, wait {} s", self.mode, seconds_short(self.wait_us))
+    }
+
+    fn max_load(&self) -> Option<&Cell<'_>> {
+        self.grid.max_load(self.cells).map(|n| &self.cells[n])
+    }
+
+    fn capacity(&self) -> Option<String> {
+        let (what, at) = (self.what(), criterion(&self.run.plan));
+        let Some(n) = self.grid.max_batch(self.cells) else {
+            let first = self.cells.iter().find(|cell| !cell.runs.is_empty())?;
+            return Some(if self.cells.iter().all(|cell| cell.succeeded() == 0) {
+                format!("{} mode completely fails: {}.", name(self.mode), failed(first))
+            } else {
+                format!(
+                    "No batch reached {at}% success ({what}): already at {} it was {}.",
+                    first.batch_size,
+                    success(first)
+                )
+            });
+        };
+        let max = self.cells[n].batch_size;
+        let above = self.cells[n + 1..].iter().find(|cell| !cell.runs.is_empty());
+        let mut text = match above {
+            None => format!(
+                "Max batch of {max} at {at}% success ({what}): the largest that was tried, so the limit was not reached"
+            ),
+            Some(above) => {
+                format!("Max batch of {max} at {at}% success ({what}); {} had {}", above.batch_size, success(above))
+            }
+        };
+        // Scripts have no verdicts, and reliable is about those too.
+        let reliable = self.grid.reliable(self.cells);
+        if self.run.judged() && reliable != Some(max) {
+            let reliable = reliable.map_or_else(|| "no batch".to_owned(), |size| format!("{size}"));
+            text.push_str(&format!("; every repetition of every size held only up to {reliable}"));
+        }
+        text.push('.');
+        Some(text)
+    }
+
+    fn per_core(&self) -> Option<String> {
+        let max = self.cells[self.grid.max_batch(self.cells)?].batch_size;
+        let cores = self.run.plan.experiment.cores?;
+        Some(format!("Batch per core ({}): {max}/{cores} = {}.", self.mode, per_core(max, cores)))
+    }
+
+    /// Up to where the p99 is about what was asked for.
+    fn floor(&self) -> Option<String> {
+        let plan = &self.run.plan;
+        let floor_us = plan.session_floor_us(self.wait_us);
+        let near =
+            |cell: &&Cell<'_>| cell.p99_us.is_some_and(|p99| p99 <= floor_us.saturating_add(plan.success.overhead_us));
+        let last = self.cells.iter().take_while(near).last()?;
+        Some(format!(
+            "p99 stays within {} of the theoretical minimum of {} s (steps x wait) up to batch {} ({}).",
+            latency(plan.success.overhead_us),
+            seconds_short(floor_us),
+            last.batch_size,
+            self.mode
+        ))
+    }
+
+    fn connect_share(&self) -> Option<String> {
+        let cell = self.max_load()?;
+        let of = |metric| {
+            let values = self.run.cells.get(self.mode, cell.batch_size, self.wait_us, metric)?;
+            Some(values.value_at_quantile(0.99).min(values.max()))
+        };
+        let (connect, total) = (of(Metric::Connect)?, of(Metric::Total)?.max(1));
+        let floor_us = self.run.plan.session_floor_us(self.wait_us);
+        let overhead = total.saturating_sub(floor_us);
+        Some(format!(
+            "Connect p99 is {} at batch {} ({}): {} of the total p99 of {}, whose part beyond the requested wait is {}.",
+            latency(connect),
+            cell.batch_size,
+            self.what(),
+            percent(connect.min(total), total),
+            latency(total),
+            latency(overhead)
+        ))
+    }
+
+    fn workers(&self) -> Option<String> {
+        let cell = self.max_load()?;
+        let pids = cell.runs.iter().map(|run| run.unique_pids).max().filter(|pids| *pids > 0)?;
+        let at = format!("at batch {} ({})", cell.batch_size, self.mode);
+        Some(match self.run.plan.server.workers {
+            Some(workers) if pids == workers => {
+                format!("All {pids} unique PIDs answered {at}: every worker took part.")
+            }
+            Some(workers) if pids < workers => {
+                format!("Only {pids} unique PIDs answered {at}, of {workers} workers: the others had nothing to do.")
+            }
+            _ => format!("{pids} unique PIDs answered {at}."),
+        })
+    }
+
+    /// How evenly the hosts shared the sessions, all repetitions of the max load together.
+    fn hosts(&self) -> Option<String> {
+        let cell = self.max_load()?;
+        let mut hosts: BTreeMap<&str, u64> = BTreeMap::new();
+        for (host, sessions) in cell.runs.iter().flat_map(|run| &run.hosts) {
+            *hosts.entry(host).or_default() += sessions;
+        }
+        let all: u64 = hosts.values().sum();
+        let (most, least) = (*hosts.values().max()?, *hosts.values().min()?);
+        let seen = hosts.len();
+        let of = match self.run.plan.target.expected_hosts {
+            Some(expected) if (seen as u64) < expected => format!("Only {seen} of {expected} expected hosts"),
+            _ if seen == 1 => return None,
+            _ => format!("{seen} unique hosts"),
+        };
+        let at = format!("answered at batch {} ({})", cell.batch_size, self.mode);
+        if all == 0 {
+            return Some(format!("{of} {at}."));
+        }
+        let even = percent(all / seen as u64, all);
+        Some(format!(
+            "{of} {at}: the busiest had {} of the sessions, the least busy {} ({even} each were even).",
+            percent(most, all),
+            percent(least, all)
+        ))
+    }
+
+    /// What failed, at the first batch size that missed the criterion, and at the largest.
+    fn failures(&self) -> Vec<String> {
+        if self.cells.iter().all(|cell| cell.succeeded() == 0) {
+            // That is told already.
+            return Vec::new();
+        }
+        let failing: Vec<&Cell<'_>> =
+            self.cells.iter().filter(|cell| !cell.runs.is_empty() && !self.grid.meets(cell)).collect();
+        let mut told: Vec<&&Cell<'_>> = failing.first().into_iter().chain(failing.last()).collect();
+        told.dedup_by_key(|cell| cell.batch_size);
+        told.into_iter()
+            .map(|cell| format!("At batch {} ({}): {}.", cell.batch_size, self.mode, failed(cell)))
+            .collect()
+    }
+
+    fn instability(&self) -> Vec<String> {
+        let of = |cell: &Cell<'_>| {
+            let rates: Vec<String> =
+                cell.runs.iter().map(|run| percent(run.ledger.succeeded, run.ledger.planned)).collect();
+            format!(
+                "At batch {} ({}) the repetitions contradict each other: {} succeeded.",
+                cell.batch_size,
+                self.mode,
+                rates.join(", ")
+            )
+        };
+        self.cells.iter().filter(|cell| unstable(cell)).map(of).collect()
+    }
+
+    fn throughput(&self) -> Option<String> {
+        let lines = self.grid.lines.iter().filter(|((mode, _), _)| *mode == self.mode);
+        let cells = lines.flat_map(|(_, line)| line).filter(|cell| cell.succeeded() > 0);
+        let best = cells.max_by(|a, b| a.rps().total_cmp(&b.rps()))?;
+        Some(format!(
+            "Highest throughput ({}): {} sessions a second at batch {}, wait {} s.",
+            self.mode,
+            rate(best.rps()),
+            best.batch_size,
+            seconds_short(best.wait_us)
+        ))
+    }
+}
+
+/// `WebSocket`, `HTTP`
+fn name(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Ws => "WebSocket",
+        Mode::Http => "HTTP",
+    }
+}
+
+/// `1,171 of 12,288 sessions failed: 900 refused at connect, 271 timeout at reset`
+fn failed(cell: &Cell<'_>) -> String {
+    let failed = cell.planned() - cell.succeeded();
+    let mut text = format!("{} of {} sessions failed", count(failed), count(cell.planned()));
+    let errors = cell.errors();
+    let list: Vec<String> = errors.iter().take(TOLD_MAX).map(|(what, n)| format!("{} {what}", count(*n))).collect();
+    if !list.is_empty() {
+        text.push_str(&format!(": {}", list.join(", ")));
+    }
+    if errors.len() > TOLD_MAX {
+        text.push_str(&format!(" and {} other kinds", errors.len() - TOLD_MAX));
+    }
+    let timed_out: u64 = cell.runs.iter().map(|run| run.ledger.timed_out).sum();
+    if failed > 0 && timed_out == 0 && !list.is_empty() {
+        text.push_str("; none by time-out");
+    }
+    text
+}
+
+fn protocols(run: &Run, grid: &Grid<'_>) -> Option<String> {
+    if run.plan.target.mode.list().len() < 2 {
+        return None;
+    }
+    let max = |mode: Mode| {
+        let line = grid.lines.iter().find(|((m, _), _)| *m == mode).map(|(_, line)| line)?;
+        Some(grid.max_batch(line).map_or(0, |n| line[n].batch_size))
+    };
+    let (ws, http) = (max(Mode::Ws)?, max(Mode::Http)?);
+    Some(match ws.cmp(&http) {
+        std::cmp::Ordering::Equal => format!("WebSocket and HTTP hold the same batch: {ws}."),
+        std::cmp::Ordering::Greater => format!("WebSocket holds more than HTTP: {ws} against {http}."),
+        std::cmp::Ordering::Less => format!("HTTP holds more than WebSocket: {http} against {ws}."),
+    })
+}
+
+/// Repetitions that stand out from the others of their cell.
+fn outliers(grid: &Grid<'_>) -> Vec<String> {
+    let mut said = Vec::new();
+    for cell in grid.lines.values().flatten().filter(|cell| cell.runs.len() > 2 && !unstable(cell)) {
+        let p99s_us = median(cell.runs.iter().map(|run| run.total.p99_us).collect());
+        let rates = median_rate(cell);
+        for run in &cell.runs {
+            let slow = run.total.p99_us.saturating_sub(p99s_us) > OUTLIER_US
+                && run.total.p99_us as f64 > OUTLIER_FACTOR * p99s_us as f64;
+            let name = remarks::cell(run);
+            if slow {
+                said.push(format!(
+                    "One repetition stands out: {name} has a p99 of {}, the median of its cell is {}.",
+                    latency(run.total.p99_us),
+                    latency(p99s_us)
+                ));
+            }
+            if (run.success_rate() - rates).abs() > OUTLIER_SUCCESS {
+                said.push(format!(
+                    "One repetition stands out: {name} has {} success, the median of its cell is {:.1}%.",
+                    percent(run.ledger.succeeded, run.ledger.planned),
+                    rates * 100.0
+                ));
+            }
+        }
+    }
+    if said.len() > TOLD_MAX {
+        let more = said.len() - TOLD_MAX;
+        said.truncate(TOLD_MAX);
+        said.push(format!("And {more} more repetitions that stand out: see summary.csv."));
+    }
+    said
+}
+
+/// The lower one of two.
+fn median(mut values: Vec<u64>) -> u64 {
+    values.sort_unstable();
+    values.get(values.len().saturating_sub(1) / 2).copied().unwrap_or(0)
+}
+
+fn median_rate(cell: &Cell<'_>) -> f64 {
+    let mut rates: Vec<f64> = cell.runs.iter().map(|run| run.success_rate()).collect();
+    rates.sort_by(f64::total_cmp);
+    rates.get(rates.len().saturating_sub(1) / 2).copied().unwrap_or(0.0)
+}
+
+/// How nearly several agents started together, at worst.
+fn starts(run: &Run) -> Option<String> {
+    let several = summaries(run).filter(|summary| summary.agents > 1);
+    let worst = several.filter_map(|summary| Some((summary.start_skew_us?, summary))).max_by_key(|(skew, _)| *skew)?;
+    Some(format!(
+        "Agents started within {:.1} ms of each other at worst, clock errors included ({}).",
+        worst.0 as f64 / 1e3,
+        remarks::cell(worst.1)
+    ))
+}
+
+fn attempts(run: &Run) -> Option<String> {
+    let repeated: Vec<&Summary> = summaries(run).filter(|summary| summary.attempt > 1).collect();
+    let first = repeated.first()?;
+    let lost: u64 = summaries(run).map(|summary| summary.ledger.lost).sum();
+    let lost = if lost > 0 { format!("; {} sessions were lost with agents", count(lost)) } else { String::new() };
+    Some(format!(
+        "{} took more than one attempt, the first of them {}{lost}.",
+        batches(repeated.len()),
+        remarks::cell(first)
+    ))
+}

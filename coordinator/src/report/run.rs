@@ -1,0 +1,152 @@
+//! PURE: a run as its folder tells of it.
+
+use jiff::Timestamp;
+use serde_json::{Map, Value};
+
+use super::cells::{CellHistograms, Done, Grid};
+use super::summary::rfc3339;
+use super::timeline::Traced;
+use crate::plan::Plan;
+
+/// Who measured it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Client {
+    Muster {
+        version: String,
+    },
+    /// The historical Python script: it says nothing of itself, so its batches have no verdict.
+    Script,
+}
+
+/// Everything that tables, figures and pages are made of.
+#[derive(Debug)]
+pub struct Run {
+    /// As the folder was named.
+    pub place: String,
+    pub client: Client,
+    /// `running`, `complete`, `interrupted` or `failed`; a run that was killed is still called running.
+    pub status: String,
+    pub failure: Option<String>,
+    pub id: String,
+    pub started: Timestamp,
+    pub ended: Option<Timestamp>,
+    pub command: Vec<String>,
+    pub urls: Vec<String>,
+    pub plan: Plan,
+    pub agents: Map<String, Value>,
+    pub results: Vec<Done>,
+    pub cells: CellHistograms,
+    /// Single batches, session by session.
+    pub traced: Vec<Traced>,
+    /// The file of sessions, if the run kept one.
+    pub raw: Option<String>,
+    /// What is missing, or was not whole.
+    pub notes: Vec<String>,
+}
+
+impl Run {
+    /// The infrastructure with its variant: a row of the overview.
+    #[must_use]
+    pub fn name(&self) -> String {
+        let experiment = &self.plan.experiment;
+        if experiment.variant.is_empty() {
+            experiment.infrastructure.clone()
+        } else {
+            format!("{}-{}", experiment.infrastructure, experiment.variant)
+        }
+    }
+
+    /// `YYYY-MM-DD`, UTC.
+    #[must_use]
+    pub fn date(&self) -> String {
+        rfc3339(self.started).chars().take(10).collect()
+    }
+
+    /// Date and name: the heading of a log entry.
+    #[must_use]
+    pub fn title(&self) -> String {
+        format!("{}-{}", self.date(), self.name())
+    }
+
+    #[must_use]
+    pub fn grid(&self) -> Grid<'_> {
+        Grid::of(&self.plan, &self.results, &self.cells)
+    }
+
+    /// Whether its batches were judged.
+    #[must_use]
+    pub fn judged(&self) -> bool {
+        self.client != Client::Script
+    }
+
+    /// Who measured it, for people.
+    #[must_use]
+    pub fn client(&self) -> String {
+        match &self.client {
+            Client::Muster { version } => format!("Muster {version}"),
+            Client::Script => "the Python script".to_owned(),
+        }
+    }
+}
+
+/// `complete` as the experiment log writes it.
+#[must_use]
+pub fn status(status: &str) -> &'static str {
+    match status {
+        "complete" => "✅ Complete",
+        "interrupted" => "⏸ Interrupted",
+        "failed" => "❌ Failed",
+        // Or killed: nobody has written down its end.
+        _ => "⏳ Running",
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::plan::check::plan_of;
+
+    /// A run with this much of a plan and these results; batch sizes and waits follow from them.
+    pub(crate) fn run_of(plan: &str, started: &str, results: Vec<Done>, cells: CellHistograms) -> Run {
+        let text = format!("{plan}\n[target]\nurls=\"http://h:8000\"\n[grid]\nbatch_sizes=[1]\n");
+        let mut plan = plan_of(&text).expect("plan");
+        let mut sizes: Vec<u64> = results.iter().map(|done| done.batch().batch_size).collect();
+        sizes.sort_unstable();
+        sizes.dedup();
+        let mut waits: Vec<u64> = results.iter().map(|done| done.batch().wait_us).collect();
+        waits.sort_unstable();
+        waits.dedup();
+        (plan.grid.batch_sizes, plan.grid.waits_us) = (sizes, waits);
+        plan.grid.repetitions = results.iter().map(|done| done.batch().repetition).max().unwrap_or(1);
+        if results.iter().any(|done| done.batch().mode == proto::Mode::Http) {
+            plan.target.mode = crate::plan::Modes::Compare;
+        }
+        let started: Timestamp = started.parse().expect("a time");
+        Run {
+            place: "results/here".to_owned(),
+            client: Client::Muster { version: "0.1.0".to_owned() },
+            status: "complete".to_owned(),
+            failure: None,
+            id: "00000000-0000-0000-0000-000000000000".to_owned(),
+            started,
+            ended: started.checked_add(jiff::SignedDuration::from_mins(10)).ok(),
+            command: ["coordinator", "run", "plan.toml"].map(str::to_owned).to_vec(),
+            urls: vec!["http://h:8000".to_owned()],
+            plan,
+            agents: Map::new(),
+            results,
+            cells,
+            traced: Vec::new(),
+            raw: Some("raw.jsonl".to_owned()),
+            notes: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_run_is_named_by_date_and_infrastructure() {
+        let plan = "[experiment]\ninfrastructure=\"hf-spaces\"\nvariant=\"cpu-upgrade\"\n";
+        let run = run_of(plan, "2026-01-09T23:59:59.999999Z", Vec::new(), CellHistograms::default());
+        assert_eq!(run.title(), "2026-01-09-hf-spaces-cpu-upgrade");
+        assert_eq!(["complete", "killed"].map(status), ["✅ Complete", "⏳ Running"]);
+    }
+}

@@ -1,0 +1,68 @@
+//! PURE: a table before it is Markdown or HTML.
+
+use comfy_table::{CellAlignment, Table, presets::ASCII_MARKDOWN};
+
+/// Columns with their names, rows of text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sheet {
+    pub header: Vec<String>,
+    /// From this column on numbers stand, to the right; those before are text.
+    pub numbers: std::ops::Range<usize>,
+    pub rows: Vec<Vec<String>>,
+}
+
+impl Sheet {
+    /// `numbers` are the columns that are aligned to the right.
+    #[must_use]
+    pub fn new<T: Into<String>>(header: impl IntoIterator<Item = T>, numbers: std::ops::Range<usize>) -> Self {
+        Self { header: header.into_iter().map(Into::into).collect(), numbers, rows: Vec::new() }
+    }
+
+    pub fn row<T: Into<String>>(&mut self, cells: impl IntoIterator<Item = T>) {
+        self.rows.push(cells.into_iter().map(Into::into).collect());
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// As Markdown, without a line's end at its end. What would end a cell is escaped.
+    #[must_use]
+    pub fn markdown(&self) -> String {
+        let mut table = Table::new();
+        let cells = |row: &[String]| row.iter().map(|cell| one_cell(cell)).collect::<Vec<_>>();
+        table.load_style(ASCII_MARKDOWN).set_header(cells(&self.header));
+        for row in &self.rows {
+            table.add_row(cells(row));
+        }
+        for n in self.numbers.clone() {
+            if let Some(column) = table.column_mut(n) {
+                column.set_cell_alignment(CellAlignment::Right);
+            }
+        }
+        table.to_string()
+    }
+}
+
+fn one_cell(text: &str) -> String {
+    text.replace('|', "\\|").replace(['\n', '\r'], " ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_in_a_cell_stays_in_it() {
+        let mut sheet = Sheet::new(["Name", "N"], 1..2);
+        sheet.row(["a|b\nc", "1"]);
+        sheet.row(["d", "1,000"]);
+        insta::assert_snapshot!(sheet.markdown(), @r"
+        | Name   |     N |
+        |--------|-------|
+        | a\|b c |     1 |
+        | d      | 1,000 |
+        ");
+    }
+}

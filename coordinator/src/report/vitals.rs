@@ -1,0 +1,212 @@
+//! PURE: every batch and every agent of a run, and how it was set up, as tables and lists.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use super::cells::Done;
+use super::facts::AgentResult;
+use super::format::{count, latency, percent, rate, seconds_short};
+use super::run::Run;
+use super::sheet::Sheet;
+use super::summary::Summary;
+
+/// One row a batch of the grid, in the order in which they were run.
+#[must_use]
+pub fn batches(run: &Run) -> Sheet {
+    let header = [
+        "Mode",
+        "Batch Size",
+        "wait_s",
+        "Rep",
+        "Success",
+        "p50",
+        "p99",
+        "Response p99",
+        "Wire p99",
+        "RPS",
+        "Open max",
+        "Hosts",
+        "Agents",
+        "Verdict",
+        "Limit",
+        "Reasons",
+    ];
+    let mut sheet = Sheet::new(header, 1..13);
+    for done in &run.results {
+        let b = done.batch();
+        let head = [b.mode.to_string(), b.batch_size.to_string(), seconds_short(b.wait_us), b.repetition.to_string()];
+        let rest = match done {
+            Done::Ran(summary) => of_batch(run, summary),
+            Done::Skipped { why, .. } => {
+                let mut rest = vec![String::new(); 12];
+                (rest[0], rest[9], rest[11]) = ("skipped".to_owned(), "-".to_owned(), why.clone());
+                rest
+            }
+        };
+        sheet.row(head.into_iter().chain(rest));
+    }
+    sheet
+}
+
+fn of_batch(run: &Run, summary: &Summary) -> Vec<String> {
+    let l = &summary.ledger;
+    let some = |us: u64| if l.succeeded == 0 { "-".to_owned() } else { latency(us) };
+    let judged = |text: String| if run.judged() { text } else { "not judged".to_owned() };
+    vec![
+        percent(l.succeeded, l.planned),
+        some(summary.total.p50_us),
+        some(summary.total.p99_us),
+        if summary.response.p99_us == 0 { "-".to_owned() } else { latency(summary.response.p99_us) },
+        summary.wire.map_or_else(|| "-".to_owned(), |wire| latency(wire.p99_us)),
+        if l.succeeded == 0 { "-".to_owned() } else { rate(summary.requests_per_second) },
+        if run.judged() { count(summary.open_max) } else { "-".to_owned() },
+        summary.unique_hosts().to_string(),
+        if run.judged() { summary.agents.to_string() } else { "-".to_owned() },
+        judged(summary.verdict.worth.to_string()),
+        judged(summary.verdict.limit.to_string()),
+        summary.verdict.reasons.join("; "),
+    ]
+}
+
+/// What the columns of [`agents`] mean.
+pub const AGENTS: &str = "\
+Of each agent the worst of all its batches: what it added to its sessions itself (own delay, launch lag, late timers), and how \
+near it was to its machine's limits.";
+
+/// One row an agent, the worst of each figure over all batches.
+#[must_use]
+pub fn agents(run: &Run) -> Sheet {
+    let header = [
+        "Agent",
+        "Host",
+        "Address",
+        "Sessions",
+        "Failed",
+        "Lost",
+        "Own delay p99",
+        "Launch lag p99",
+        "Late timers p99",
+        "Start offset",
+        "Clock within",
+        "Load threads busy",
+        "Waiting for a CPU",
+        "Held back by a quota",
+        "Host CPU",
+        "Memory",
+        "Descriptors",
+        "TCP resent",
+    ];
+    let mut sheet = Sheet::new(header, 3..18);
+    let mut by_name: BTreeMap<&str, Vec<&AgentResult>> = BTreeMap::new();
+    for summary in run.results.iter().filter_map(Done::summary) {
+        for agent in &summary.by_agent {
+            by_name.entry(&agent.name).or_default().push(agent);
+        }
+    }
+    for name in run.agents.keys() {
+        by_name.entry(name).or_default();
+    }
+    for (name, results) in by_name {
+        sheet.row(of_agent(name, run.agents.get(name), &results));
+    }
+    sheet
+}
+
+fn of_agent(name: &str, known: Option<&Value>, results: &[&AgentResult]) -> Vec<String> {
+    let text = |key: &str| known.and_then(|agent| agent.get(key)?.as_str()).unwrap_or("-").to_owned();
+    let sum = |of: fn(&AgentResult) -> u64| count(results.iter().map(|agent| of(agent)).sum());
+    let worst = |of: &dyn Fn(&AgentResult) -> Option<u64>| results.iter().filter_map(|agent| of(agent)).max();
+    let seconds = |us: Option<u64>| us.map_or_else(|| "-".to_owned(), latency);
+    let busiest = results
+        .iter()
+        .filter_map(|agent| agent.vitals.as_ref())
+        .max_by(|a, b| a.cores_busy().total_cmp(&b.cores_busy()))
+        .map_or_else(|| "-".to_owned(), |vitals| format!("{:.2} of {}", vitals.cores_busy(), vitals.threads));
+    let vital = |of: fn(&proto::Vitals) -> Option<u64>| worst(&|agent| of(agent.vitals.as_ref()?));
+    let number = |value: Option<u64>| value.map_or_else(|| "-".to_owned(), count);
+    vec![
+        name.to_owned(),
+        text("host"),
+        text("address"),
+        sum(|agent| agent.sessions),
+        sum(|agent| agent.ledger.failed + agent.ledger.timed_out),
+        sum(|agent| agent.ledger.lost + agent.ledger.never_started),
+        seconds(worst(&|agent| agent.own_delay_p99_us)),
+        seconds(worst(&|agent| agent.launch_lag_p99_us)),
+        seconds(worst(&AgentResult::timer_overshoot_p99_us)),
+        worst(&|agent| agent.start_offset_us).map_or_else(|| "-".to_owned(), milliseconds),
+        worst(&|agent| agent.clock_error_us).map_or_else(|| "-".to_owned(), milliseconds),
+        busiest,
+        seconds(vital(|vitals| vitals.run_queue_us)),
+        seconds(vital(|vitals| vitals.throttled_us)),
+        vital(|vitals| vitals.host_cpu_permille.map(u64::from))
+            .map_or_else(|| "-".to_owned(), |permille| format!("{}%", permille / 10)),
+        vital(|vitals| Some(vitals.memory_bytes_max))
+            .map_or_else(|| "-".to_owned(), |bytes| format!("{} MiB", bytes.div_ceil(1 << 20))),
+        number(vital(|vitals| Some(vitals.descriptors_max))),
+        number(vital(|vitals| vitals.retransmits)),
+    ]
+}
+
+#[expect(clippy::cast_precision_loss, reason = "for people")]
+fn milliseconds(us: u64) -> String {
+    format!("{:.1} ms", us as f64 / 1e3)
+}
+
+/// The facts of a log entry's Configuration, `- ` not yet before them. What the run does not know says so.
+#[must_use]
+pub fn configuration(run: &Run) -> Vec<String> {
+    let (server, experiment) = (&run.plan.server, &run.plan.experiment);
+    let known = |value: Option<u64>| value.map_or_else(|| "unknown".to_owned(), |value| value.to_string());
+    let text = |text: &str| if text.is_empty() { "unknown".to_owned() } else { text.to_owned() };
+    // Of an embedded one the defaults are known.
+    let embedded = run.plan.target.embedded;
+    let envs = match server.max_concurrent_envs {
+        None | Some(0) if embedded => "unlimited".to_owned(),
+        envs => known(envs),
+    };
+    let mut list = vec![
+        format!("Workers: {}", known(server.workers.or(embedded.then_some(1)))),
+        format!("Max Concurrent Envs: {envs}"),
+        format!("URL: {}", text(&run.urls.join(", "))),
+    ];
+    if let Some(nodes) = server.nodes {
+        list.push(format!("Nodes: {nodes}"));
+        list.push(format!("CPUs per node: {}", known(server.cpus_per_node)));
+    }
+    list.push(format!("Total cores: {}", known(experiment.cores)));
+    if !server.backends.is_empty() {
+        list.push(format!("Backend nodes: {}", server.backends.join(", ")));
+    }
+    if let Some(balancer) = &server.balancer {
+        list.push(format!("Load balancer: {balancer}"));
+    }
+    list.push(format!("Hardware: {}", text(&experiment.hardware)));
+    list.push(format!("Measured by: {}", measured_by(run)));
+    if !experiment.notes.is_empty() {
+        list.push(format!("Notes: {}", experiment.notes));
+    }
+    list
+}
+
+/// `Muster 0.1.0, 4 agents on n1, n2`
+fn measured_by(run: &Run) -> String {
+    if !run.judged() {
+        return format!("{}, one process", run.client());
+    }
+    if run.agents.is_empty() {
+        return run.client();
+    }
+    let mut hosts: Vec<&str> = run.agents.values().filter_map(|agent| agent.get("host")?.as_str()).collect();
+    hosts.sort_unstable();
+    hosts.dedup();
+    /// More would be a list that nobody reads.
+    const NAMED_MAX: usize = 8;
+    let named = match hosts.len() {
+        0 => String::new(),
+        n if n <= NAMED_MAX => format!(" on {}", hosts.join(", ")),
+        n => format!(" on {n} hosts"),
+    };
+    format!("{}, {}{named}", run.client(), super::document::agents_of(run))
+}

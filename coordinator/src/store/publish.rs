@@ -1,0 +1,68 @@
+//! Reports and figures, written beside what they are made of.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use super::named;
+use crate::report::document::Document;
+use crate::report::figures::{Figure, png};
+use crate::report::{html, markdown};
+
+/// Pixels of a PNG for one of the SVG: sharp on screens of today.
+const PNG_SCALE: f32 = 2.0;
+
+pub const REPORT: &str = "report.md";
+pub const PAGE: &str = "report.html";
+pub const FIGURES: &str = "figures";
+
+/// Writes report.md, report.html and figures/ into `dir`, which is made if it is not there.
+///
+/// # Errors
+/// With the path that could not be written.
+pub fn report(dir: &Path, document: &Document) -> io::Result<()> {
+    fs::create_dir_all(dir).map_err(named(dir))?;
+    figures(&dir.join(FIGURES), &document.figures())?;
+    replace(&dir.join(REPORT), markdown::render(document, Some(&format!("{FIGURES}/"))).as_bytes())?;
+    replace(&dir.join(PAGE), html::render(document).as_bytes())
+}
+
+/// Writes every figure as SVG and as PNG; those of an earlier report that are there no more are taken away.
+///
+/// # Errors
+/// With the path that could not be written.
+pub fn figures(dir: &Path, figures: &[&Figure]) -> io::Result<()> {
+    fs::create_dir_all(dir).map_err(named(dir))?;
+    for figure in figures {
+        let pixels =
+            png(&figure.svg, PNG_SCALE).map_err(|error| io::Error::other(format!("{}: {error}", figure.name)))?;
+        replace(&dir.join(format!("{}.svg", figure.name)), figure.svg.as_bytes())?;
+        replace(&dir.join(format!("{}.png", figure.name)), &pixels)?;
+    }
+    for entry in fs::read_dir(dir).map_err(named(dir))? {
+        let path = entry.map_err(named(dir))?.path();
+        let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+        let drawn = path.extension().is_some_and(|extension| extension == "svg" || extension == "png");
+        // Only what has the name of a figure of some batch or mode: others may keep their own pictures here.
+        let of_ours = ["timeline-", "launch-", "spectrum-"].iter().any(|kind| stem.starts_with(kind));
+        if drawn && of_ours && !figures.iter().any(|figure| figure.name == stem) {
+            fs::remove_file(&path).map_err(named(&path))?;
+        }
+    }
+    Ok(())
+}
+
+/// As a whole or not at all: whoever reads it at this moment sees the old one or the new one.
+///
+/// # Errors
+/// With the path that could not be written.
+pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(".tmp");
+    let temporary = Path::new(&temporary);
+    let written = fs::write(temporary, bytes).map_err(named(temporary));
+    written.and_then(|()| fs::rename(temporary, path).map_err(named(path))).inspect_err(|_| {
+        // Half of it is of no use.
+        let _ = fs::remove_file(temporary);
+    })
+}
