@@ -39,6 +39,9 @@ pub fn of_run(run: &Run, published: &[Published]) -> Vec<Figure> {
 /// The figures that compare.
 #[must_use]
 pub fn of_runs(runs: &[Run], published: &[Published]) -> Vec<Figure> {
+    if runs.iter().all(|run| run.results.is_empty()) {
+        return Vec::new();
+    }
     let criterion = runs.first().map_or(0.95, |run| run.plan.success.min_success_rate);
     let mut all = vec![figures::scaling(&scaling(runs, published), criterion)];
     let bars = max_batches(runs, published);
@@ -86,7 +89,7 @@ fn scaling(runs: &[Run], published: &[Published]) -> Vec<ScalingLine> {
         let rows = latest(published, name, Table::Scaling);
         let points: Vec<ScalingPoint> = rows.iter().filter_map(|row| published_point(row)).collect();
         if lines.len() < LINES_MAX && !points.is_empty() {
-            let label = format!("{}-{name} (published)", rows[0].date);
+            let label = format!("{}-{name}", rows[0].date);
             lines.push(ScalingLine { label, source: Source::Published, points });
         }
     }
@@ -126,7 +129,7 @@ fn max_batches(runs: &[Run], published: &[Published]) -> Vec<Bar> {
     for name in infrastructures(runs) {
         for row in latest(published, name, Table::Summary) {
             bars.push(Bar {
-                label: format!("{name} {} · {}, wait {:.1} s (published)", row.date, row.mode, row.wait_seconds),
+                label: format!("{name} {} · {}, wait {:.1} s", row.date, row.mode, row.wait_seconds),
                 source: Source::Published,
                 value: row.batch_size.map(|size| size as f64),
                 at_least: false,
@@ -153,7 +156,7 @@ fn per_core(runs: &[Run], published: &[Published]) -> Vec<Bar> {
     for name in infrastructures(runs) {
         if let Some((row, cores)) = published_row(published, name).and_then(|row| Some((row, row.cores?))) {
             bars.push(Bar {
-                label: format!("{name} {} (published)", row.date),
+                label: format!("{name} {}", row.date),
                 source: Source::Published,
                 value: row.batch_size.map(|size| size as f64 / cores as f64),
                 at_least: false,
@@ -228,11 +231,14 @@ fn spectra(run: &Run) -> Vec<Figure> {
         let mut lines = Vec::new();
         for cell in cells.iter().take(LINES_MAX / 2) {
             let label = format!("{} at wait {} s", count(cell.batch_size), seconds_short(cell.wait_us));
+            // Waits of different length in one picture: what was asked for is the same for every session.
+            let floor_us = run.plan.session_floor_us(cell.wait_us);
             for (metric, kind) in [(Metric::Total, Latency::Service), (Metric::Response, Latency::Response)] {
                 let Some(values) = run.cells.get(cell.mode, cell.batch_size, cell.wait_us, metric) else { continue };
                 let points: Vec<(f64, u64)> = values
                     .iter_quantiles(TICKS_PER_HALF)
                     .map(|at| (at.quantile_iterated_to(), at.value_iterated_to().min(values.max())))
+                    .map(|(quantile, us)| (quantile, us.saturating_sub(floor_us)))
                     .collect();
                 lines.push(SpectrumLine { label: label.clone(), kind, points, censored_above: censored(cell, kind) });
             }

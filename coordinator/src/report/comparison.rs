@@ -76,7 +76,7 @@ pub fn protocols(runs: &[Run]) -> Sheet {
             };
             let size = |size: Option<u64>| size.map_or_else(|| "-".to_owned(), count);
             let ratio = ratio.unwrap_or_else(|| "-".to_owned());
-            sheet.row([run.title(), seconds_short(*wait_us), size(ws), size(http), ratio, winner.to_owned()]);
+            sheet.row([told_by(runs, run), seconds_short(*wait_us), size(ws), size(http), ratio, winner.to_owned()]);
         }
     }
     sheet
@@ -144,7 +144,7 @@ pub fn breakdown(runs: &[Run]) -> Sheet {
                 values.map_or_else(|| "-".to_owned(), |v| latency(v.value_at_quantile(quantile).min(v.max())))
             };
             sheet.row([
-                run.title(),
+                told_by(runs, run),
                 cell.mode.to_string(),
                 seconds_short(cell.wait_us),
                 cell.batch_size.to_string(),
@@ -162,6 +162,11 @@ pub fn breakdown(runs: &[Run]) -> Sheet {
         }
     }
     sheet
+}
+
+/// A single run is told by its name alone.
+fn told_by(runs: &[Run], run: &Run) -> String {
+    if runs.len() == 1 { run.name() } else { run.title() }
 }
 
 /// What the columns of [`breakdown`] mean.

@@ -10,7 +10,7 @@ use super::remarks;
 use super::run::Run;
 use super::sheet::Sheet;
 use super::tables::{answer, results_summary, scalings};
-use super::vitals::{agents, batches, configuration};
+use super::vitals::{agents, batches, configuration, verdicts};
 use super::{charts, entry};
 
 /// A piece of a report.
@@ -28,6 +28,9 @@ pub enum Block {
     Code(String),
     Figure(Figure),
 }
+
+/// The title over all figures.
+pub const FIGURES: &str = "Figures";
 
 /// A whole report.
 #[derive(Debug, Clone)]
@@ -58,23 +61,27 @@ pub fn of_run(run: &Run, published: &[Published]) -> Document {
     to.warnings(run);
     to.heading(2, "Verdict");
     to.put(Block::Answer(answer(&run.plan, &run.grid()).trim().to_owned()));
+    for (mode, sheet) in verdicts(run) {
+        to.heading(3, &format!("What the batches are worth ({mode})"));
+        to.table(sheet);
+    }
     to.heading(3, "Observations");
     to.put(Block::Bullets(observations(run)));
-    to.heading(3, "Every batch");
-    to.table(batches(run));
     to.heading(2, "Numbers");
-    to.numbers(run, published);
+    to.numbers(run);
     to.protocols(std::slice::from_ref(run));
     to.latencies(std::slice::from_ref(run));
-    to.comparison(std::slice::from_ref(run), published);
     to.figures(charts::of_run(run, published));
+    to.comparison(run, published);
+    to.heading(2, "Every batch");
+    to.table(batches(run));
     to.heading(2, "Agents");
     to.paragraph(super::vitals::AGENTS);
     to.table(agents(run));
     to.heading(2, "How it was run");
     to.put(Block::Bullets(configuration(run)));
     to.put(Block::Code(entry::commands(run)));
-    Document { title: run.title(), blocks: to.blocks }
+    Document { title: run.title(), blocks: to.whole() }
 }
 
 /// Of several runs: how they compare, then each in short.
@@ -88,20 +95,21 @@ pub fn of_runs(runs: &[Run], published: &[Published]) -> Document {
     to.overview(runs, published);
     to.heading(2, "Max Batch by Infrastructure and Wait");
     to.table(by_wait(runs, published));
+    to.protocols(runs);
+    to.latencies(runs);
+    to.figures(charts::of_runs(runs, published));
     for run in runs {
         to.heading(2, &run.title());
         to.warnings(run);
         to.put(Block::Answer(answer(&run.plan, &run.grid()).trim().to_owned()));
         to.put(Block::Bullets(configuration(run)));
-        to.numbers(run, published);
+        to.numbers(run);
+        to.beside(run, published);
         to.heading(3, "Observations");
         to.put(Block::Bullets(observations(run)));
     }
-    to.protocols(runs);
-    to.latencies(runs);
-    to.figures(charts::of_runs(runs, published));
     to.can_be_compared(runs, published);
-    Document { title: format!("{} runs", runs.len()), blocks: to.blocks }
+    Document { title: format!("{} runs", runs.len()), blocks: to.whole() }
 }
 
 #[derive(Default)]
@@ -110,6 +118,25 @@ struct Writer {
 }
 
 impl Writer {
+    /// Without titles over nothing.
+    fn whole(self) -> Vec<Block> {
+        let mut kept: Vec<Block> = Vec::new();
+        // From the end, so that a title whose sections have all gone goes too.
+        for block in self.blocks.into_iter().rev() {
+            let next = kept.last();
+            let over_nothing = match (&block, next) {
+                (Block::Heading(..), None) => true,
+                (Block::Heading(level, _), Some(Block::Heading(next, _))) => next <= level,
+                _ => false,
+            };
+            if !over_nothing {
+                kept.push(block);
+            }
+        }
+        kept.reverse();
+        kept
+    }
+
     fn put(&mut self, block: Block) {
         self.blocks.push(block);
     }
@@ -153,12 +180,15 @@ impl Writer {
     }
 
     /// The tables of the experiment log, and what must be said beside them.
-    fn numbers(&mut self, run: &Run, published: &[Published]) {
+    fn numbers(&mut self, run: &Run) {
         let grid = run.grid();
         self.heading(3, "Results Summary");
         self.table(results_summary(&run.plan, &grid));
-        for line in remarks::timeouts(&run.results).lines() {
-            self.paragraph(line);
+        let timeouts = remarks::timeouts(&run.results);
+        let mut lines = timeouts.lines().map(str::to_owned);
+        if let Some(first) = lines.next() {
+            self.paragraph(&first);
+            self.put(Block::Bullets(lines.collect()));
         }
         for (mode, wait_us, sheet) in scalings(&run.plan, &grid) {
             let wait = super::format::seconds_short(wait_us);
@@ -174,13 +204,14 @@ impl Writer {
             self.heading(3, &format!("Hosts ({of})"));
             self.table(sheet);
         }
-        if published.iter().any(|row| row.infrastructure == run.plan.experiment.infrastructure) {
-            let (sheet, dates) = side_by_side(run, published);
-            self.heading(3, "Beside what was published");
-            self.table(sheet);
-            if let Some(dates) = dates {
-                self.paragraph(&dates);
-            }
+    }
+
+    /// Each batch beside the same one as others have measured it.
+    fn beside(&mut self, run: &Run, published: &[Published]) {
+        let (sheet, dates) = side_by_side(run, published);
+        self.table(sheet);
+        if let Some(dates) = dates {
+            self.paragraph(&dates);
         }
     }
 
@@ -201,20 +232,23 @@ impl Writer {
         }
     }
 
-    /// A single run in the form of the overview, if there is anything to compare it with.
-    fn comparison(&mut self, runs: &[Run], published: &[Published]) {
-        if infrastructures(runs).iter().any(|name| published_row(published, name).is_some()) {
-            self.heading(3, "Overview");
+    /// A single run beside what was published of its infrastructure.
+    fn comparison(&mut self, run: &Run, published: &[Published]) {
+        let runs = std::slice::from_ref(run);
+        if published_row(published, &run.plan.experiment.infrastructure).is_some() {
+            self.heading(2, "Beside what was published");
             self.overview(runs, published);
             self.table(by_wait(runs, published));
+            self.beside(run, published);
+            self.can_be_compared(runs, published);
+        } else if !run.judged() {
             self.can_be_compared(runs, published);
         }
     }
 
+    /// Of runs that have measured something.
     fn figures(&mut self, figures: Vec<Figure>) {
-        if !figures.is_empty() {
-            self.heading(2, "Figures");
-        }
+        self.heading(2, FIGURES);
         for figure in figures {
             self.put(Block::Figure(figure));
         }

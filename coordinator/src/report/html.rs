@@ -9,7 +9,7 @@ use super::sheet::Sheet;
 const STYLE: &str = include_str!("html.css");
 
 /// Cells that are shown as badges; their text says the same as their colour.
-const BADGES: [(&str, &str); 9] = [
+const BADGES: [(&str, &str); 10] = [
     ("valid", "good"),
     ("none", "good"),
     ("generator-limited", "doubt"),
@@ -18,8 +18,15 @@ const BADGES: [(&str, &str); 9] = [
     ("invalid", "bad"),
     ("server", "note"),
     ("unknown", "quiet"),
+    ("skipped", "quiet"),
     ("not judged", "quiet"),
 ];
+
+/// Tables with more columns than this are set in smaller letters.
+const WIDE: usize = 12;
+
+/// What a status of the overview begins with, and how it is shown: not every machine has a font with these signs.
+const STATUS: [(&str, &str); 4] = [("✅ ", "good"), ("⏸ ", "doubt"), ("❌ ", "bad"), ("⏳ ", "quiet")];
 
 #[must_use]
 pub fn render(document: &Document) -> String {
@@ -75,12 +82,12 @@ fn of(n: usize, block: &Block) -> Markup {
     }
 }
 
-/// Inlined: the page stays one file, and its style reaches the picture.
+/// Inlined: the page stays one file, and its style reaches the picture. Its title is drawn in it.
 fn picture(figure: &Figure) -> Markup {
     html! {
         figure {
             (PreEscaped(without_prolog(&figure.svg)))
-            figcaption { b { (figure.title) } " " (figure.caption) }
+            figcaption { (figure.caption) }
         }
     }
 }
@@ -91,13 +98,20 @@ fn without_prolog(svg: &str) -> &str {
 
 fn table(sheet: &Sheet) -> Markup {
     let class = |n: usize| if sheet.numbers.contains(&n) { Some("number") } else { None };
+    let columns = sheet.header.len() - usize::from(sheet.prose);
     html! {
         div.scroll tabindex="0" {
-            table {
-                thead { tr { @for (n, name) in sheet.header.iter().enumerate() { th scope="col" class=[class(n)] { (name) } } } }
+            table class=[(columns > WIDE).then_some("wide")] {
+                thead {
+                    tr { @for (n, name) in sheet.header[..columns].iter().enumerate() { th scope="col" class=[class(n)] { (name) } } }
+                }
                 tbody {
                     @for row in &sheet.rows {
-                        tr { @for (n, cell) in row.iter().enumerate() { td class=[class(n)] { (badged(cell)) } } }
+                        @let prose = row.get(columns).filter(|text| !text.is_empty());
+                        tr class=[prose.map(|_| "told")] {
+                            @for (n, cell) in row.iter().take(columns).enumerate() { td class=[class(n)] { (badged(cell)) } }
+                        }
+                        @if let Some(text) = prose { tr { td.prose colspan=(columns) { (text) } } }
                     }
                 }
             }
@@ -105,11 +119,16 @@ fn table(sheet: &Sheet) -> Markup {
     }
 }
 
-/// `valid, generator-limited` is two badges.
+/// `valid ×2, generator-limited ×1` is two badges.
 fn badged(cell: &str) -> Markup {
-    let parts: Vec<&str> = cell.split(", ").collect();
-    let badges: Option<Vec<(&str, &str)>> =
-        parts.iter().map(|part| BADGES.iter().find(|(text, _)| text == part).copied()).collect();
+    if let Some((sign, class)) = STATUS.iter().find(|(sign, _)| cell.starts_with(sign)) {
+        return html! { span class=(format!("badge {class}")) { (cell[sign.len()..]) } };
+    }
+    let kind = |part: &str| {
+        let word = part.split(" ×").next().unwrap_or(part);
+        BADGES.iter().find(|(text, _)| *text == word).map(|(_, class)| *class)
+    };
+    let badges: Option<Vec<(&str, &str)>> = cell.split(", ").map(|part| Some((part, kind(part)?))).collect();
     match badges {
         Some(badges) => html! { @for (text, class) in badges { span class=(format!("badge {class}")) { (text) } " " } },
         None => html! { (cell) },

@@ -1,6 +1,6 @@
 //! PURE: a report as Markdown.
 
-use super::document::{Block, Document};
+use super::document::{Block, Document, FIGURES};
 
 /// Where the figures lie, seen from the file; `None` leaves them out.
 pub type Figures<'a> = Option<&'a str>;
@@ -8,20 +8,11 @@ pub type Figures<'a> = Option<&'a str>;
 #[must_use]
 pub fn render(document: &Document, figures: Figures<'_>) -> String {
     let mut text = format!("# {}\n", document.title);
-    for (n, block) in document.blocks.iter().enumerate() {
-        // A title over nothing is not worth a line.
-        if let Block::Heading(level, title) = block {
-            let empty = document.blocks[n + 1..]
-                .iter()
-                .find(|next| figures.is_some() || !matches!(next, Block::Figure(_)))
-                .is_none_or(|next| matches!(next, Block::Heading(next, _) if next <= level));
-            if !empty {
-                text.push_str(&format!("\n{} {title}\n", "#".repeat((*level).into())));
-            }
-            continue;
-        }
+    for block in &document.blocks {
         match block {
-            Block::Heading(..) => {}
+            // Without figures there is nothing below their title.
+            Block::Heading(_, title) if title == FIGURES && figures.is_none() => {}
+            Block::Heading(level, title) => text.push_str(&format!("\n{} {title}\n", "#".repeat((*level).into()))),
             Block::Paragraph(line) => text.push_str(&format!("\n{line}\n")),
             Block::Answer(line) => text.push_str(&format!("\n**{line}**\n")),
             Block::Warning(line) => text.push_str(&format!("\n> {line}\n")),

@@ -81,15 +81,23 @@ fn verdicts(run: &Run) -> Vec<String> {
         first.push_str(&format!("; the server was the limit of {server}"));
     }
     let mut said = vec![format!("{first}.")];
-    let less: Vec<&Summary> = summaries(run).filter(|summary| summary.verdict.worth > Worth::Valid).collect();
-    for summary in less.iter().take(TOLD_MAX) {
-        let verdict = &summary.verdict;
-        said.push(format!("{}: {}: {}.", verdict.worth, remarks::cell(summary), verdict.reasons.join("; ")));
+    // What happened to many batches for one reason is told once.
+    let mut less: Vec<(Worth, String, Vec<&Summary>)> = Vec::new();
+    for summary in summaries(run).filter(|summary| summary.verdict.worth > Worth::Valid) {
+        let (worth, why) = (summary.verdict.worth, summary.verdict.reasons.join("; "));
+        match less.iter_mut().find(|(other, reasons, _)| *other == worth && *reasons == why) {
+            Some((_, _, same)) => same.push(summary),
+            None => less.push((worth, why, vec![summary])),
+        }
     }
-    if less.len() > TOLD_MAX {
+    for (worth, why, same) in less.iter().take(TOLD_MAX) {
+        let more = if same.len() > 1 { format!(" and {} more", same.len() - 1) } else { String::new() };
+        said.push(format!("{worth}: {}{more}: {why}.", remarks::cell(same[0])));
+    }
+    let rest: usize = less.iter().skip(TOLD_MAX).map(|(_, _, same)| same.len()).sum();
+    if rest > 0 {
         said.push(format!(
-            "And {} more that are less than valid: see verdict_reasons in summary.csv.",
-            less.len() - TOLD_MAX
+            "And {rest} more that are less than valid, for other reasons: see verdict_reasons in summary.csv."
         ));
     }
     said
@@ -158,8 +166,8 @@ impl Line<'_> {
     fn floor(&self) -> Option<String> {
         let plan = &self.run.plan;
         let floor_us = plan.session_floor_us(self.wait_us);
-        let near =
-            |cell: &&Cell<'_>| cell.p99_us.is_some_and(|p99| p99 <= floor_us.saturating_add(plan.success.overhead_us));
+        let limit_us = floor_us.saturating_add(plan.success.overhead_us);
+        let near = |cell: &&Cell<'_>| self.grid.meets(cell) && cell.p99_us.is_some_and(|p99| p99 <= limit_us);
         let last = self.cells.iter().take_while(near).last()?;
         Some(format!(
             "p99 stays within {} of the theoretical minimum of {} s (steps x wait) up to batch {} ({}).",

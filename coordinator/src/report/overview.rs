@@ -53,11 +53,16 @@ impl OverviewRow {
     }
 }
 
-/// `256`, `170.7`
+/// `256`, `170.7`, `0.021`
 #[must_use]
 #[expect(clippy::cast_precision_loss, reason = "for people")]
 pub fn per_core(max: u64, cores: u64) -> String {
-    if max.is_multiple_of(cores) { count(max / cores) } else { format!("{:.1}", max as f64 / cores as f64) }
+    let ratio = max as f64 / cores as f64;
+    match ratio {
+        _ if max.is_multiple_of(cores) => count(max / cores),
+        0.1.. => format!("{ratio:.1}"),
+        _ => format!("{ratio:.3}"),
+    }
 }
 
 /// The max batch over WebSocket at the smallest wait, and whether it is the largest that was tried.
@@ -123,7 +128,8 @@ pub fn unlimited(runs: &[Run]) -> Option<String> {
         .then(|| format!("The largest batch that was tried held in {names}: what these hold at most was not reached."))
 }
 
-/// The batches of one run, each beside what was published of its mode, wait and size, on whatever date; and the dates.
+/// The batches of one run of which something was published, each beside it: the same mode, wait and size, on whatever date;
+/// and the dates.
 #[must_use]
 pub fn side_by_side(run: &Run, published: &[Published]) -> (Sheet, Option<String>) {
     let grid = run.grid();
@@ -145,6 +151,9 @@ pub fn side_by_side(run: &Run, published: &[Published]) -> (Sheet, Option<String
         for cell in line {
             let infrastructure = &run.plan.experiment.infrastructure;
             let others = of_batch(published, infrastructure, *mode, *wait_us, cell.batch_size);
+            if others.is_empty() {
+                continue;
+            }
             dates.extend(others.iter().map(|row| row.date.as_str()));
             sheet.row([
                 mode.to_string(),

@@ -8,6 +8,8 @@ pub struct Sheet {
     pub header: Vec<String>,
     /// From this column on numbers stand, to the right; those before are text.
     pub numbers: std::ops::Range<usize>,
+    /// The last column is prose, which a page sets below its row.
+    pub prose: bool,
     pub rows: Vec<Vec<String>>,
 }
 
@@ -15,7 +17,13 @@ impl Sheet {
     /// `numbers` are the columns that are aligned to the right.
     #[must_use]
     pub fn new<T: Into<String>>(header: impl IntoIterator<Item = T>, numbers: std::ops::Range<usize>) -> Self {
-        Self { header: header.into_iter().map(Into::into).collect(), numbers, rows: Vec::new() }
+        Self { header: header.into_iter().map(Into::into).collect(), numbers, prose: false, rows: Vec::new() }
+    }
+
+    /// The last column is prose.
+    #[must_use]
+    pub fn with_prose(self) -> Self {
+        Self { prose: true, ..self }
     }
 
     pub fn row<T: Into<String>>(&mut self, cells: impl IntoIterator<Item = T>) {

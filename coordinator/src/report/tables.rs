@@ -5,6 +5,7 @@ use proto::Mode;
 use super::cells::{Cell, CellHistograms, Done, Grid};
 use super::format::{count, latency, percent, rate, seconds_short};
 use super::notes::{Place, note, unstable};
+use super::overview::per_core;
 use super::remarks;
 use super::sheet::Sheet;
 use crate::plan::Plan;
@@ -93,6 +94,9 @@ pub fn scaling(plan: &Plan, grid: &Grid<'_>, line: &[Cell<'_>]) -> Sheet {
 #[must_use]
 pub fn answer(plan: &Plan, grid: &Grid<'_>) -> String {
     let mut text = format!("largest batch at {} %", criterion(plan));
+    if grid.lines.is_empty() {
+        text.push_str("   none was measured");
+    }
     let modes = plan.target.mode.list();
     for ((mode, wait_us), line) in &grid.lines {
         let size = grid.max_batch(line).map(|n| line[n].batch_size);
@@ -108,9 +112,7 @@ pub fn answer(plan: &Plan, grid: &Grid<'_>) -> String {
     let first = grid.lines.iter().find(|((mode, _), _)| *mode == modes.first().copied().unwrap_or(Mode::Ws));
     let best = first.and_then(|(_, line)| grid.max_batch(line).map(|n| line[n].batch_size));
     if let (Some(cores), Some(best)) = (plan.experiment.cores, best) {
-        #[expect(clippy::cast_precision_loss, reason = "for people")]
-        let per_core = best as f64 / cores as f64;
-        text.push_str(&format!("      {per_core:.1} per core"));
+        text.push_str(&format!("      {} per core", per_core(best, cores)));
     }
     text.push('\n');
     text

@@ -1,11 +1,12 @@
 //! PURE: every batch and every agent of a run, and how it was set up, as tables and lists.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use proto::Mode;
 use serde_json::Value;
 
-use super::cells::Done;
-use super::facts::AgentResult;
+use super::cells::{Cell, Done};
+use super::facts::{AgentResult, Worth};
 use super::format::{count, latency, percent, rate, seconds_short};
 use super::run::Run;
 use super::sheet::Sheet;
@@ -32,7 +33,7 @@ pub fn batches(run: &Run) -> Sheet {
         "Limit",
         "Reasons",
     ];
-    let mut sheet = Sheet::new(header, 1..13);
+    let mut sheet = Sheet::new(header, 1..13).with_prose();
     for done in &run.results {
         let b = done.batch();
         let head = [b.mode.to_string(), b.batch_size.to_string(), seconds_short(b.wait_us), b.repetition.to_string()];
@@ -47,6 +48,51 @@ pub fn batches(run: &Run) -> Sheet {
         sheet.row(head.into_iter().chain(rest));
     }
     sheet
+}
+
+/// What the batches of each mode are worth: a row a batch size, a column a wait.
+#[must_use]
+pub fn verdicts(run: &Run) -> Vec<(Mode, Sheet)> {
+    let grid = run.grid();
+    let of_mode = |mode: &Mode| {
+        let lines: Vec<(u64, &Vec<Cell<'_>>)> =
+            grid.lines.iter().filter(|((m, _), _)| m == mode).map(|((_, wait_us), line)| (*wait_us, line)).collect();
+        let columns = lines.iter().map(|(wait_us, _)| format!("wait={}s", seconds_short(*wait_us)));
+        let mut sheet = Sheet::new(std::iter::once("Batch Size".to_owned()).chain(columns), 0..1);
+        let sizes: BTreeSet<u64> = lines.iter().flat_map(|(_, line)| line.iter().map(|cell| cell.batch_size)).collect();
+        for size in sizes {
+            let worth = lines.iter().map(|(_, line)| {
+                line.iter().find(|cell| cell.batch_size == size).map_or_else(String::new, |cell| worth(run, cell))
+            });
+            sheet.row(std::iter::once(size.to_string()).chain(worth));
+        }
+        sheet
+    };
+    run.plan
+        .target
+        .mode
+        .list()
+        .iter()
+        .map(|mode| (*mode, of_mode(mode)))
+        .filter(|(_, sheet)| !sheet.is_empty())
+        .collect()
+}
+
+/// `valid`, or `valid ×2, degraded ×1`.
+fn worth(run: &Run, cell: &Cell<'_>) -> String {
+    if cell.runs.is_empty() {
+        return "skipped".to_owned();
+    }
+    if !run.judged() {
+        return "not judged".to_owned();
+    }
+    let mut counts: BTreeMap<Worth, usize> = BTreeMap::new();
+    for summary in &cell.runs {
+        *counts.entry(summary.verdict.worth).or_default() += 1;
+    }
+    let one = counts.len() == 1;
+    let parts = counts.iter().map(|(worth, n)| if one { worth.to_string() } else { format!("{worth} ×{n}") });
+    parts.collect::<Vec<_>>().join(", ")
 }
 
 fn of_batch(run: &Run, summary: &Summary) -> Vec<String> {
@@ -72,7 +118,8 @@ fn of_batch(run: &Run, summary: &Summary) -> Vec<String> {
 /// What the columns of [`agents`] mean.
 pub const AGENTS: &str = "\
 Of each agent the worst of all its batches: what it added to its sessions itself (own delay, launch lag, late timers), and how \
-near it was to its machine's limits.";
+near it was to its machine's limits. Run queue is the time its load threads were runnable without a CPU, throttled the time that a \
+CPU quota held it back.";
 
 /// One row an agent, the worst of each figure over all batches.
 #[must_use]
@@ -89,9 +136,9 @@ pub fn agents(run: &Run) -> Sheet {
         "Late timers p99",
         "Start offset",
         "Clock within",
-        "Load threads busy",
-        "Waiting for a CPU",
-        "Held back by a quota",
+        "Threads busy",
+        "Run queue",
+        "Throttled",
         "Host CPU",
         "Memory",
         "Descriptors",

@@ -136,7 +136,7 @@ fn a_page_that_is_wrong_is_found_out() {
     let dir = tempfile::tempdir().expect("dir");
     let svg = "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 900 100\"><text x=\"10\" y=\"50\" font-size=\"14\" fill=\"#fefefe\">pale</text>\
                <text x=\"12\" y=\"52\" font-size=\"14\" fill=\"#000000\">over it</text><text x=\"880\" y=\"20\" font-size=\"14\" fill=\"#000000\">beyond the edge</text>\
-               <text x=\"300\" y=\"20\" font-size=\"5\" fill=\"#000000\">tiny</text></svg>";
+               <text x=\"300\" y=\"20\" font-size=\"2\" fill=\"#000000\">tiny</text></svg>";
     let page = format!(
         "<html><head><title>x</title></head><body style='background:#fff;width:3000px'><figure>{svg}</figure></body></html>"
     );

@@ -1,136 +1,76 @@
-#![allow(missing_docs)]
-#[derive(Debug, Clone)]
+//! PURE: the figures of a run and of a comparison, as SVG, and the same pictures as PNG. Data in, bytes out: the same
+//! data is the same bytes on every machine.
+//!
+//! `canvas.rs` is what they are drawn with, `scale.rs` and `axes.rs` where things are, `font.rs` how wide text is,
+//! `theme.rs` the colours. What was measured here is drawn full, what others have published hollow, dashed or light.
+
+mod axes;
+mod bars;
+mod canvas;
+mod font;
+mod heatmap;
+mod launch;
+mod phases;
+mod png;
+mod scale;
+mod scaling;
+mod spectrum;
+#[cfg(test)]
+mod tests;
+mod theme;
+mod timeline;
+
+pub use bars::{Bar, batch_per_core, max_batch};
+pub use heatmap::{HeatCell, Heatmap, p99_heatmap};
+pub use launch::{AgentLaunch, Launch, launch};
+pub use phases::{PhaseBar, phases};
+pub use png::png;
+pub use scaling::{ScalingLine, ScalingPoint, scaling};
+pub use spectrum::{Latency, SpectrumLine, spectrum};
+pub use theme::dark_css;
+pub use timeline::{AgentTimeline, Timeline, timeline};
+
+/// One figure.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Figure {
+    /// Stem of its file's name: `scaling`.
     pub name: String,
+    /// Stands in the picture too.
     pub title: String,
+    /// One to three sentences, not in the picture: what it shows, how to read it, what is missing.
     pub caption: String,
     pub svg: String,
 }
+
+/// Who measured it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
     Here,
+    /// By others, with another client.
     Published,
 }
-#[derive(Debug, Clone)]
-pub struct ScalingLine {
-    pub label: String,
-    pub source: Source,
-    pub points: Vec<ScalingPoint>,
-}
-#[derive(Debug, Clone)]
-pub struct ScalingPoint {
-    pub batch_size: u64,
-    pub success: f64,
-    pub low: f64,
-    pub high: f64,
-}
-fn f(name: &str) -> Figure {
-    Figure {
-        name: name.into(),
-        title: name.into(),
-        caption: "c".into(),
-        svg: "<svg xmlns=\"http://www.w3.org/2000/svg\"/>".into(),
+
+/// What a caption says of marks of `Source::Published`, if there are any.
+fn published_remark(mut sources: impl Iterator<Item = Source>, how: &str) -> String {
+    if sources.any(|source| source == Source::Published) {
+        format!(" {how}: published by others, who measured with another client.")
+    } else {
+        String::new()
     }
 }
-pub fn scaling(_lines: &[ScalingLine], _m: f64) -> Figure {
-    f("scaling")
+
+/// The figure of no data.
+fn nothing(name: &str, title: &str) -> Figure {
+    let svg = canvas::draw(title, 110.0, |canvas| {
+        let middle = canvas::SMALL.side(canvas::Side::Middle);
+        canvas.text((canvas::WIDTH / 2.0, 70.0), "nothing was measured", middle);
+    });
+    Figure { name: name.to_owned(), title: title.to_owned(), caption: "Nothing was measured.".to_owned(), svg }
 }
-#[derive(Debug, Clone)]
-pub struct Bar {
-    pub label: String,
-    pub source: Source,
-    pub value: Option<f64>,
-    pub at_least: bool,
-}
-pub fn max_batch(_bars: &[Bar], _m: f64) -> Figure {
-    f("max_batch")
-}
-pub fn batch_per_core(_bars: &[Bar]) -> Figure {
-    f("batch_per_core")
-}
-#[derive(Debug, Clone)]
-pub struct Heatmap {
-    pub label: String,
-    pub cells: Vec<HeatCell>,
-}
-#[derive(Debug, Clone)]
-pub struct HeatCell {
-    pub batch_size: u64,
-    pub wait_us: u64,
-    pub p99_us: Option<u64>,
-    pub met: bool,
-    pub skipped: bool,
-}
-pub fn p99_heatmap(_p: &[Heatmap]) -> Figure {
-    f("p99_heatmap")
-}
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Latency {
-    Service,
-    Response,
-}
-#[derive(Debug, Clone)]
-pub struct SpectrumLine {
-    pub label: String,
-    pub kind: Latency,
-    pub points: Vec<(f64, u64)>,
-    pub censored_above: Option<f64>,
-}
-pub fn spectrum(_b: &str, _l: &[SpectrumLine]) -> Figure {
-    f("spectrum")
-}
-#[derive(Debug, Clone)]
-pub struct PhaseBar {
-    pub label: String,
-    pub connect_us: f64,
-    pub reset_us: f64,
-    pub wait_us: f64,
-    pub step_us: f64,
-    pub close_us: f64,
-}
-pub fn phases(_b: &[PhaseBar]) -> Figure {
-    f("phases")
-}
-#[derive(Debug, Clone)]
-pub struct Timeline {
-    pub name: String,
-    pub batch: String,
-    pub bin_us: u64,
-    pub agents: Vec<AgentTimeline>,
-}
-#[derive(Debug, Clone)]
-pub struct AgentTimeline {
-    pub agent: String,
-    pub open: Vec<u64>,
-    pub completed: Vec<u64>,
-    pub failed: Vec<u64>,
-}
-pub fn timeline(t: &Timeline) -> Figure {
-    f(&format!("timeline-{}", t.name))
-}
-#[derive(Debug, Clone)]
-pub struct Launch {
-    pub name: String,
-    pub batch: String,
-    pub agents: Vec<AgentLaunch>,
-    pub start_skew_us: Option<u64>,
-    pub launch_window_us: u64,
-}
-#[derive(Debug, Clone)]
-pub struct AgentLaunch {
-    pub agent: String,
-    pub sessions: u64,
-    pub start_offset_us: Option<u64>,
-    pub clock_error_us: Option<u64>,
-    pub launch_lag_p99_us: Option<u64>,
-}
-pub fn launch(l: &Launch) -> Figure {
-    f(&format!("launch-{}", l.name))
-}
-pub fn png(_svg: &str, _scale: f32) -> Result<Vec<u8>, String> {
-    Ok(Vec::new())
-}
-#[must_use]
-pub fn dark_css(_scope: &str) -> String {
-    String::new()
+
+/// A share as per cent, as the plan has it: `95 %`, `99.9 %`.
+fn criterion(share: f64) -> String {
+    let per_cent = if share.is_finite() { share.clamp(0.0, 1.0) * 100.0 } else { 0.0 };
+    let text = format!("{per_cent:.2}");
+    format!("{} %", text.trim_end_matches('0').trim_end_matches('.'))
 }

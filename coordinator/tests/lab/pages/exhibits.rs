@@ -98,6 +98,7 @@ fn batch(
         summary.errors =
             vec![("refused at connect".to_owned(), size - held - timed_out), ("timeout at step".to_owned(), timed_out)];
     }
+    summary.errors.retain(|(_, count)| *count > 0);
     summary.by_agent = (0..agents).map(|n| agent(n, agents, size)).collect();
     summary.verdict = verdict(index, held == size);
     Made { done: Done::Ran(Box::new(summary)), records }

@@ -38,19 +38,21 @@
     const texts = [...svg.querySelectorAll('text')].filter((text) => text.textContent.trim() && text.getBoundingClientRect().width > 0);
     count += texts.length;
     const name = (svg.querySelector('title') || {}).textContent || 'a figure';
-    const shapes = [...svg.querySelectorAll('rect, polygon, path, circle')].map((shape) => [shape, shape.getBoundingClientRect()]);
+    // In the order in which they are drawn, with their place among all elements.
+    const order = new Map([...svg.querySelectorAll('*')].map((element, n) => [element, n]));
+    const shapes = [...svg.querySelectorAll('rect, polygon')].map((shape) => [shape, order.get(shape), shape.getBoundingClientRect()]);
     const boxes = texts.map((text) => text.getBoundingClientRect());
     texts.forEach((text, n) => {
       const box = boxes[n];
       const says = `${name}: "${text.textContent.trim()}"`;
       if (box.left < frame.left - 1 || box.right > frame.right + 1 || box.top < frame.top - 1 || box.bottom > frame.bottom + 1) wrong.push(`${says} is outside of the picture`);
-      if (innerWidth >= 1000 && box.height && Math.min(box.height, box.width * 3) < 11 && text.textContent.trim().length > 1) wrong.push(`${says} is small: ${box.height.toFixed(1)} px high`);
+      if (innerWidth >= 1000 && box.height && box.height < (media === 'print' ? 10.5 : 12) && text.textContent.trim().length > 1) wrong.push(`${says} is small: ${box.height.toFixed(1)} px high`);
       // What is drawn below the middle of the text, last of what came before it.
       const [x, y] = [(box.left + box.right) / 2, (box.top + box.bottom) / 2];
       let below = paper;
-      for (const [shape, area] of shapes) {
-        if (!(shape.compareDocumentPosition(text) & Node.DOCUMENT_POSITION_FOLLOWING) || !inside(area, x, y)) continue;
-        if (shape.tagName !== 'rect' && shape.tagName !== 'polygon') continue;
+      for (const [shape, place, area] of shapes) {
+        if (place > order.get(text)) break;
+        if (!inside(area, x, y)) continue;
         const style = getComputedStyle(shape);
         const fill = style.fill === 'none' ? null : parse(style.fill);
         if (fill && Number(style.opacity) > 0.5 && Number(style.fillOpacity) > 0.5) below = fill;

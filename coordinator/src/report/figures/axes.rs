@@ -1,0 +1,226 @@
+//! PURE: axes, and labels that keep out of each other's way.
+
+use super::Source;
+use super::canvas::{Canvas, LABEL, Look, MARGIN, Mark, Point, SMALL, Side, Stroke};
+use super::font;
+use super::scale::{Scale, count_of};
+use super::theme::{AXIS, GRID, INK, MUTED};
+
+/// Least room between two labels of one axis, in pixels.
+const APART: f64 = 8.0;
+
+/// Ticks and their labels below `y`; of labels that would touch, the later one is kept.
+pub(super) fn below(canvas: &mut Canvas<'_>, scale: &Scale, y: f64, ticks: &[(f64, String)]) {
+    let look = SMALL.side(Side::Middle);
+    let mut free_until = f64::INFINITY;
+    for (value, label) in ticks.iter().rev() {
+        let x = scale.at(*value);
+        canvas.line((x, y), (x, y + 4.0), Stroke::new(AXIS, 1.0));
+        let half = look.width(label) / 2.0;
+        // At the picture's edge a label moves in.
+        let x = x.clamp(half + 2.0, (super::canvas::WIDTH - half - 2.0).max(half + 2.0));
+        if x + half + APART <= free_until {
+            canvas.text((x, y + 14.0), label, look);
+            free_until = x - half;
+        }
+    }
+}
+
+/// The same labels above `y`, where the axis is far below.
+pub(super) fn above(canvas: &mut Canvas<'_>, scale: &Scale, y: f64, ticks: &[(f64, String)]) {
+    for (value, label) in ticks {
+        canvas.text((scale.at(*value), y - 9.0), label, SMALL.side(Side::Middle));
+    }
+}
+
+/// Lines across and their labels at the left of `x0`, from the bottom up. Of labels that would touch,
+/// the first is kept.
+pub(super) fn across(canvas: &mut Canvas<'_>, scale: &Scale, (x0, x1): Point, ticks: &[(f64, String)]) {
+    let mut taken: Vec<f64> = Vec::new();
+    for (value, label) in ticks {
+        let y = scale.at(*value);
+        canvas.line((x0, y), (x1, y), Stroke::new(GRID, 1.0));
+        if taken.iter().all(|other| (other - y).abs() >= 15.0) {
+            canvas.text((x0 - 8.0, y), label, SMALL.side(Side::Right));
+            taken.push(y);
+        }
+    }
+}
+
+/// Lines down from `y0` to `y1`.
+pub(super) fn down(canvas: &mut Canvas<'_>, scale: &Scale, (y0, y1): Point, ticks: &[(f64, String)]) {
+    for (value, _) in ticks {
+        canvas.line((scale.at(*value), y0), (scale.at(*value), y1), Stroke::new(GRID, 1.0));
+    }
+}
+
+/// Ticks of a scale with their numbers.
+pub(super) fn numbered(scale: &Scale, at_most: f64) -> Vec<(f64, String)> {
+    let ticks = scale.ticks(at_most);
+    let step = ticks.windows(2).map(|pair| pair[1] - pair[0]).fold(f64::INFINITY, f64::min);
+    let step = if step.is_finite() { step } else { 1.0 };
+    ticks.into_iter().map(|value| (value, super::scale::number(value, step))).collect()
+}
+
+/// Places for labels that want to be at these heights: at least `pitch` apart, in their order, within `low..=high` as
+/// long as they fit there.
+pub(super) fn spread(wanted: &[f64], pitch: f64, low: f64, high: f64) -> Vec<f64> {
+    let mut order: Vec<usize> = (0..wanted.len()).collect();
+    order.sort_by(|a, b| wanted[*a].total_cmp(&wanted[*b]));
+    let mut places = vec![0.0; wanted.len()];
+    let mut next = low;
+    for n in &order {
+        places[*n] = wanted[*n].max(next);
+        next = places[*n] + pitch;
+    }
+    let mut last = high.max(low + pitch * (count_of(wanted.len()) - 1.0).max(0.0));
+    for n in order.iter().rev() {
+        places[*n] = places[*n].min(last);
+        last = places[*n] - pitch;
+    }
+    places
+}
+
+/// From one entry of a key to the next.
+pub(super) const KEY_PITCH: f64 = 18.0;
+/// The longest line from a line's end to its name, in pixels.
+const LEADER_MAX: f64 = 60.0;
+
+/// One entry of a key at the right of a panel, where its line ends.
+pub(super) struct Entry {
+    pub(super) label: String,
+    pub(super) tag: &'static str,
+    pub(super) stroke: Stroke,
+    pub(super) mark: Option<(Mark, bool)>,
+    /// Where the line ends.
+    pub(super) end: Point,
+}
+
+/// Names lines where they end, instead of in a box apart: from `x` to the right edge of the picture.
+pub(super) fn key(canvas: &mut Canvas<'_>, x: f64, (low, high): Point, entries: &[Entry]) {
+    let wanted: Vec<f64> = entries.iter().map(|entry| entry.end.1).collect();
+    for (entry, y) in entries.iter().zip(spread(&wanted, KEY_PITCH, low, high)) {
+        // From afar, a line to its name would only be one line more.
+        if x - entry.end.0 < LEADER_MAX {
+            canvas.line(entry.end, (x, y), Stroke::new(super::theme::GHOST, 1.0));
+        }
+        canvas.line((x, y), (x + 26.0, y), entry.stroke);
+        if let Some((mark, hollow)) = entry.mark {
+            canvas.mark(mark, (x + 13.0, y), 4.0, entry.stroke.paint.0, hollow);
+        }
+        let name = named(&entry.label, entry.tag, super::canvas::WIDTH - MARGIN - x - 32.0);
+        canvas.text((x + 32.0, y), &name, LABEL);
+    }
+}
+
+/// Room that `key` needs for these labels and tags, in pixels.
+pub(super) fn key_room<'a>(labels: impl Iterator<Item = (&'a str, &'a str)>) -> f64 {
+    let widths = labels.map(|(label, tag)| LABEL.width(&named(label, tag, f64::INFINITY)));
+    widths.fold(40.0, f64::max).min(275.0) + 32.0
+}
+
+/// A label with what must be said of it in brackets, in at most this room: the label is cut, the rest is not.
+pub(super) fn named(label: &str, tag: &str, room: f64) -> String {
+    if tag.is_empty() {
+        return font::fit(label, LABEL.size, room);
+    }
+    let tag = format!(" ({tag})");
+    font::fit(label, LABEL.size, room - LABEL.width(&tag)) + &tag
+}
+
+/// What is said of a source beside a label.
+pub(super) fn tag(source: Source) -> &'static str {
+    match source {
+        Source::Here => "",
+        Source::Published => "published",
+    }
+}
+
+/// The labels of rows, at the left: in one or two lines each.
+pub(super) struct Rows {
+    lines: Vec<Vec<String>>,
+    /// Where the labels end and the data may begin.
+    pub(super) right: f64,
+    /// The middle of each row.
+    pub(super) middles: Vec<f64>,
+    /// Where the rows end.
+    pub(super) bottom: f64,
+}
+
+impl Rows {
+    /// Rows from `top` on, `pitch` high, or higher where the label takes two lines.
+    pub(super) fn new<'a>(
+        labels: impl Iterator<Item = (&'a str, Source)>,
+        top: f64,
+        pitch: f64,
+        room_max: f64,
+    ) -> Self {
+        let lines: Vec<Vec<String>> = labels.map(|(label, source)| row_label(label, source, room_max)).collect();
+        let widths = lines.iter().flatten().map(|line| LABEL.width(line));
+        let right = MARGIN + widths.fold(0.0, f64::max);
+        let mut bottom = top;
+        let height = |lines: &Vec<String>| pitch.max(if lines.len() > 1 { 39.0 } else { 0.0 });
+        let middles = lines.iter().map(|lines| {
+            bottom += height(lines);
+            bottom - height(lines) / 2.0
+        });
+        let middles = middles.collect();
+        Self { lines, right, middles, bottom }
+    }
+
+    pub(super) fn draw(&self, canvas: &mut Canvas<'_>) {
+        for (lines, middle) in self.lines.iter().zip(&self.middles) {
+            let first = middle - 8.0 * (count_of(lines.len()) - 1.0);
+            for (n, line) in lines.iter().enumerate() {
+                canvas.text((self.right, first + 16.0 * count_of(n)), line, LABEL.side(Side::Right));
+            }
+        }
+    }
+}
+
+fn row_label(label: &str, source: Source, room: f64) -> Vec<String> {
+    match tag(source) {
+        "" => font::wrap(label, LABEL.size, room),
+        tag => {
+            let tag = format!(" ({tag})");
+            let mut lines = font::wrap(label, LABEL.size, room - LABEL.width(&tag));
+            if let Some(line) = lines.last_mut() {
+                line.push_str(&tag);
+            }
+            lines
+        }
+    }
+}
+
+/// The title of an axis, small and level: nobody has to turn their head.
+pub(super) fn title(canvas: &mut Canvas<'_>, at: Point, text: &str, side: Side) {
+    canvas.text(at, text, Look { colour: MUTED, ..SMALL }.side(side));
+}
+
+/// A number beside a mark.
+pub(super) const VALUE: Look = Look { size: super::theme::LABEL_PX, colour: INK, side: Side::Left };
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn labels_that_would_touch_move_apart() {
+        assert_eq!(spread(&[50.0, 50.0, 10.0], 10.0, 0.0, 100.0), [50.0, 60.0, 10.0]);
+        assert_eq!(spread(&[100.0, 100.0], 10.0, 0.0, 100.0), [90.0, 100.0]);
+        assert!(spread(&[], 10.0, 0.0, 100.0).is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn spread_labels_never_touch_and_stay_inside(wanted in prop::collection::vec(0.0..100.0, 1..11)) {
+            let places = spread(&wanted, 10.0, 0.0, 100.0);
+            let mut sorted = places.clone();
+            sorted.sort_by(f64::total_cmp);
+            prop_assert!(sorted.windows(2).all(|pair| pair[1] - pair[0] > 9.999), "{sorted:?}");
+            prop_assert!(places.iter().all(|y| (-0.001..=100.001).contains(y)), "{places:?}");
+        }
+    }
+}
