@@ -143,7 +143,7 @@ fn several_runs_in_one_report_and_folders_that_are_none() {
     for said in ["slurm-single", "slurm-multi", "(published)", "What can be compared", "published, Python script"] {
         assert!(ended.text.contains(said), "{said}: {}", ended.text);
     }
-    for name in ["report.html", "report.md", "figures/max_batch.svg", "figures/batch_per_core.png"] {
+    for name in ["report.html", "report.md", "figures/max-batch.svg", "figures/batch-per-core.png"] {
         assert!(all.join(name).is_file(), "{name}");
     }
     assert!(!kept.join("report.md").exists(), "--output writes nothing elsewhere");
