@@ -149,8 +149,10 @@ impl Line<'_> {
         // Scripts have no verdicts, and reliable is about those too.
         let reliable = self.grid.reliable(self.cells);
         if self.run.judged() && reliable != Some(max) {
-            let reliable = reliable.map_or_else(|| "no batch".to_owned(), |size| format!("{size}"));
-            text.push_str(&format!("; every repetition of every size held only up to {reliable}"));
+            text.push_str(&match reliable {
+                Some(size) => format!("; every repetition of every size held only up to {size}"),
+                None => "; at no size did every repetition hold with a verdict that counts".to_owned(),
+            });
         }
         text.push('.');
         Some(text)
@@ -201,15 +203,13 @@ impl Line<'_> {
     fn workers(&self) -> Option<String> {
         let cell = self.max_load()?;
         let pids = cell.runs.iter().map(|run| run.unique_pids).max().filter(|pids| *pids > 0)?;
-        let at = format!("at batch {} ({})", cell.batch_size, self.mode);
+        let at = format!("Unique PIDs at batch {} ({})", cell.batch_size, self.mode);
         Some(match self.run.plan.server.workers {
-            Some(workers) if pids == workers => {
-                format!("All {pids} unique PIDs answered {at}: every worker took part.")
-            }
+            Some(workers) if pids == workers => format!("{at}: {pids}, as many as there are workers."),
             Some(workers) if pids < workers => {
-                format!("Only {pids} unique PIDs answered {at}, of {workers} workers: the others had nothing to do.")
+                format!("{at}: {pids} of {workers} workers; the others had no session that succeeded.")
             }
-            _ => format!("{pids} unique PIDs answered {at}."),
+            _ => format!("{at}: {pids}."),
         })
     }
 
@@ -271,7 +271,7 @@ impl Line<'_> {
 
     fn throughput(&self) -> Option<String> {
         let lines = self.grid.lines.iter().filter(|((mode, _), _)| *mode == self.mode);
-        let cells = lines.flat_map(|(_, line)| line).filter(|cell| cell.succeeded() > 0);
+        let cells = lines.flat_map(|(_, line)| line).filter(|cell| self.grid.meets(cell));
         let best = cells.max_by(|a, b| a.rps().total_cmp(&b.rps()))?;
         Some(format!(
             "Highest throughput ({}): {} sessions a second at batch {}, wait {} s.",
@@ -387,10 +387,100 @@ fn attempts(run: &Run) -> Option<String> {
     let repeated: Vec<&Summary> = summaries(run).filter(|summary| summary.attempt > 1).collect();
     let first = repeated.first()?;
     let lost: u64 = summaries(run).map(|summary| summary.ledger.lost).sum();
-    let lost = if lost > 0 { format!("; {} sessions were lost with agents", count(lost)) } else { String::new() };
+    let lost = if lost > 0 {
+        format!("; {} {} lost with agents", count(lost), if lost == 1 { "session was" } else { "sessions were" })
+    } else {
+        String::new()
+    };
     Some(format!(
         "{} took more than one attempt, the first of them {}{lost}.",
         batches(repeated.len()),
         remarks::cell(first)
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use hdrhistogram::Histogram;
+
+    use super::*;
+    use crate::report::cells::CellHistograms;
+    use crate::report::facts::Verdict;
+    use crate::report::run::Client;
+    use crate::report::run::tests::run_of;
+    use crate::report::tables::tests::done;
+
+    /// A repetition, changed.
+    fn with(done: Done, change: impl FnOnce(&mut Summary)) -> Done {
+        let Done::Ran(mut summary) = done else { panic!("it ran") };
+        change(&mut summary);
+        Done::Ran(summary)
+    }
+
+    fn judged(worth: Worth, limit: Limit, why: &str) -> Verdict {
+        Verdict { worth, limit, reasons: vec![why.to_owned()], ..Verdict::default() }
+    }
+
+    fn list(run: &Run) -> String {
+        observations(run).into_iter().map(|line| format!("- {line}\n")).collect()
+    }
+
+    #[test]
+    fn every_sentence_where_there_is_something_to_say() {
+        let mut cells = CellHistograms::default();
+        let mut results = Vec::new();
+        for repetition in 1..=3 {
+            results.push(with(done(32, repetition, 32, 1_080_000, &mut cells), |summary| {
+                summary.verdict = judged(Worth::Degraded, Limit::Unknown, "n2 was lost: it was killed");
+                summary.attempt = 3;
+                summary.ledger.lost = u64::from(repetition == 1);
+            }));
+            results.push(with(done(512, repetition, 512, 1_300_000, &mut cells), |summary| {
+                summary.agents = 2;
+                summary.start_skew_us = Some(900 * u64::from(repetition));
+                summary.unique_pids = 3;
+                summary.hosts = [("a:1".to_owned(), 300), ("b:1".to_owned(), 212)].into();
+                // One of them is slow.
+                summary.total.p99_us = if repetition == 2 { 2_500_000 } else { 1_300_000 };
+            }));
+            results.push(with(
+                done(2_048, repetition, if repetition == 2 { 0 } else { 2_048 }, 1_900_000, &mut cells),
+                |summary| {
+                    summary.errors = vec![("refused at connect".to_owned(), 2_048 - summary.ledger.succeeded)];
+                    summary.errors.retain(|(_, count)| *count > 0);
+                },
+            ));
+            results.push(with(done(4_096, repetition, 100, 1_950_000, &mut cells), |summary| {
+                summary.errors = (1..=7).map(|n| (format!("http_status(50{n}) at reset"), 500)).collect();
+                summary.ledger.timed_out = 496;
+                summary.ledger.failed -= 496;
+                summary.verdict = judged(Worth::Valid, Limit::Server, "the server refused");
+            }));
+            results.push(with(done(32, repetition, 0, 0, &mut CellHistograms::default()), |summary| {
+                summary.batch.mode = Mode::Http;
+                summary.errors = vec![("http_status(404) at reset".to_owned(), 32)];
+            }));
+        }
+        for (metric, us) in [(Metric::Connect, 250_000), (Metric::Step, 1_040_000)] {
+            let mut values = Histogram::new_with_bounds(1, 3_600_000_000, 3).expect("bounds");
+            values.record(us).expect("in range");
+            cells.add_one(results[1].batch(), metric, &values).expect("the same bounds");
+        }
+        let plan = "[experiment]\ncores=8\n[server]\nworkers=4\n";
+        let run = run_of(plan, "2026-11-24T10:00:00Z", results, cells);
+        insta::assert_snapshot!(list(&run));
+    }
+
+    #[test]
+    fn little_to_say() {
+        let mut cells = CellHistograms::default();
+        let results = vec![with(done(8, 1, 4, 1_100_000, &mut cells), |summary| summary.unique_pids = 1)];
+        let mut run = run_of("", "2026-11-24T10:00:00Z", results, cells);
+        let ours = list(&run);
+        run.client = Client::Script;
+        let theirs = list(&run);
+        run.results.clear();
+        run.client = Client::Muster { version: "0.1.0".to_owned() };
+        insta::assert_snapshot!(format!("{ours}\n{theirs}\n{}", list(&run)));
+    }
 }

@@ -32,7 +32,7 @@ fn small_run(out: &Path, infrastructure: &str) -> Ended {
             "--set",
             "server.workers=2",
         ])
-        .arg("--output")
+        .args(["--set", "grid.cooldown_seconds=0", "--output"])
         .arg(out);
     run(command)
 }

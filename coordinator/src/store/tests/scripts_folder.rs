@@ -140,3 +140,43 @@ fn the_summary_of_a_run_of_ours_alone() {
     assert_eq!((summaries.len(), summaries[0].ledger.lost), (2, 1));
     assert_eq!(summaries[0].verdict.reasons, ["because, \"so\""]);
 }
+
+/// What a report makes of a folder: everything that it has, or why it has nothing.
+fn reported(dir: &Path) -> String {
+    match read::read(dir) {
+        Ok(run) => {
+            let document = crate::report::document::of_run(&run, &crate::report::published::built_in());
+            crate::report::html::render(&document) + &crate::report::markdown::render(&document, None)
+        }
+        Err(error) => error.to_string(),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+    /// Any byte of any file changed, any end missing: a report says something, and never panics.
+    #[test]
+    fn whatever_happened_to_the_files_a_report_says_something(
+        file in 0..6_usize,
+        at in 0.0..1.0_f64,
+        garbage in proptest::collection::vec(any::<u8>(), 0..8),
+        cut in any::<bool>(),
+    ) {
+        let dir = tempfile::tempdir().expect("dir");
+        let (place, name) = if file < 2 {
+            (folder(dir.path()), [SUMMARY, "raw.jsonl"][file])
+        } else {
+            two_batches(dir.path(), "jsonl");
+            (dir.path().to_path_buf(), [RUN, JOURNAL, HISTOGRAMS, "raw.jsonl"][file - 2])
+        };
+        let path = place.join(name);
+        let mut bytes = fs::read(&path).expect("a file");
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "a part")]
+        let at = (bytes.len() as f64 * at) as usize;
+        let end = if cut { bytes.len() } else { (at + garbage.len()).min(bytes.len()) };
+        bytes.splice(at..end, garbage);
+        fs::write(&path, bytes).expect("written");
+        prop_assert!(!reported(&place).is_empty());
+    }
+}
