@@ -1,6 +1,6 @@
 //! `coordinator log`: a run becomes an entry of the experiment log.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -10,8 +10,7 @@ use super::{Problem, Talk};
 use crate::exit;
 use crate::report::charts;
 use crate::report::entry::{Links, body};
-use crate::report::figures::Figure;
-use crate::report::logbook::{EMPTY, Logged, NewEntry, heading_of, log};
+use crate::report::logbook::{EMPTY, LogError, Logged, NewEntry, folder_of, log};
 use crate::report::overview::OverviewRow;
 use crate::report::published;
 use crate::report::run::Run;
@@ -42,19 +41,34 @@ pub(super) fn run(args: &LogArgs, talk: Talk) -> Result<u8, Problem> {
     Ok(exit::DONE)
 }
 
-/// Files first, the log last: what it links to is there.
+/// Everything is worked out first, then the files are written that the entry links to, then the log.
 fn one(dir: &Path, run: &Run, into: &Path) -> Result<String, Problem> {
     let unwritten = |error: io::Error| Problem::internal(format!("the run is not in the log: {error}"));
+    let beside = into.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    fs::create_dir_all(beside).map_err(|error| unwritten(named(beside)(error)))?;
+    // Another run may be on its way into the same log.
+    let _one_at_a_time = lock(beside);
     let text = match fs::read_to_string(into) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => EMPTY.to_owned(),
-        Err(error) => return Err(Problem::usage(format!("--into {}: {error}", into.display()))),
+        Err(error) => return Err(Problem::usage(format!("--into {}: {error}; give a Markdown file", into.display()))),
     };
-    let no_log =
-        |error: crate::report::logbook::LogError| Problem::usage(format!("--into {}: {error}", into.display()));
-    let heading = heading_of(&text, &run.id, &run.title()).map_err(no_log)?;
-    let beside = into.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let links = files(dir, run, beside, heading.strip_prefix(&run.title()).unwrap_or_default()).map_err(unwritten)?;
+    let no_log = |error: LogError| Problem::usage(format!("--into {}: {error}", into.display()));
+    let base = format!("{}-{}", run.name(), run.date());
+    let name = folder_of(&text, &run.id, &base).map_err(no_log)?;
+    let figures = charts::of_run(run, &published::built_in());
+    let summary = match fs::read(dir.join(SUMMARY)) {
+        Ok(bytes) => Some(bytes),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => return Err(unwritten(named(&dir.join(SUMMARY))(error))),
+    };
+    let links = Links {
+        summary: summary.as_ref().map(|_| format!("summaries/{name}.csv")),
+        figures: Some((
+            format!("figures/{name}/"),
+            figures.iter().map(|figure| (figure.name.clone(), figure.title.clone())).collect(),
+        )),
+    };
     let entry = NewEntry {
         id: run.id.clone(),
         started: rfc3339(run.started),
@@ -62,36 +76,36 @@ fn one(dir: &Path, run: &Run, into: &Path) -> Result<String, Problem> {
         row: OverviewRow::of(run),
     };
     let logged = log(&text, &run.title(), &entry).map_err(no_log)?;
+    publish::figures(&beside.join("figures").join(&name), &figures.iter().collect::<Vec<_>>()).map_err(unwritten)?;
+    if let Some(bytes) = summary {
+        let folder = beside.join("summaries");
+        fs::create_dir_all(&folder).map_err(|error| unwritten(named(&folder)(error)))?;
+        publish::replace(&folder.join(format!("{name}.csv")), &bytes).map_err(unwritten)?;
+    }
     if logged.text != text {
         publish::replace(into, logged.text.as_bytes()).map_err(unwritten)?;
     }
-    Ok(said(&heading, into, &logged, run))
+    Ok(said(&run.title(), into, &logged, run))
 }
 
-/// Copies what the entry links to. `again` tells this run from others of its infrastructure and day: `-2`, `-3`.
-fn files(dir: &Path, run: &Run, beside: &Path, again: &str) -> io::Result<Links> {
-    let name = format!("{}-{}{again}", run.name(), run.date());
-    let figures: Vec<Figure> = charts::of_run(run, &published::built_in());
-    publish::figures(&beside.join("figures").join(&name), &figures.iter().collect::<Vec<_>>())?;
-    let summary = match fs::read(dir.join("summary.csv")) {
-        Ok(bytes) => {
-            let folder = beside.join("summaries");
-            fs::create_dir_all(&folder)?;
-            publish::replace(&folder.join(format!("{name}.csv")), &bytes)?;
-            Some(format!("summaries/{name}.csv"))
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-        Err(error) => return Err(error),
-    };
-    let titles = figures.into_iter().map(|figure| (figure.name, figure.title)).collect();
-    Ok(Links { summary, figures: Some((format!("figures/{name}/"), titles)) })
+const SUMMARY: &str = "summary.csv";
+
+fn named(path: &Path) -> impl Fn(io::Error) -> io::Error {
+    move |error| io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+}
+
+/// Held until it is dropped. A file system without locks is no reason not to write.
+fn lock(folder: &Path) -> Option<File> {
+    let folder = File::open(folder).ok()?;
+    folder.lock().ok().map(|()| folder)
 }
 
 fn said(heading: &str, into: &Path, logged: &Logged, run: &Run) -> String {
     let what = if logged.renewed { "renewed" } else { "put" };
     let mut text = format!("{heading} {what} in {}", into.display());
     if logged.carried > 0 {
-        text.push_str(&format!("; {} lines that were written by hand are kept", logged.carried));
+        let lines = if logged.carried == 1 { "1 line" } else { &format!("{} lines", logged.carried) };
+        text.push_str(&format!("; {lines} written by hand kept"));
     }
     if !logged.in_overview {
         text.push_str(&format!("; the overview keeps the newer run of {}", run.name()));

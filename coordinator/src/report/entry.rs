@@ -4,6 +4,7 @@ use proto::Mode;
 
 use super::observations::observations;
 use super::run::Run;
+use super::sheet::{fenced, plain};
 use super::tables::{results_summary, scalings};
 use super::vitals::configuration;
 
@@ -19,7 +20,7 @@ pub struct Links {
 #[must_use]
 pub fn body(run: &Run, links: &Links) -> String {
     let mut text = String::new();
-    let mut field = |name: &str, value: &str| text.push_str(&format!("**{name}:** {value}  \n"));
+    let mut field = |name: &str, value: &str| text.push_str(&format!("**{name}:** {}  \n", plain(value)));
     field("Infrastructure", &run.name());
     field("Start", &second(run.started));
     field("End", &run.ended.map_or_else(|| "unknown".to_owned(), second));
@@ -29,9 +30,9 @@ pub fn body(run: &Run, links: &Links) -> String {
     }
     text.push_str("\n### Configuration\n");
     for line in configuration(run) {
-        text.push_str(&format!("- {line}\n"));
+        text.push_str(&format!("- {}\n", plain(&line)));
     }
-    text.push_str(&format!("\n### Command\n```bash\n{}```\n", commands(run)));
+    text.push_str(&format!("\n### Command\n{}", fenced(&commands(run))));
     let grid = run.grid();
     text.push_str(&format!("\n### Results Summary\n{}\n", results_summary(&run.plan, &grid).markdown()));
     let several = run.plan.target.mode.list().len() > 1;
@@ -42,7 +43,7 @@ pub fn body(run: &Run, links: &Links) -> String {
     text.push_str(&format!("\n### Links\n{}", linked(run, links)));
     text.push_str("\n### Observations\n");
     for line in observations(run) {
-        text.push_str(&format!("- {}\n", line.replace('\n', " ")));
+        text.push_str(&format!("- {}\n", plain(&line)));
     }
     text
 }

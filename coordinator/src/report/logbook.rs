@@ -10,19 +10,20 @@
 //! <!-- muster end 5e0a31 77c0de ... -->
 //! ```
 //!
-//! The last comment has a short hash of every line that was written: a line between the two whose hash is not there was
-//! written by a person, and is carried over to the end of its section when the entry is written again. What stands before
-//! or after the two comments is never touched.
-
-use std::collections::BTreeSet;
+//! The last comment has a short hash of each line that was written, in their order. A line between the two comments that
+//! does not come from there was written by a person: when the entry is written again it is put back where it stood among the
+//! lines that have remained. What stands before or after the two comments is never touched.
 
 use sha2::{Digest as _, Sha256};
+
+use similar::{Algorithm, DiffOp, capture_diff_slices};
 
 use super::overview::{COLUMNS, OverviewRow};
 use super::sheet::Sheet;
 
 const START: &str = "<!-- EXPERIMENT RUNS START -->";
 const HEADING: &str = "## Run: ";
+const BEGIN: &str = "<!-- muster run ";
 const END: &str = "<!-- muster end";
 
 /// What a log that is begun looks like.
@@ -103,11 +104,39 @@ pub fn heading_of(log: &str, id: &str, title: &str) -> Result<String, LogError> 
     Ok(names.into_iter().find(|name| !taken(name)).unwrap_or_else(|| title.to_owned()))
 }
 
+/// The name of the folder with the run's figures: the one that its entry links to, else `base`, with `-2`, `-3`, ... if the
+/// log links to that already.
+///
+/// # Errors
+/// If the file is no log.
+pub fn folder_of(log: &str, id: &str, base: &str) -> Result<String, LogError> {
+    let lines: Vec<&str> = log.lines().collect();
+    if let Some(mark) = entries(&lines)?.iter().find(|entry| entry.id.as_deref() == Some(id)).and_then(|own| own.mark) {
+        let links = lines[mark..].iter().take_while(|line| !line.starts_with(END)).find_map(|line| {
+            let name = line.trim_end().split("](figures/").nth(1)?.split('/').next()?;
+            let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+            (name.starts_with(base) && name.chars().all(plain)).then(|| name.to_owned())
+        });
+        if let Some(name) = links {
+            return Ok(name);
+        }
+    }
+    let taken =
+        |name: &str| log.contains(&format!("](figures/{name}/")) || log.contains(&format!("](summaries/{name}.csv)"));
+    let mut names = std::iter::once(base.to_owned()).chain((2..).map(|n| format!("{base}-{n}")));
+    Ok(names.find(|name| !taken(name)).unwrap_or_else(|| base.to_owned()))
+}
+
 /// Puts the entry in, or renews it, and refreshes the overview.
 ///
 /// # Errors
 /// If the file is no log, or its own marks are broken.
 pub fn log(text: &str, title: &str, new: &NewEntry) -> Result<Logged, LogError> {
+    if text.contains("\r\n") {
+        // As whoever wrote it ends lines.
+        let logged = log(&text.replace("\r\n", "\n"), title, new)?;
+        return Ok(Logged { text: logged.text.replace('\n', "\r\n"), ..logged });
+    }
     let lines: Vec<&str> = text.lines().collect();
     let found = entries(&lines)?;
     let mut out: Vec<String> = lines.iter().map(|line| (*line).to_owned()).collect();
@@ -124,7 +153,8 @@ pub fn log(text: &str, title: &str, new: &NewEntry) -> Result<Logged, LogError> 
     } else {
         let at = place(&lines, &found, &new.started);
         let mut block = vec![format!("{HEADING}{heading}"), String::new()];
-        block.extend(marked(new, &new.body.lines().map(str::to_owned).collect::<Vec<_>>(), &new.body));
+        let body: Vec<&str> = written(&new.body);
+        block.extend(marked(new, &body, &body));
         block.extend(["", "---", ""].map(str::to_owned));
         if at > 0 && !lines[at - 1].trim().is_empty() {
             block.insert(0, String::new());
@@ -140,10 +170,12 @@ pub fn log(text: &str, title: &str, new: &NewEntry) -> Result<Logged, LogError> 
     if newest {
         refresh(&mut out, &new.row)?;
     }
-    let mut text = out.join("\n");
-    text.truncate(text.trim_end().len());
-    text.push('\n');
-    Ok(Logged { text, renewed: own.is_some(), carried, in_overview: newest })
+    // How the file ended before: that is not ours.
+    let tail = &text[text.trim_end().len()..];
+    let mut logged = out.join("\n");
+    logged.truncate(logged.trim_end().len());
+    logged.push_str(if tail.is_empty() { "\n" } else { tail });
+    Ok(Logged { text: logged, renewed: own.is_some(), carried, in_overview: newest })
 }
 
 /// An entry that is there.
@@ -158,27 +190,20 @@ struct Found<'a> {
     mark: Option<usize>,
 }
 
-/// The entries below the start line. What stands in code or in comments of several lines is an example.
+/// The entries below the start line. What stands in code or in comments of several lines is an example; what stands between
+/// the marks of an entry is that entry's, whatever it looks like.
 fn entries<'a>(lines: &[&'a str]) -> Result<Vec<Found<'a>>, LogError> {
     let start = lines.iter().position(|line| line.trim() == START).ok_or(LogError::NoStart)?;
     let mut found: Vec<Found<'a>> = Vec::new();
-    for (n, line) in visible(lines).filter(|(n, _)| *n > start) {
-        if let Some(title) = line.strip_prefix(HEADING) {
-            found.push(Found {
-                line: n,
-                title: title.trim(),
-                infrastructure: None,
-                started: None,
-                id: None,
-                mark: None,
-            });
+    for (n, line, place) in seen(lines).filter(|(n, _, place)| *n > start && *place != Place::Hidden) {
+        if let (Some(title), Place::Open) = (line.strip_prefix(HEADING), place) {
+            let title = title.trim();
+            found.push(Found { line: n, title, infrastructure: None, started: None, id: None, mark: None });
         } else if let Some(entry) = found.last_mut() {
             let value = |name: &str| line.strip_prefix(&format!("**{name}:**")).map(str::trim);
             entry.infrastructure = entry.infrastructure.or(value("Infrastructure"));
             entry.started = entry.started.or(value("Start"));
-            if let Some(id) = line.strip_prefix("<!-- muster run ").and_then(|rest| rest.split([':', ' ']).next())
-                && entry.id.is_none()
-            {
+            if let (None, Some(id)) = (&entry.id, id_of(line)) {
                 (entry.id, entry.mark) = (Some(id.to_owned()), Some(n));
             }
         }
@@ -186,24 +211,66 @@ fn entries<'a>(lines: &[&'a str]) -> Result<Vec<Found<'a>>, LogError> {
     Ok(found)
 }
 
-/// The lines that are neither in a fence of code nor in a comment of several lines.
-fn visible<'a, 'b>(lines: &'b [&'a str]) -> impl Iterator<Item = (usize, &'a str)> + 'b {
-    let (mut fence, mut comment) = (false, false);
-    lines.iter().enumerate().filter_map(move |(n, line)| {
+fn id_of(line: &str) -> Option<&str> {
+    line.strip_prefix(BEGIN)?.split([':', ' ']).next().filter(|id| !id.is_empty())
+}
+
+/// Where a line stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Open,
+    /// Between the marks of an entry.
+    Entry,
+    /// In a fence of code, or in a comment of several lines.
+    Hidden,
+}
+
+fn seen<'a, 'b>(lines: &'b [&'a str]) -> impl Iterator<Item = (usize, &'a str, Place)> + 'b {
+    // The sign and the length of a fence that is open (CommonMark 4.5).
+    let mut fence: Option<(char, usize)> = None;
+    let (mut comment, mut entry_ends) = (false, None);
+    lines.iter().enumerate().map(move |(n, line)| {
+        if let Some(end) = entry_ends {
+            if n >= end {
+                entry_ends = None;
+            }
+            return (n, *line, Place::Entry);
+        }
+        let trimmed = line.trim_start();
         if comment {
             comment = !line.contains("-->");
-            return None;
+            return (n, *line, Place::Hidden);
         }
-        if line.trim_start().starts_with("```") {
-            fence = !fence;
-            return None;
+        if let Some((sign, length)) = fence {
+            let run = trimmed.chars().take_while(|c| *c == sign).count();
+            if run >= length && trimmed[run..].trim().is_empty() {
+                fence = None;
+            }
+            return (n, *line, Place::Hidden);
         }
-        if !fence && line.trim_start().starts_with("<!--") && !line.contains("-->") {
+        if let Some(sign) = trimmed.chars().next().filter(|c| *c == '`' || *c == '~') {
+            let run = trimmed.chars().take_while(|c| *c == sign).count();
+            if run >= 3 && !(sign == '`' && trimmed[run..].contains('`')) {
+                fence = Some((sign, run));
+                return (n, *line, Place::Hidden);
+            }
+        }
+        if id_of(line).is_some() {
+            // Without its end it is a line like others: whoever looks for the end says so.
+            entry_ends = lines[n..].iter().position(|line| line.starts_with(END)).map(|after| n + after);
+            return (n, *line, if entry_ends.is_some() { Place::Entry } else { Place::Open });
+        }
+        if trimmed.starts_with("<!--") && !line.contains("-->") {
             comment = true;
-            return None;
+            return (n, *line, Place::Hidden);
         }
-        (!fence).then_some((n, *line))
+        (n, *line, Place::Open)
     })
+}
+
+/// The lines that are nobody's example and in no entry's marks.
+fn visible<'a, 'b>(lines: &'b [&'a str]) -> impl Iterator<Item = (usize, &'a str)> + 'b {
+    seen(lines).filter(|(_, _, place)| *place == Place::Open).map(|(n, line, _)| (n, line))
 }
 
 /// Before the first entry that is older; else after the last one.
@@ -242,62 +309,87 @@ fn moment(text: &str) -> &str {
     text.get(..19).or_else(|| text.get(..10)).unwrap_or(text)
 }
 
-/// Between its marks. The hashes are of what was written, not of what was carried over.
-fn marked(new: &NewEntry, lines: &[String], written: &str) -> Vec<String> {
-    let mut block =
-        vec![format!("<!-- muster run {}: written by `coordinator log`, which keeps what you add -->", new.id)];
-    block.extend(lines.iter().cloned());
-    while block.last().is_some_and(|line| line.trim().is_empty()) {
-        block.pop();
-    }
-    let hashes: BTreeSet<String> = written.lines().filter(|line| !line.trim().is_empty()).map(hash).collect();
-    block.push(String::new());
-    block.push(format!("{END} {} -->", hashes.into_iter().collect::<Vec<_>>().join(" ")));
+/// The lines of a body, without blank ones at its end.
+fn written(body: &str) -> Vec<&str> {
+    body.trim_end().lines().collect()
+}
+
+/// Between its marks. The hashes are of what was written, not of what was put back.
+fn marked(new: &NewEntry, lines: &[&str], written: &[&str]) -> Vec<String> {
+    let mut block = vec![format!("{BEGIN}{}: written by `coordinator log`, which keeps what you add -->", new.id)];
+    block.extend(lines.iter().map(|line| (*line).to_owned()));
+    let hashes: Vec<String> = written.iter().map(|line| hash(line)).collect();
+    block.extend([String::new(), format!("{END} {} -->", hashes.join(" "))]);
     block
 }
 
-/// Of a line without the blanks at its end, which editors take away: 24 bits, as hex.
+/// Of a line without the blanks at its end, which editors take away: 24 bits, as hex. A blank line is a dash.
 fn hash(line: &str) -> String {
+    if line.trim().is_empty() {
+        return "-".to_owned();
+    }
     Sha256::digest(line.trim_end().as_bytes()).iter().take(3).map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The entry written again, with the lines that a person put between its marks, and how many these are.
 fn renewed(old: &[&str], end: &str, new: &NewEntry) -> (Vec<String>, usize) {
-    let written: BTreeSet<&str> = end.trim_start_matches(END).trim_end_matches("-->").split_whitespace().collect();
-    let mut lines: Vec<String> = new.body.lines().map(str::to_owned).collect();
-    let fresh: BTreeSet<String> = new.body.lines().map(hash).collect();
-    let mut section = "";
-    let mut carried = 0;
-    for line in old {
-        if line.starts_with("### ") {
-            section = line;
-        }
-        let own = hash(line);
-        if line.trim().is_empty() || written.contains(own.as_str()) || fresh.contains(&own) {
-            continue;
-        }
-        carried += 1;
-        if section == *line {
-            lines.extend([String::new(), (*line).to_owned()]);
-        } else {
-            let at = end_of(&lines, section);
-            lines.insert(at, (*line).to_owned());
+    let end = end.trim_start_matches(END);
+    let mut before: Vec<String> =
+        end.split("-->").next().unwrap_or_default().split_whitespace().map(str::to_owned).collect();
+    let last = old.iter().rposition(|line| !line.trim().is_empty()).map_or(0, |n| n + 1);
+    let old = &old[..last];
+    let now: Vec<String> = old.iter().map(|line| hash(line)).collect();
+    let body = written(&new.body);
+    let fresh: Vec<String> = body.iter().map(|line| hash(line)).collect();
+
+    if before.is_empty() {
+        // Somebody has taken the hashes away: what is written now is the best guess.
+        before.clone_from(&fresh);
+    }
+    // Where each line that was written before is now.
+    let mut moved: Vec<Option<usize>> = vec![None; before.len()];
+    for op in capture_diff_slices(Algorithm::Myers, &before, &fresh) {
+        if let DiffOp::Equal { old_index, new_index, len } = op {
+            (0..len).for_each(|n| moved[old_index + n] = Some(new_index + n));
         }
     }
-    (marked(new, &lines, &new.body), carried)
+    // What a person put in, behind how many of the lines of now.
+    let mut put_in: Vec<(usize, &[&str])> = Vec::new();
+    for op in capture_diff_slices(Algorithm::Myers, &before, &now) {
+        let (at, from, len) = match op {
+            DiffOp::Insert { old_index, new_index, new_len } => slid(old, old_index, new_index, new_len),
+            DiffOp::Replace { old_index, new_index, new_len, .. } => (old_index, new_index, new_len),
+            DiffOp::Equal { .. } | DiffOp::Delete { .. } => continue,
+        };
+        let behind = moved[..at].iter().rev().find_map(|place| *place).map_or(0, |place| place + 1);
+        put_in.push((behind, &old[from..from + len]));
+    }
+    let carried = put_in.iter().map(|(_, lines)| lines.iter().filter(|line| !line.trim().is_empty()).count()).sum();
+    let mut lines: Vec<&str> = Vec::new();
+    for n in 0..=body.len() {
+        for (_, own) in put_in.iter().filter(|(behind, _)| *behind == n) {
+            lines.extend(*own);
+        }
+        lines.extend(body.get(n));
+    }
+    (marked(new, &lines, &body), carried)
 }
 
-/// After the last line of a section that is not blank; sections that are not there end with the entry.
-fn end_of(lines: &[String], section: &str) -> usize {
-    let begin =
-        if section.is_empty() { Some(0) } else { lines.iter().position(|line| line.trim_end() == section.trim_end()) };
-    let Some(begin) = begin else { return lines.len() };
-    let next = lines.iter().skip(begin + 1).position(|line| line.starts_with("### "));
-    let mut at = next.map_or(lines.len(), |n| begin + 1 + n);
-    while at > begin + 1 && lines[at - 1].trim().is_empty() {
-        at -= 1;
+/// Lines that were put in beside others that look the same can as well have been put in a little earlier or later: where,
+/// so that a fence of code is not torn apart. `at` is the place among the lines of before, `from` that among those of now.
+fn slid(old: &[&str], at: usize, from: usize, len: usize) -> (usize, usize, usize) {
+    let fences = |from: usize| old[from..from + len].iter().filter(|line| line.trim_start().starts_with("```")).count();
+    let (mut back, mut on) = (0, 0);
+    while fences(from - back) % 2 == 1 && back < from.min(at) && old[from - back - 1] == old[from - back + len - 1] {
+        back += 1;
     }
-    at
+    if fences(from - back) % 2 == 0 {
+        return (at - back, from - back, len);
+    }
+    while fences(from + on) % 2 == 1 && from + on + len < old.len() && old[from + on] == old[from + on + len] {
+        on += 1;
+    }
+    if fences(from + on) % 2 == 0 { (at + on, from + on, len) } else { (at, from, len) }
 }
 
 /// Puts the row into the first table that has the overview's columns, in the place of the one of that name.
@@ -318,15 +410,26 @@ fn refresh(lines: &mut Vec<String>, row: &OverviewRow) -> Result<(), LogError> {
         }
         None => sheet.rows.push(own),
     }
-    let text = sheet.markdown();
+    let text = sheet.as_it_is();
     lines.splice(first..first + table, text.lines().map(str::to_owned));
     Ok(())
 }
 
+/// Split at what is no part of a cell.
 fn cells(line: &str) -> Vec<String> {
     let inner = line.trim().trim_start_matches('|');
-    let inner = inner.strip_suffix('|').unwrap_or(inner);
-    inner.split('|').map(|cell| cell.trim().to_owned()).collect()
+    let inner = inner.strip_suffix('|').filter(|rest| !rest.ends_with('\\')).unwrap_or(inner);
+    let mut cells = vec![String::new()];
+    let mut escaped = false;
+    for c in inner.chars() {
+        if c == '|' && !escaped {
+            cells.push(String::new());
+        } else if let Some(cell) = cells.last_mut() {
+            cell.push(c);
+        }
+        escaped = c == '\\' && !escaped;
+    }
+    cells.into_iter().map(|cell| cell.trim().to_owned()).collect()
 }
 
 #[cfg(test)]

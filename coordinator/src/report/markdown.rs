@@ -1,6 +1,7 @@
 //! PURE: a report as Markdown.
 
 use super::document::{Block, Document, FIGURES};
+use super::sheet::{fenced, plain};
 
 /// Where the figures lie, seen from the file; `None` leaves them out.
 pub type Figures<'a> = Option<&'a str>;
@@ -13,17 +14,17 @@ pub fn render(document: &Document, figures: Figures<'_>) -> String {
             // Without figures there is nothing below their title.
             Block::Heading(_, title) if title == FIGURES && figures.is_none() => {}
             Block::Heading(level, title) => text.push_str(&format!("\n{} {title}\n", "#".repeat((*level).into()))),
-            Block::Paragraph(line) => text.push_str(&format!("\n{line}\n")),
-            Block::Answer(line) => text.push_str(&format!("\n**{line}**\n")),
-            Block::Warning(line) => text.push_str(&format!("\n> {line}\n")),
+            Block::Paragraph(line) => text.push_str(&format!("\n{}\n", plain(line))),
+            Block::Answer(line) => text.push_str(&format!("\n**{}**\n", plain(line))),
+            Block::Warning(line) => text.push_str(&format!("\n> {}\n", plain(line))),
             Block::Bullets(lines) => {
                 text.push('\n');
                 for line in lines {
-                    text.push_str(&format!("- {}\n", line.replace('\n', " ")));
+                    text.push_str(&format!("- {}\n", plain(line)));
                 }
             }
             Block::Table(sheet) => text.push_str(&format!("\n{}\n", sheet.markdown())),
-            Block::Code(code) => text.push_str(&format!("\n```bash\n{}```\n", code)),
+            Block::Code(code) => text.push_str(&format!("\n{}", fenced(code))),
             Block::Figure(figure) => {
                 if let Some(folder) = figures {
                     let name = &figure.name;

@@ -35,11 +35,21 @@ impl Sheet {
         self.rows.is_empty()
     }
 
-    /// As Markdown, without a line's end at its end. What would end a cell is escaped.
+    /// As Markdown, without a line's end at its end. What would end a cell, or be more than text, is escaped.
     #[must_use]
     pub fn markdown(&self) -> String {
+        self.render(one_cell)
+    }
+
+    /// The same of cells that are Markdown already.
+    #[must_use]
+    pub fn as_it_is(&self) -> String {
+        self.render(str::to_owned)
+    }
+
+    fn render(&self, cell: impl Fn(&str) -> String) -> String {
         let mut table = Table::new();
-        let cells = |row: &[String]| row.iter().map(|cell| one_cell(cell)).collect::<Vec<_>>();
+        let cells = |row: &[String]| row.iter().map(|text| cell(text)).collect::<Vec<_>>();
         table.load_style(ASCII_MARKDOWN).set_header(cells(&self.header));
         for row in &self.rows {
             table.add_row(cells(row));
@@ -53,13 +63,44 @@ impl Sheet {
     }
 }
 
+/// Text of others as Markdown that shows it and does nothing: on one line, without tags, links, code or stress.
+#[must_use]
+pub fn plain(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '<' => shown.push_str("&lt;"),
+            '*' | '`' | '[' => shown.extend(['\\', c]),
+            '\n' | '\r' => shown.push(' '),
+            _ => shown.push(c),
+        }
+    }
+    shown
+}
+
+/// A fence of code that nothing in `text` can end.
+#[must_use]
+pub fn fenced(text: &str) -> String {
+    let longest =
+        text.lines().map(|line| line.trim_start().chars().take_while(|c| *c == '`').count()).max().unwrap_or(0);
+    let fence = "`".repeat(longest.max(2) + 1);
+    format!("{fence}bash\n{}\n{fence}\n", text.trim_end())
+}
+
 fn one_cell(text: &str) -> String {
-    text.replace('|', "\\|").replace(['\n', '\r'], " ")
+    plain(text).replace('|', "\\|")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_others_say_does_nothing() {
+        assert_eq!(plain("<img src=x>\n**b** `c` [d](e)"), "&lt;img src=x> \\*\\*b\\*\\* \\`c\\` \\[d](e)");
+        assert_eq!(fenced("a"), "```bash\na\n```\n");
+        assert_eq!(fenced("```` x\nb\n"), "`````bash\n```` x\nb\n`````\n");
+    }
 
     #[test]
     fn what_is_in_a_cell_stays_in_it() {

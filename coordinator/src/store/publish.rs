@@ -52,16 +52,25 @@ pub fn figures(dir: &Path, figures: &[&Figure]) -> io::Result<()> {
     Ok(())
 }
 
-/// As a whole or not at all: whoever reads it at this moment sees the old one or the new one.
+/// As a whole or not at all: whoever reads it at this moment sees the old one or the new one. A link stays a link, and what
+/// may be done with a file stays as it was.
 ///
 /// # Errors
 /// With the path that could not be written.
 pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut temporary = path.as_os_str().to_owned();
-    temporary.push(".tmp");
+    let place = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
+    // Others may be writing the same one.
+    let mut temporary = place.as_os_str().to_owned();
+    temporary.push(format!(".{}.tmp", std::process::id()));
     let temporary = Path::new(&temporary);
-    let written = fs::write(temporary, bytes).map_err(named(temporary));
-    written.and_then(|()| fs::rename(temporary, path).map_err(named(path))).inspect_err(|_| {
+    let write = || {
+        fs::write(temporary, bytes)?;
+        if let Ok(before) = fs::metadata(&place) {
+            fs::set_permissions(temporary, before.permissions())?;
+        }
+        fs::rename(temporary, &place)
+    };
+    write().map_err(named(path)).inspect_err(|_| {
         // Half of it is of no use.
         let _ = fs::remove_file(temporary);
     })

@@ -101,7 +101,7 @@ fn a_run_ends_with_a_report_that_can_be_made_again_and_put_into_the_log() {
     let edited = text.replace("### Observations\n", "### Observations\n- The room was warm.\n");
     fs::write(&log, &edited).expect("written");
     let again = put();
-    assert!(again.text.contains("1 lines that were written by hand are kept"), "{}", again.text);
+    assert!(again.text.contains("1 line written by hand kept"), "{}", again.text);
     let renewed = fs::read_to_string(&log).expect("log");
     assert_eq!(renewed.matches("- The room was warm.").count(), 1);
     put();

@@ -144,22 +144,135 @@ fn the_historical_log_takes_an_entry() {
     assert_eq!(logged(&between.text, &first()).text, between.text);
 }
 
+/// The same entry written again changes nothing, whatever was put between its lines, and wherever.
+#[track_caller]
+fn stays(edited: &str) {
+    let after = logged(edited, &with_code()).text;
+    assert_eq!(after, edited);
+}
+
+fn with_code() -> NewEntry {
+    let body = "### Command\n```bash\n# Server startup\nsh serve.sh\n```\n\n### Results Summary\n| a | b |\n|---|---|\n| 1 | 2 |\n\n\
+                ### Observations\n- It held.\n- It held again.\n";
+    new("1", "2026-11-24T10:00:00Z", "local-docker", body)
+}
+
+#[test]
+fn fences_tables_and_copies_stay_where_they_were_put() {
+    let text = logged(EMPTY, &with_code()).text;
+    stays(&text);
+    let after = |line: &str, put: &str| stays(&text.replacen(&format!("{line}\n"), &format!("{line}\n{put}"), 1));
+    after("sh serve.sh", "");
+    after("- It held.", "```\nfree -m\n```\n");
+    after("- It held.", "\n```text\nnumbers\n\nmore\n```\n\n");
+    after("### Command", "~~~\n## Run: not a run\n~~~\n");
+    after("### Command", "```sh\nbefore it\n```\n");
+    after("### Observations", "- It held.\n");
+    after("| 1 | 2 |", "| 3 | 4 |\n");
+    after("| 1 | 2 |", "\n| c | d |\n|---|---|\n| 1 | 2 |\n");
+    after("- It held again.", "<!-- a comment -->\n<!--\nof several lines\n-->\n");
+    after("- It held again.", "## Run: quoted\n");
+    after("- It held again.", "```\nnever closed\n");
+}
+
+#[test]
+fn what_is_put_in_moves_with_the_lines_around_it() {
+    let text = logged(EMPTY, &with_code()).text;
+    let edited = text
+        .replace("- It held again.\n", "- It held again.\n```text\nseen\n```\n")
+        .replace("| 1 | 2 |\n", "| 1 | 2 |\n| by hand | 3 |\n");
+    let mut second = with_code();
+    second.body = second
+        .body
+        .replace("| 1 | 2 |", "| 1 | 5 |\n| 2 | 6 |")
+        .replace("- It held.\n", "- It held up to 512.\n- New.\n");
+    let after = logged(&edited, &second);
+    assert_eq!(after.carried, 4);
+    assert!(after.text.contains("- New.\n- It held again.\n```text\nseen\n```\n"), "{}", after.text);
+    assert!(after.text.contains("| by hand | 3 |\n| 1 | 5 |\n| 2 | 6 |\n"), "{}", after.text);
+    assert_eq!(logged(&after.text, &second).text, after.text);
+}
+
+/// What an entry holds is its own, even if it looks like the beginning of something else.
+#[test]
+fn an_open_fence_in_one_entry_hides_no_other() {
+    let odd = new("2", "2026-11-25T10:00:00Z", "slurm-multi", "### Command\n```` `\n## Run: x\n<!-- open\n");
+    let text = logged(&logged(EMPTY, &first()).text, &odd).text;
+    let again = logged(&text, &first());
+    assert!(again.renewed);
+    assert_eq!(again.text, text);
+    assert!(logged(&text, &odd).renewed);
+}
+
+#[test]
+fn ids_with_colons_are_not_cut() {
+    let entry = first();
+    let text = logged(EMPTY, &entry).text;
+    assert_eq!(id_of(text.lines().find(|line| line.starts_with(BEGIN)).expect("a mark")), Some("1"));
+}
+
+#[test]
+fn lines_end_as_they_did_and_the_file_too() {
+    let text = logged(EMPTY, &first()).text.replace('\n', "\r\n") + "\r\n\r\n";
+    let after = logged(&text, &first()).text;
+    assert_eq!(after, text);
+    let odd = "| Infrastructure | Status | Last Run | Max Batch (WS) | Cores | Batch/Core |\n|---|---|---|---|---|---|\n| a\\|b | x | 2026-01-01 | 1 | 1 | 1 |";
+    let begun = EMPTY.lines().filter(|line| !line.starts_with('|')).map(|line| format!("{line}\n")).collect::<String>();
+    let begun = begun.replace("## Overview\n", &format!("## Overview\n{odd}\n"));
+    assert!(logged(&begun, &first()).text.contains("| a\\|b "), "{}", logged(&begun, &first()).text);
+}
+
+#[test]
+fn figures_have_a_folder_of_their_own_whatever_the_heading_says() {
+    let mut entry = first();
+    entry.body.push_str("\n- Figures: [figures/](figures/local-docker-2026-11-24/)\n");
+    let text = logged(EMPTY, &entry).text;
+    let renamed =
+        text.replace("## Run: 2026-11-24-local-docker", "## Run: 2026-11-24-local-docker/../../x (bad cable)");
+    let base = "local-docker-2026-11-24";
+    assert_eq!(folder_of(&renamed, "1", base).expect("a log"), base);
+    assert_eq!(folder_of(&renamed, "2", base).expect("a log"), format!("{base}-2"));
+    let broken = renamed.replace("](figures/local-docker-2026-11-24/)", "](figures/../../x/)");
+    assert_eq!(folder_of(&broken, "1", base).expect("a log"), base);
+}
+
 proptest! {
-    /// Whatever people type between the lines of an entry stands in it afterwards, once, and a second time changes nothing.
+    /// Whatever people type between the lines of an entry stands there afterwards, and nothing else has changed.
     #[test]
-    fn no_line_of_a_person_is_lost(typed in proptest::collection::vec((0..30_usize, "[a-z ]{0,6}[a-z]{3,12}"), 0..8)) {
-        let text = logged(EMPTY, &first()).text;
+    fn no_line_of_a_person_is_lost(
+        typed in proptest::collection::vec(
+            (0..40_usize, prop_oneof![
+                "[a-z ]{0,6}[a-z]{3,12}",
+                Just("```".to_owned()), Just("```text".to_owned()), Just("~~~".to_owned()), Just(String::new()),
+                Just("| 1 | 2 |".to_owned()), Just("- It held.".to_owned()), Just("<!--".to_owned()), Just("-->".to_owned()),
+                Just("### Observations".to_owned()), Just("---".to_owned()), Just("## Run: x".to_owned()),
+            ]),
+            0..10,
+        ),
+        changed in any::<bool>(),
+    ) {
+        let text = logged(EMPTY, &with_code()).text;
         let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
-        let begin = lines.iter().position(|line| line.starts_with(HEADING)).expect("an entry") + 3;
-        let end = lines.iter().position(|line| line.starts_with(END)).expect("its end");
-        let typed: Vec<(usize, String)> = typed.into_iter().enumerate().map(|(n, (at, words))| (at, format!("{words} {n}q"))).collect();
+        let begin = lines.iter().position(|line| line.starts_with(BEGIN)).expect("an entry") + 1;
         for (at, words) in &typed {
+            // Blank lines before the end are the mark's.
+            let end = lines.iter().position(|line| line.starts_with(END)).expect("its end") - 1;
             lines.insert(begin + at % (end - begin), words.clone());
         }
-        let after = logged(&lines.join("\n"), &first()).text;
-        for (_, words) in &typed {
-            prop_assert_eq!(after.lines().filter(|line| line == words).count(), 1, "{}", after);
+        let edited = lines.join("\n") + "\n";
+        let mut entry = with_code();
+        if changed {
+            entry.body = entry.body.replace("- It held.", "- It held up to 512.").replace("| 1 | 2 |", "| 5 | 6 |");
         }
-        prop_assert_eq!(&logged(&after, &first()).text, &after);
+        let after = logged(&edited, &entry).text;
+        if !changed {
+            prop_assert_eq!(&after, &edited);
+        }
+        for (_, words) in typed.iter().filter(|(_, words)| !words.trim().is_empty()) {
+            let count = |text: &str| text.lines().filter(|line| line == words).count();
+            let written = |entry: &NewEntry| entry.body.lines().filter(|line| line == words).count();
+            prop_assert!(count(&after) + written(&with_code()) >= count(&edited) + written(&entry), "{words}: {after}");
+        }
+        prop_assert_eq!(&logged(&after, &entry).text, &after);
     }
 }
