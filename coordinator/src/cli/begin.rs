@@ -227,10 +227,10 @@ pub(super) fn begin(args: &RunArgs, plan: &Plan, stored: Option<(PathBuf, Stored
             notes: Vec::new(),
         });
     };
-    let Resumed { store, run, started, mut resumed, agents, history, cells, notes } =
+    let Resumed { store, run, started, mut resumed, agents, command, history, cells, notes } =
         resume::resume(dir, stored, faults).map_err(|error| cant_resume(&error))?;
     resumed.push(rfc3339(Timestamp::now()));
-    let papers = Papers { started, resumed, earlier_agents: agents, ..Papers::default() };
+    let papers = Papers { command, started, resumed, earlier_agents: agents, ..Papers::default() };
     Ok(Begun { store, run, papers, history, cells, notes })
 }
 

@@ -10,7 +10,7 @@ use super::{Problem, Talk};
 use crate::exit;
 use crate::report::charts;
 use crate::report::entry::{Links, body};
-use crate::report::logbook::{EMPTY, LogError, Logged, NewEntry, folder_of, log};
+use crate::report::logbook::{EMPTY, LogError, Logged, NewEntry, Overview, folder_of, log};
 use crate::report::overview::OverviewRow;
 use crate::report::published;
 use crate::report::run::Run;
@@ -35,14 +35,14 @@ pub(super) fn run(args: &LogArgs, talk: Talk) -> Result<u8, Problem> {
         runs.push((dir, read(dir).map_err(|error| Problem::usage(error.to_string()))?));
     }
     for (dir, run) in &runs {
-        let said = one(dir, run, &args.into)?;
+        let said = one(dir, run, &args.into, talk)?;
         talk.print(&said)?;
     }
     Ok(exit::DONE)
 }
 
 /// Everything is worked out first, then the files are written that the entry links to, then the log.
-fn one(dir: &Path, run: &Run, into: &Path) -> Result<String, Problem> {
+fn one(dir: &Path, run: &Run, into: &Path, talk: Talk) -> Result<String, Problem> {
     let unwritten = |error: io::Error| Problem::internal(format!("the run is not in the log: {error}"));
     let beside = into.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::create_dir_all(beside).map_err(|error| unwritten(named(beside)(error)))?;
@@ -54,7 +54,7 @@ fn one(dir: &Path, run: &Run, into: &Path) -> Result<String, Problem> {
         Err(error) => return Err(Problem::usage(format!("--into {}: {error}; give a Markdown file", into.display()))),
     };
     let no_log = |error: LogError| Problem::usage(format!("--into {}: {error}", into.display()));
-    let base = format!("{}-{}", run.name(), run.date());
+    let base = format!("{}-{}{}", run.name(), run.date(), run.again);
     let name = folder_of(&text, &run.id, &base).map_err(no_log)?;
     let figures = charts::of_run(run, &published::built_in());
     let summary = match fs::read(dir.join(SUMMARY)) {
@@ -76,7 +76,10 @@ fn one(dir: &Path, run: &Run, into: &Path) -> Result<String, Problem> {
         row: OverviewRow::of(run),
     };
     let logged = log(&text, &run.title(), &entry).map_err(no_log)?;
-    publish::figures(&beside.join("figures").join(&name), &figures.iter().collect::<Vec<_>>()).map_err(unwritten)?;
+    let drawn = publish::figures(&beside.join("figures").join(&name), &figures.iter().collect::<Vec<_>>());
+    for path in drawn.map_err(unwritten)?.iter().filter(|_| talk.verbose) {
+        super::tell(&format!("wrote {}", path.display()));
+    }
     if let Some(bytes) = summary {
         let folder = beside.join("summaries");
         fs::create_dir_all(&folder).map_err(|error| unwritten(named(&folder)(error)))?;
@@ -107,8 +110,13 @@ fn said(heading: &str, into: &Path, logged: &Logged, run: &Run) -> String {
         let lines = if logged.carried == 1 { "1 line" } else { &format!("{} lines", logged.carried) };
         text.push_str(&format!("; {lines} written by hand kept"));
     }
-    if !logged.in_overview {
-        text.push_str(&format!("; the overview keeps the newer run of {}", run.name()));
+    match &logged.overview {
+        Overview::Told => {}
+        Overview::Replaced(row) => text.push_str(&format!("; it takes the place of this row of the overview: {row}")),
+        Overview::Newer => text.push_str(&format!("; the overview keeps the newer run of {}", run.name())),
+        Overview::Complete => {
+            text.push_str(&format!("; it did not end well: the overview keeps the complete run of {}", run.name()));
+        }
     }
     text.push('\n');
     text

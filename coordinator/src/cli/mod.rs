@@ -37,6 +37,11 @@ Examples:
   coordinator run plan.toml --agents 4            (on each node: agent --coordinator THIS_HOST:50051)
   coordinator run --resume experiments/results/local/2026-11-24";
 
+/// The exit codes matter where a run is part of a script.
+fn run_help() -> String {
+    format!("{RUN_EXAMPLES}\n\n{EXIT_CODES}")
+}
+
 const CHECK_EXAMPLES: &str = "\
 Examples:
   coordinator check experiments/plans/slurm-multi.toml
@@ -48,7 +53,7 @@ Examples:
   coordinator report experiments/results/local-uvicorn/2026-11-24
   coordinator report experiments/results/*/2026-11-24 --output all           (several runs in one report)
   coordinator report old-results/local-docker/2026-01-13                     (summary.csv of the Python script)
-  coordinator report experiments/results/*/2026-11-24 --print > overview.md";
+  coordinator report experiments/results/*/2026-11-24 --print > report.md";
 
 const LOG_EXAMPLES: &str = "\
 Examples:
@@ -114,7 +119,7 @@ struct Talk {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run a plan: split each batch over agents, merge what they measured, write the results
-    #[command(after_help = RUN_EXAMPLES)]
+    #[command(after_help = run_help())]
     Run(Box<RunArgs>),
     /// Check a plan: its faults, or the grid in order, the expected duration, and what it needs
     #[command(after_help = CHECK_EXAMPLES)]
@@ -164,6 +169,14 @@ enum ModeArg {
     Compare,
 }
 
+fn sessions(text: &str) -> Result<u64, String> {
+    text.parse().map_err(|_| "give whole numbers with commas between them, as 32,128".to_owned())
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    text.parse().map_err(|_| "give seconds with commas between them, as 1.0,5.0".to_owned())
+}
+
 /// A plan and what overrides it.
 #[derive(Debug, Args)]
 struct PlanArgs {
@@ -176,15 +189,15 @@ struct PlanArgs {
     set: Vec<String>,
 
     /// URL of the target (target.urls); may be repeated
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", alias = "url")]
     target: Vec<String>,
 
     /// Sessions open at once (grid.batch_sizes)
-    #[arg(long, value_name = "N,N", value_delimiter = ',')]
+    #[arg(long, value_name = "N,N", value_delimiter = ',', value_parser = sessions, aliases = ["batch-size", "batch-size-grid", "requests", "requests-grid"])]
     batch_sizes: Vec<u64>,
 
     /// What each step asks the server to wait, seconds (grid.wait_seconds)
-    #[arg(long, value_name = "SECONDS,SECONDS", value_delimiter = ',')]
+    #[arg(long, value_name = "SECONDS,SECONDS", value_delimiter = ',', value_parser = seconds, alias = "wait-grid")]
     wait: Vec<f64>,
 
     /// Repetitions of each batch (grid.repetitions)
@@ -194,6 +207,10 @@ struct PlanArgs {
     /// Protocol of the sessions (target.mode)
     #[arg(long, value_enum)]
     mode: Option<ModeArg>,
+
+    /// As the Python script calls --mode compare
+    #[arg(long, hide = true, conflicts_with = "mode")]
+    compare: bool,
 
     /// Start this many agents as child processes (agents.local); alone it is also the total
     #[arg(long, value_name = "N")]
@@ -214,7 +231,7 @@ struct RunArgs {
     listen: Option<SocketAddr>,
 
     /// Folder of the results (output.dir); an existing one gets -2, -3
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", alias = "output-dir")]
     output: Option<PathBuf>,
 
     /// Show what would be run, and run nothing

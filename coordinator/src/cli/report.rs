@@ -1,5 +1,6 @@
 //! `coordinator report`: tables, figures and pages of runs, from their folders alone.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -7,10 +8,11 @@ use clap::Args;
 
 use super::{Problem, Talk, print};
 use crate::exit;
-use crate::report::document::{Document, of_run, of_runs};
+use crate::report::document::{Document, in_short, of_run, of_runs};
 use crate::report::markdown;
 use crate::report::published::{self, Published};
 use crate::report::run::Run;
+use crate::report::tables::final_tables;
 use crate::store::publish::{self, PAGE};
 use crate::store::read::read;
 
@@ -21,11 +23,11 @@ pub(super) struct ReportArgs {
     dirs: Vec<PathBuf>,
 
     /// Where report.md, report.html and figures/ are written [default: each into its own results folder; of several runs
-    /// together only the text is printed]
+    /// together only the overview is printed]
     #[arg(long, value_name = "DIR")]
     output: Option<PathBuf>,
 
-    /// Print the text, and write nothing
+    /// Print the whole report as Markdown, and write nothing
     #[arg(long, conflicts_with = "output")]
     print: bool,
 
@@ -66,43 +68,77 @@ fn rows(args: &ReportArgs) -> Result<Vec<Published>, Problem> {
     }
 }
 
-fn show(args: &ReportArgs, talk: Talk, runs: Vec<(&Path, Run)>, rows: &[Published]) -> Result<(), Problem> {
+fn show(args: &ReportArgs, talk: Talk, mut runs: Vec<(&Path, Run)>, rows: &[Published]) -> Result<(), Problem> {
+    apart(&mut runs);
+    if let Some(output) = args.output.as_ref().filter(|_| runs.len() > 1) {
+        let same = |dir: &Path| {
+            dir == output || dir.canonicalize().ok().is_some_and(|dir| output.canonicalize().ok() == Some(dir))
+        };
+        if runs.iter().any(|(dir, _)| same(dir)) {
+            return Err(Problem::usage(format!(
+                "--output {}: that is the folder of one of the runs, whose own report would be lost; give another one",
+                output.display()
+            )));
+        }
+    }
     let mut written = Vec::new();
     if !args.print && args.output.is_none() {
         for (dir, run) in &runs {
-            write(dir, &of_run(run, rows))?;
+            write(dir, &of_run(run, rows), talk)?;
             written.push(dir.join(PAGE));
         }
     }
     let runs: Vec<Run> = runs.into_iter().map(|(_, run)| run).collect();
-    let document = of_runs(&runs, rows);
     if let Some(output) = &args.output {
-        write(output, &document)?;
+        write(output, &of_runs(&runs, rows), talk)?;
         written.push(output.join(PAGE));
     }
-    if !talk.quiet {
-        print(&markdown::render(&document, None))?;
+    if args.print {
+        print(&markdown::render(&of_runs(&runs, rows), None))?;
+    } else if !talk.quiet {
+        for run in &runs {
+            for note in &run.notes {
+                super::tell(&format!("{}: {note}", run.place));
+            }
+        }
+        match &runs[..] {
+            [run] => print(&final_tables(&run.plan, &run.results, &run.cells))?,
+            runs => print(&markdown::render(&in_short(runs, rows), None))?,
+        };
     }
     for page in written {
-        // Standard output is the text, whoever takes it.
-        if talk.quiet {
-            print(&format!("{}\n", page.display()))?;
-        } else {
-            super::tell(&format!("report in {}", page.display()));
-        }
+        let said = if talk.quiet { page.display().to_string() } else { format!("report in {}", page.display()) };
+        print(&format!("{said}\n"))?;
     }
     if runs.len() > 1 && args.output.is_none() && !args.print && !talk.quiet {
-        super::tell("--output DIR writes all runs together, with the figures that compare them");
+        super::tell("--output DIR writes all runs into one report, with the tables and figures that compare them");
     }
     Ok(())
 }
 
-fn write(dir: &Path, document: &Document) -> Result<(), Problem> {
-    publish::report(dir, document).map_err(|error| {
+/// Runs of one infrastructure and day are told apart by a number where their folders do not do it.
+fn apart(runs: &mut [(&Path, Run)]) {
+    let mut seen = BTreeSet::new();
+    for (_, run) in runs {
+        let own = run.again.clone();
+        let mut n = 2;
+        while !seen.insert(run.title()) {
+            run.again = format!("{own}-{n}");
+            n += 1;
+        }
+    }
+}
+
+fn write(dir: &Path, document: &Document, talk: Talk) -> Result<(), Problem> {
+    let written = publish::report(dir, document).map_err(|error| {
         Problem::internal(format!(
             "the report can't be written: {error}; --output DIR writes it elsewhere, --print only prints it"
         ))
-    })
+    })?;
+    for path in written.iter().filter(|_| talk.verbose) {
+        super::tell(&format!("wrote {}", path.display()));
+    }
+    Ok(())
 }
 
 /// After a run: what it wrote, seen as a report. Returns the page.

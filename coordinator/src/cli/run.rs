@@ -90,7 +90,9 @@ async fn go(args: &RunArgs, talk: Talk, what: What, trust: Trust, command: Vec<O
     catch_signals(&outside_tx)?;
     let command: Vec<String> = command.iter().map(|word| word.to_string_lossy().into_owned()).collect();
     let Begun { store, run, mut papers, history, cells, notes } = begin::begin(args, &plan, stored)?;
-    papers.command.clone_from(&command);
+    if papers.command.is_empty() {
+        papers.command.clone_from(&command);
+    }
     papers.plan_folder = std::path::absolute(&plan_folder).unwrap_or(plan_folder).display().to_string();
     let dir = store.dir().to_path_buf();
 
@@ -167,15 +169,20 @@ fn conclude(
 ) -> Result<u8, Problem> {
     let code = outcome.end.code(args.enforce);
     let place = dir.display().to_string();
-    if !outcome.results.is_empty() {
+    let (decided, planned) = (outcome.results.len(), plan.batches().len());
+    if decided > 0 {
         progress.say("");
+        if decided < planned {
+            progress.say(&format!("not the whole run: {decided} of {planned} batches were decided"));
+        }
         progress.say(final_tables(plan, &outcome.results, &outcome.cells).trim_end());
     }
     if let Some(failure) = &outcome.end.failure {
         progress.warn(&failure.to_string());
     }
     if outcome.end.failure.is_some() || outcome.end.interrupted {
-        progress.warn(&format!("what is complete is kept; go on with: coordinator run --resume {place}"));
+        let kept = if decided > 0 { "what is complete is kept" } else { "no batch was finished" };
+        progress.warn(&format!("{kept}; go on with: coordinator run --resume {place}"));
     }
     if outcome.end.hosts_missing {
         let seen: BTreeSet<String> = outcome
@@ -188,13 +195,11 @@ fn conclude(
         let seen: Vec<String> = seen.into_iter().collect();
         progress.warn(&remarks::missing_hosts(plan.target.expected_hosts.unwrap_or(0), &seen));
     }
-    if !outcome.results.is_empty() {
-        match report::of_finished(dir) {
-            Ok(page) => progress.say(&format!("report in {}", page.display())),
-            Err(why) => progress.warn(&format!(
-                "the results are whole, but no report could be made of them: {why}; try again with: coordinator report {place}"
-            )),
-        }
+    match report::of_finished(dir) {
+        Ok(page) => progress.say(&format!("report in {}", page.display())),
+        Err(why) => progress.warn(&format!(
+            "the results are whole, but no report could be made of them: {why}; try again with: coordinator report {place}"
+        )),
     }
     if args.json {
         let facts = Facts {

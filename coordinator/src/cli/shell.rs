@@ -62,10 +62,9 @@ pub(super) fn completions(args: &CompletionsArgs) -> Result<u8, Problem> {
 
 pub(super) fn man(args: &ManArgs) -> Result<u8, Problem> {
     let Some(dir) = &args.output else {
-        let mut page = Vec::new();
-        clap_mangen::Man::new(Program::Coordinator.command())
-            .render(&mut page)
-            .map_err(|error| Problem::internal(error.to_string()))?;
+        let mut command = Program::Coordinator.command();
+        command.build();
+        let page = page(&command, "coordinator").map_err(|error| Problem::internal(error.to_string()))?;
         return print(&String::from_utf8_lossy(&page));
     };
     pages(dir).map_err(|error| {
@@ -75,11 +74,59 @@ pub(super) fn man(args: &ManArgs) -> Result<u8, Problem> {
     Ok(exit::DONE)
 }
 
-/// One page a command.
+/// One page a command, as `git-log` is for `git log`.
 fn pages(dir: &Path) -> io::Result<()> {
     fs::create_dir_all(dir)?;
     for program in Program::value_variants() {
-        clap_mangen::generate_to(program.command().name(program.name()), dir)?;
+        let mut command = program.command();
+        command.build();
+        below(&command, program.name(), dir)?;
     }
     Ok(())
+}
+
+fn below(command: &Command, name: &str, dir: &Path) -> io::Result<()> {
+    fs::write(dir.join(format!("{name}.1")), page(command, name)?)?;
+    let shown = command.get_subcommands().filter(|sub| !sub.is_hide_set() && sub.get_name() != "help");
+    for sub in shown {
+        below(sub, &format!("{name}-{}", sub.get_name()), dir)?;
+    }
+    Ok(())
+}
+
+/// What stands below the options is in lines that must stay as they are: examples are copied.
+fn page(command: &Command, name: &str) -> io::Result<Vec<u8>> {
+    let man = clap_mangen::Man::new(command.clone()).title(name);
+    let mut page = Vec::new();
+    man.render_title(&mut page)?;
+    man.render_name_section(&mut page)?;
+    man.render_synopsis_section(&mut page)?;
+    man.render_description_section(&mut page)?;
+    man.render_options_section(&mut page)?;
+    if command.has_subcommands() {
+        man.render_subcommands_section(&mut page)?;
+    }
+    let after = command.get_after_long_help().or(command.get_after_help());
+    if let Some(text) = after.map(ToString::to_string) {
+        for part in text.split("\n\n") {
+            page.extend(section(part).as_bytes());
+        }
+    }
+    Ok(page)
+}
+
+/// `Examples:` and lines below it, as a section that is not filled.
+fn section(part: &str) -> String {
+    let (title, text) = match part.split_once(":\n") {
+        Some((title @ ("Examples" | "Exit codes"), rest)) => {
+            (if title == "Examples" { "EXAMPLES" } else { "EXIT STATUS" }, rest)
+        }
+        _ => ("NOTES", part),
+    };
+    let lines = text.lines().map(|line| {
+        let line = line.replace('\\', "\\e").replace('-', "\\-");
+        // At its beginning these two are commands.
+        if line.starts_with(['.', '\'']) { format!("\\&{line}\n") } else { format!("{line}\n") }
+    });
+    format!(".SH \"{title}\"\n.nf\n{}.fi\n", lines.collect::<String>())
 }

@@ -107,7 +107,7 @@ fn flags(args: &PlanArgs, output: Option<&Path>) -> Vec<Layer> {
     if let Some(reps) = args.reps {
         layers.push(Layer::flag("--reps", "grid.repetitions", &number(reps.into())));
     }
-    if let Some(mode) = args.mode {
+    if let Some(mode) = args.mode.or(args.compare.then_some(ModeArg::Compare)) {
         let mode = match mode {
             ModeArg::Ws => "ws",
             ModeArg::Http => "http",

@@ -41,6 +41,8 @@ impl Done {
 #[derive(Debug, Default, PartialEq)]
 pub struct CellHistograms {
     merged: BTreeMap<(Mode, u64, u64, Metric), Histogram<u64>>,
+    /// How many repetitions are in each.
+    parts: BTreeMap<(Mode, u64, u64, Metric), usize>,
 }
 
 impl CellHistograms {
@@ -59,7 +61,13 @@ impl CellHistograms {
             .merged
             .entry((batch.mode, batch.batch_size, batch.wait_us, metric))
             .or_insert_with(|| Histogram::new_from(values));
-        merged.add(values).map_err(|error| format!("{error:?}"))
+        merged.add(values).map_err(|error| format!("{error:?}"))?;
+        *self.parts.entry((batch.mode, batch.batch_size, batch.wait_us, metric)).or_default() += 1;
+        Ok(())
+    }
+
+    fn parts(&self, cell: &Cell<'_>, metric: Metric) -> usize {
+        self.parts.get(&(cell.mode, cell.batch_size, cell.wait_us, metric)).copied().unwrap_or(0)
     }
 
     /// `None` if nothing was measured, or it was not asked for.
@@ -172,8 +180,9 @@ impl<'a> Grid<'a> {
             lines.entry((mode, wait_us)).or_default().push(cell);
         }
         for cell in lines.values_mut().flatten() {
-            if cell.p99_us.is_none() {
-                // A merged p99 is at most the largest of its parts': what there is where their histograms are not.
+            let counting = cell.runs.iter().filter(|run| run.accepted && run.ledger.succeeded > 0).count();
+            if histograms.parts(cell, Metric::Total) < counting {
+                // A merged p99 is at most the largest of its parts': what there is where not all their histograms are.
                 cell.p99_us = cell.runs.iter().map(|run| run.total.p99_us).max().filter(|p99_us| *p99_us > 0);
             }
             // The bucket's upper edge may lie beyond the largest value there was.

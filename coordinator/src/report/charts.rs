@@ -1,6 +1,6 @@
 //! PURE: which figures a report has, and what is in them.
 
-use proto::{Metric, Mode};
+use proto::Metric;
 
 use super::cells::Cell;
 use super::comparison::max_loads;
@@ -43,11 +43,20 @@ pub fn of_runs(runs: &[Run], published: &[Published]) -> Vec<Figure> {
         return Vec::new();
     }
     let criterion = runs.first().map_or(0.95, |run| run.plan.success.min_success_rate);
-    let mut all = vec![figures::scaling(&scaling(runs, published), criterion)];
+    let mut remark = String::new();
+    if runs.len() > 1 {
+        remark.push_str("Of each run its first protocol at its smallest wait.");
+    }
+    #[expect(clippy::float_cmp, reason = "as they were written down")]
+    if runs.iter().any(|run| run.plan.success.min_success_rate != criterion) {
+        remark.push_str(&format!(" Not all runs have the same criterion: that of {} is drawn.", runs[0].title()));
+    }
+    let mut all = vec![figures::scaling(&scaling(runs, published), criterion, remark.trim())];
     let bars = max_batches(runs, published);
     all.push(figures::max_batch(&bars, criterion));
     let per_core = per_core(runs, published);
-    if !per_core.is_empty() {
+    // Published rows alone would be a figure of somebody else's run.
+    if per_core.iter().any(|bar| bar.source == Source::Here && bar.value.is_some()) {
         all.push(figures::batch_per_core(&per_core));
     }
     all.push(figures::p99_heatmap(&heatmaps(runs)));
@@ -66,7 +75,8 @@ fn scaling(runs: &[Run], published: &[Published]) -> Vec<ScalingLine> {
         for ((mode, wait_us), cells) in &grid.lines {
             let smallest = grid.lines.keys().find(|(m, _)| m == mode).is_some_and(|(_, wait)| wait == wait_us);
             let several = runs.len() > 1;
-            if several && (*mode != Mode::Ws || !smallest) {
+            let first = run.plan.target.mode.list().first() == Some(mode);
+            if several && !(first && smallest) {
                 continue;
             }
             let ran = cells.iter().filter(|cell| !cell.runs.is_empty());
@@ -77,11 +87,7 @@ fn scaling(runs: &[Run], published: &[Published]) -> Vec<ScalingLine> {
             let wait = seconds_short(*wait_us);
             let label =
                 if several { format!("{}, wait {wait} s", run.title()) } else { format!("{mode}, wait {wait} s") };
-            lines.push(ScalingLine {
-                label,
-                source: if run.judged() { Source::Here } else { Source::Published },
-                points: points.collect(),
-            });
+            lines.push(ScalingLine { label, source: Source::Here, points: points.collect() });
         }
     }
     // What was published comes on top only as long as all can be told apart.
@@ -89,7 +95,7 @@ fn scaling(runs: &[Run], published: &[Published]) -> Vec<ScalingLine> {
         let rows = latest(published, name, Table::Scaling);
         let points: Vec<ScalingPoint> = rows.iter().filter_map(|row| published_point(row)).collect();
         if lines.len() < LINES_MAX && !points.is_empty() {
-            let label = format!("{}-{name}", rows[0].date);
+            let label = format!("{}-{name}, ws, wait {:.1} s", rows[0].date, rows[0].wait_seconds);
             lines.push(ScalingLine { label, source: Source::Published, points });
         }
     }
@@ -120,7 +126,7 @@ fn max_batches(runs: &[Run], published: &[Published]) -> Vec<Bar> {
             };
             bars.push(Bar {
                 label,
-                source: if run.judged() { Source::Here } else { Source::Published },
+                source: Source::Here,
                 value: max.map(|n| line[n].batch_size as f64),
                 at_least: max.is_some_and(|n| n + 1 == line.len()),
             });
@@ -129,10 +135,10 @@ fn max_batches(runs: &[Run], published: &[Published]) -> Vec<Bar> {
     for name in infrastructures(runs) {
         for row in latest(published, name, Table::Summary) {
             bars.push(Bar {
-                label: format!("{name} {} · {}, wait {:.1} s", row.date, row.mode, row.wait_seconds),
+                label: format!("{}-{name} · {}, wait {:.1} s", row.date, row.mode, row.wait_seconds),
                 source: Source::Published,
                 value: row.batch_size.map(|size| size as f64),
-                at_least: false,
+                at_least: is_largest(published, row),
             });
         }
     }
@@ -147,7 +153,7 @@ fn per_core(runs: &[Run], published: &[Published]) -> Vec<Bar> {
             let max = max_batch(run);
             bars.push(Bar {
                 label: if runs.len() > 1 { run.title() } else { run.name() },
-                source: if run.judged() { Source::Here } else { Source::Published },
+                source: Source::Here,
                 value: max.map(|(size, _)| size as f64 / cores as f64),
                 at_least: max.is_some_and(|(_, largest)| largest),
             });
@@ -156,14 +162,21 @@ fn per_core(runs: &[Run], published: &[Published]) -> Vec<Bar> {
     for name in infrastructures(runs) {
         if let Some((row, cores)) = published_row(published, name).and_then(|row| Some((row, row.cores?))) {
             bars.push(Bar {
-                label: format!("{name} {}", row.date),
+                label: format!("{}-{name}", row.date),
                 source: Source::Published,
                 value: row.batch_size.map(|size| size as f64 / cores as f64),
-                at_least: false,
+                at_least: is_largest(published, row),
             });
         }
     }
     bars
+}
+
+/// Whether a published maximum is the largest size that was tried, as its table of sizes says.
+fn is_largest(published: &[Published], row: &Published) -> bool {
+    let sizes = latest(published, &row.infrastructure, Table::Scaling);
+    let tried = sizes.iter().filter(|size| size.mode == row.mode).filter_map(|size| size.batch_size).max();
+    row.batch_size.is_some() && row.batch_size == tried
 }
 
 fn heatmaps(runs: &[Run]) -> Vec<Heatmap> {
@@ -199,7 +212,8 @@ fn phases(runs: &[Run]) -> Vec<PhaseBar> {
                 |metric| run.cells.get(cell.mode, cell.batch_size, cell.wait_us, metric).map(|values| values.mean());
             let Some(step) = mean(Metric::Step) else { continue };
             let steps = f64::from(run.plan.session.steps);
-            let wait_us = steps * cell.wait_us as f64;
+            // What a session asks for, thinking too; what steps take beyond their wait.
+            let asked_us = run.plan.session_floor_us(cell.wait_us) as f64;
             let name = if runs.len() > 1 { format!("{} · ", run.title()) } else { String::new() };
             bars.push(PhaseBar {
                 label: format!(
@@ -210,8 +224,8 @@ fn phases(runs: &[Run]) -> Vec<PhaseBar> {
                 ),
                 connect_us: mean(Metric::Connect).unwrap_or(0.0),
                 reset_us: mean(Metric::Reset).unwrap_or(0.0),
-                wait_us,
-                step_us: (steps * step - wait_us).max(0.0),
+                wait_us: asked_us,
+                step_us: (steps * (step - cell.wait_us as f64)).max(0.0),
                 close_us: mean(Metric::Close).unwrap_or(0.0),
             });
         }
@@ -240,7 +254,12 @@ fn spectra(run: &Run) -> Vec<Figure> {
                     .map(|at| (at.quantile_iterated_to(), at.value_iterated_to().min(values.max())))
                     .map(|(quantile, us)| (quantile, us.saturating_sub(floor_us)))
                     .collect();
-                lines.push(SpectrumLine { label: label.clone(), kind, points, censored_above: censored(cell, kind) });
+                let censored_above = censored(run, cell, kind);
+                // Where they can't be told apart in the picture, words say that they are in it.
+                let cut = timed_out(cell);
+                let hidden = kind == Latency::Response && cut > 0 && censored_above.is_none();
+                let label = if hidden { format!("{label}, {} cut", count(cut)) } else { label.clone() };
+                lines.push(SpectrumLine { label, kind, points, censored_above });
             }
         }
         if !lines.is_empty() {
@@ -252,12 +271,27 @@ fn spectra(run: &Run) -> Vec<Figure> {
     all
 }
 
-/// From which quantile on a response time may be one that was cut.
+/// From which quantile on response times are those of sessions that were cut. `None` where there are none, or where some were
+/// cut sooner than others succeeded: then they lie anywhere among them.
 #[expect(clippy::cast_precision_loss, reason = "for a picture")]
-fn censored(cell: &Cell<'_>, kind: Latency) -> Option<f64> {
-    let timed_out: u64 = cell.runs.iter().map(|run| run.ledger.timed_out).sum();
+fn censored(run: &Run, cell: &Cell<'_>, kind: Latency) -> Option<f64> {
+    let timed_out = timed_out(cell);
+    let session = &run.plan.session;
+    let phases = [
+        session.connect_timeout_us,
+        session.reset_timeout_us,
+        session.step_timeout_us.saturating_add(cell.wait_us),
+        session.close_timeout_us,
+    ];
+    let soonest_us = phases.into_iter().chain(session.total_timeout_us).min()?;
+    let longest_us = cell.runs.iter().map(|run| run.total_max_us).max()?;
     let all = cell.succeeded() + timed_out;
-    (kind == Latency::Response && timed_out > 0).then(|| cell.succeeded() as f64 / all as f64)
+    (kind == Latency::Response && timed_out > 0 && longest_us <= soonest_us)
+        .then(|| cell.succeeded() as f64 / all as f64)
+}
+
+fn timed_out(cell: &Cell<'_>) -> u64 {
+    cell.runs.iter().map(|run| run.ledger.timed_out).sum()
 }
 
 /// Of the batches that are shown in detail.

@@ -1,6 +1,7 @@
 //! PURE: runs, waits and protocols side by side.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use proto::{Metric, Mode};
 
@@ -10,6 +11,7 @@ use super::overview::infrastructures;
 use super::published::{Published, Table, latest};
 use super::run::Run;
 use super::sheet::Sheet;
+use super::summary::Summary;
 use super::tables::{p99, success};
 
 /// The max batch of every run and mode, a column a wait; then what was published of the same infrastructures.
@@ -56,30 +58,112 @@ fn wait_us(row: &Published) -> u64 {
     (row.wait_seconds * 1e6).round() as u64
 }
 
-/// The max batches of WebSocket beside those of HTTP, a row a wait, for the runs that did both.
+/// What one protocol held, of the sizes that were done in both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Held {
+    pub size: Option<u64>,
+    /// It is the largest that was done in both: what it holds at most is not known.
+    pub largest: bool,
+}
+
+impl fmt::Display for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.size {
+            None => f.write_str("-"),
+            Some(size) if self.largest => write!(f, "≥ {}", count(size)),
+            Some(size) => f.write_str(&count(size)),
+        }
+    }
+}
+
+/// WebSocket and HTTP at one wait, over the sizes that were done in both with a verdict that counts. `None` if there are none.
+#[must_use]
+pub fn in_both(run: &Run, grid: &Grid<'_>, wait_us: u64) -> Option<(Held, Held)> {
+    let of = |mode| grid.lines.get(&(mode, wait_us));
+    let (ws, http) = (of(Mode::Ws)?, of(Mode::Http)?);
+    let counts = |cell: &Cell<'_>| !cell.runs.is_empty() && (!run.judged() || cell.runs.iter().any(|run| run.accepted));
+    let sizes: Vec<u64> = ws
+        .iter()
+        .filter(|cell| counts(cell) && http.iter().any(|other| other.batch_size == cell.batch_size && counts(other)))
+        .map(|cell| cell.batch_size)
+        .collect();
+    let largest = *sizes.last()?;
+    let held = |line: &[Cell<'_>]| {
+        let met = line.iter().filter(|cell| sizes.contains(&cell.batch_size) && grid.meets(cell));
+        let size = met.map(|cell| cell.batch_size).max();
+        Held { size, largest: size == Some(largest) }
+    };
+    Some((held(ws), held(http)))
+}
+
+/// The max batches of WebSocket beside those of HTTP, a row a wait, for the runs that did both: over the sizes of both.
 #[must_use]
 #[expect(clippy::cast_precision_loss, reason = "for people")]
 pub fn protocols(runs: &[Run]) -> Sheet {
     let mut sheet = Sheet::new(["Infrastructure", "wait_s", "WS Max", "HTTP Max", "WS/HTTP Ratio", "Winner"], 1..5);
     for run in runs {
         let grid = run.grid();
-        for ((_, wait_us), line) in grid.lines.iter().filter(|((mode, _), _)| *mode == Mode::Ws) {
-            let Some(http) = grid.lines.get(&(Mode::Http, *wait_us)) else { continue };
-            let max = |line: &[Cell<'_>]| grid.max_batch(line).map(|n| line[n].batch_size);
-            let (ws, http) = (max(line), max(http));
-            let ratio = ws.zip(http).map(|(ws, http)| format!("{:.1}x", ws as f64 / http as f64));
-            let winner = match ws.cmp(&http) {
-                _ if ws.is_none() && http.is_none() => "-",
+        for (_, wait_us) in grid.lines.keys().filter(|(mode, _)| *mode == Mode::Ws) {
+            let Some((ws, http)) = in_both(run, &grid, *wait_us) else { continue };
+            let known = !ws.largest && !http.largest;
+            let ratio = match ws.size.zip(http.size).filter(|_| known).map(|(ws, http)| ws as f64 / http as f64) {
+                None => "-".to_owned(),
+                Some(ratio) if ratio < 1.0 => format!("{ratio:.2}x"),
+                Some(ratio) => format!("{ratio:.1}x"),
+            };
+            let winner = match ws.size.cmp(&http.size) {
+                _ if ws.size.is_none() && http.size.is_none() || ws.largest && http.largest => "-",
                 std::cmp::Ordering::Greater => "WS",
                 std::cmp::Ordering::Less => "HTTP",
                 std::cmp::Ordering::Equal => "Tie",
             };
-            let size = |size: Option<u64>| size.map_or_else(|| "-".to_owned(), count);
-            let ratio = ratio.unwrap_or_else(|| "-".to_owned());
-            sheet.row([told_by(runs, run), seconds_short(*wait_us), size(ws), size(http), ratio, winner.to_owned()]);
+            sheet.row([
+                told_by(runs, run),
+                seconds_short(*wait_us),
+                ws.to_string(),
+                http.to_string(),
+                ratio,
+                winner.to_owned(),
+            ]);
         }
     }
     sheet
+}
+
+/// What several runs did with the same batch, a column a run: success, p99 and throughput. Batches that only one run did are
+/// left out, and so are these tables where there are more runs than a page has room for.
+#[must_use]
+pub fn by_batch(runs: &[Run]) -> Vec<(&'static str, Sheet)> {
+    const RUNS_MAX: usize = 6;
+    if runs.len() < 2 || runs.len() > RUNS_MAX {
+        return Vec::new();
+    }
+    let grids: Vec<Grid<'_>> = runs.iter().map(Run::grid).collect();
+    type Done<'a> = Vec<(usize, &'a Cell<'a>)>;
+    let mut cells: BTreeMap<(Mode, u64, u64), Done<'_>> = BTreeMap::new();
+    for (n, grid) in grids.iter().enumerate() {
+        for cell in grid.lines.values().flatten().filter(|cell| !cell.runs.is_empty()) {
+            cells.entry((cell.mode, cell.wait_us, cell.batch_size)).or_default().push((n, cell));
+        }
+    }
+    cells.retain(|_, of| of.len() > 1);
+    if cells.is_empty() {
+        return Vec::new();
+    }
+    type Of = fn(&Cell<'_>) -> String;
+    let per_second: Of = |cell| if cell.succeeded() == 0 { "-".to_owned() } else { rate(cell.rps()) };
+    let tables: [(&'static str, Of); 3] = [("Success Rate", success), ("p99 Latency", p99), ("RPS", per_second)];
+    let header = || ["Mode", "wait_s", "Batch Size"].map(str::to_owned).into_iter().chain(runs.iter().map(Run::title));
+    let sheet = |of: Of| {
+        let mut sheet = Sheet::new(header(), 1..3 + runs.len());
+        for ((mode, wait_us, size), done) in &cells {
+            let by_run = (0..runs.len())
+                .map(|n| done.iter().find(|(run, _)| *run == n).map_or_else(String::new, |(_, cell)| of(cell)));
+            sheet.row([mode.to_string(), seconds_short(*wait_us), size.to_string()].into_iter().chain(by_run));
+        }
+        sheet
+    };
+    tables.into_iter().map(|(title, of)| (title, sheet(of))).collect()
 }
 
 /// Every batch size of a run over WebSocket beside the same over HTTP.
@@ -139,9 +223,28 @@ pub fn breakdown(runs: &[Run]) -> Sheet {
     let mut sheet = Sheet::new(header, 2..14);
     for run in runs {
         for cell in max_loads(&run.grid()) {
+            // Where the histograms are not: one repetition's own, or the largest, which the merged one does not exceed.
+            let stored = |metric, quantile: f64| {
+                let of = |run: &&Summary| {
+                    let percentiles = match metric {
+                        Metric::Connect => run.connect,
+                        Metric::Reset => run.reset,
+                        Metric::Step => run.step,
+                        Metric::Total => run.total,
+                        Metric::Wire => run.wire?,
+                        _ => return None,
+                    };
+                    Some(if quantile < 0.9 { percentiles.p50_us } else { percentiles.p99_us })
+                };
+                let most = cell.runs.iter().filter_map(of).max().filter(|us| *us > 0);
+                most.filter(|_| quantile > 0.9 || cell.runs.len() == 1)
+            };
+            let most_us = cell.runs.iter().map(|run| run.total_max_us).max().filter(|us| *us > 0).unwrap_or(u64::MAX);
             let at = |metric, quantile| {
                 let values = run.cells.get(cell.mode, cell.batch_size, cell.wait_us, metric);
-                values.map_or_else(|| "-".to_owned(), |v| latency(v.value_at_quantile(quantile).min(v.max())))
+                // No part takes longer than the whole, and the upper edge of a bucket is a little above what is in it.
+                let us = values.map(|v| v.value_at_quantile(quantile).min(v.max()).min(most_us));
+                us.or_else(|| stored(metric, quantile)).map_or_else(|| "-".to_owned(), latency)
             };
             sheet.row([
                 told_by(runs, run),

@@ -1,6 +1,6 @@
 //! PURE: what a report says, before it is Markdown or HTML. Verdicts first, then numbers, then figures, then how it was run.
 
-use super::comparison::{BREAKDOWN, breakdown, by_wait, protocols, protocols_by_size};
+use super::comparison::{BREAKDOWN, breakdown, by_batch, by_wait, protocols, protocols_by_size};
 use super::figures::Figure;
 use super::format::count;
 use super::observations::observations;
@@ -10,7 +10,7 @@ use super::remarks;
 use super::run::Run;
 use super::sheet::Sheet;
 use super::tables::{answer, results_summary, scalings};
-use super::vitals::{agents, batches, configuration, verdicts};
+use super::vitals::{AGENTS, VERDICTS, agents, batches, configuration, times, verdicts};
 use super::{charts, entry};
 
 /// A piece of a report.
@@ -65,6 +65,9 @@ pub fn of_run(run: &Run, published: &[Published]) -> Document {
         to.heading(3, &format!("What the batches are worth ({mode})"));
         to.table(sheet);
     }
+    if run.judged() && !run.results.is_empty() {
+        to.paragraph(VERDICTS);
+    }
     to.heading(3, "Observations");
     to.put(Block::Bullets(observations(run)));
     to.heading(2, "Numbers");
@@ -75,11 +78,14 @@ pub fn of_run(run: &Run, published: &[Published]) -> Document {
     to.comparison(run, published);
     to.heading(2, "Every batch");
     to.table(batches(run));
-    to.heading(2, "Agents");
-    to.paragraph(super::vitals::AGENTS);
-    to.table(agents(run));
+    let agents = agents(run);
+    if !agents.is_empty() {
+        to.heading(2, "Agents");
+        to.paragraph(AGENTS);
+        to.table(agents);
+    }
     to.heading(2, "How it was run");
-    to.put(Block::Bullets(configuration(run)));
+    to.put(Block::Bullets(std::iter::once(times(run)).chain(configuration(run)).collect()));
     to.put(Block::Code(entry::commands(run)));
     Document { title: run.title(), blocks: to.whole() }
 }
@@ -95,6 +101,10 @@ pub fn of_runs(runs: &[Run], published: &[Published]) -> Document {
     to.overview(runs, published);
     to.heading(2, "Max Batch by Infrastructure and Wait");
     to.table(by_wait(runs, published));
+    for (title, sheet) in by_batch(runs) {
+        to.heading(2, &format!("The same batches: {title}"));
+        to.table(sheet);
+    }
     to.protocols(runs);
     to.latencies(runs);
     to.figures(charts::of_runs(runs, published));
@@ -163,8 +173,13 @@ impl Writer {
                     .to_owned(),
             )),
             other => {
+                let what = match other {
+                    "failed" => "The run failed",
+                    "interrupted" => "The run was interrupted",
+                    _ => "How the run ended is not known",
+                };
                 let why = run.failure.as_ref().map_or_else(String::new, |why| format!(": {why}"));
-                self.put(Block::Warning(format!("The run is {other}{why}; what follows is what was finished.")));
+                self.put(Block::Warning(format!("{what}{why}; what follows is what was finished.")));
             }
         }
         for note in &run.notes {
@@ -235,7 +250,11 @@ impl Writer {
     /// A single run beside what was published of its infrastructure.
     fn comparison(&mut self, run: &Run, published: &[Published]) {
         let runs = std::slice::from_ref(run);
-        if published_row(published, &run.plan.experiment.infrastructure).is_some() {
+        let beside = published_row(published, &run.plan.experiment.infrastructure).is_some();
+        if beside && !run.is_plain_burst() {
+            self.heading(2, "Beside what was published");
+            self.paragraph("Nothing: the published rows are of sessions of one step, all started at once.");
+        } else if beside {
             self.heading(2, "Beside what was published");
             self.overview(runs, published);
             self.table(by_wait(runs, published));
@@ -257,12 +276,25 @@ impl Writer {
     fn can_be_compared(&mut self, runs: &[Run], published: &[Published]) {
         let scripts = runs.iter().any(|run| !run.judged());
         if scripts || infrastructures(runs).iter().any(|name| published_row(published, name).is_some()) {
-            self.heading(3, "What can be compared");
+            self.heading(if runs.len() == 1 { 3 } else { 2 }, "What can be compared");
             for paragraph in COMPARABLE.split("\n\n") {
                 self.paragraph(paragraph.trim());
             }
         }
     }
+}
+
+/// The tables of [`of_runs`] that a terminal has room for.
+#[must_use]
+pub fn in_short(runs: &[Run], published: &[Published]) -> Document {
+    let mut to = Writer::default();
+    to.overview(runs, published);
+    to.table(by_wait(runs, published));
+    for (title, sheet) in by_batch(runs) {
+        to.heading(2, title);
+        to.table(sheet);
+    }
+    Document { title: format!("{} runs", runs.len()), blocks: to.whole() }
 }
 
 /// `3 agents`

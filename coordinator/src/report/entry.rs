@@ -24,7 +24,8 @@ pub fn body(run: &Run, links: &Links) -> String {
     field("Infrastructure", &run.name());
     field("Start", &second(run.started));
     field("End", &run.ended.map_or_else(|| "unknown".to_owned(), second));
-    field("Status", status(run));
+    let why = run.failure.as_ref().map_or_else(String::new, |why| format!(" ({why})"));
+    field("Status", &format!("{}{why}", status(run)));
     for note in &run.notes {
         field("Not whole", note);
     }
@@ -61,6 +62,7 @@ fn status(run: &Run) -> &'static str {
         "complete" => "Complete",
         "interrupted" => "Interrupted (what was finished is here)",
         "failed" => "Failed",
+        "unknown" => "Unknown",
         _ => "Running (or ended without a word)",
     }
 }
@@ -102,10 +104,13 @@ fn linked(run: &Run, links: &Links) -> String {
     if let Some(summary) = &links.summary {
         text.push_str(&format!("- Summary CSV: [summary.csv]({summary})\n"));
     }
-    if let Some((folder, figures)) = &links.figures {
+    if let Some((folder, figures)) = links.figures.as_ref().filter(|(_, figures)| !figures.is_empty()) {
         text.push_str(&format!("- Figures: [figures/]({folder})"));
         for (name, title) in figures {
-            text.push_str(&format!(" · [{title}]({folder}{name}.svg)"));
+            // Of those that there are several of, which.
+            let of = name.split_once('-').filter(|(kind, _)| ["timeline", "launch", "spectrum"].contains(kind));
+            let of = of.map_or_else(String::new, |(_, of)| format!(" ({of})"));
+            text.push_str(&format!(" · [{title}{of}]({folder}{name}.svg)"));
         }
         text.push('\n');
         if figures.iter().any(|(name, _)| name == "scaling") {

@@ -124,14 +124,22 @@ fn badged(cell: &str) -> Markup {
     if let Some((sign, class)) = STATUS.iter().find(|(sign, _)| cell.starts_with(sign)) {
         return html! { span class=(format!("badge {class}")) { (cell[sign.len()..]) } };
     }
+    // `39.1%: valid · server ×2`: text, then badges.
+    let (head, cell) = match cell.split_once("%: ") {
+        Some((head, rest)) => (Some(format!("{head}% ")), rest),
+        None => (None, cell),
+    };
     let kind = |part: &str| {
-        let word = part.split(" ×").next().unwrap_or(part);
+        let word = part.split([' ', '×']).next().unwrap_or(part);
+        let word = if part.starts_with("not judged") { part } else { word };
         BADGES.iter().find(|(text, _)| *text == word).map(|(_, class)| *class)
     };
     let badges: Option<Vec<(&str, &str)>> = cell.split(", ").map(|part| Some((part, kind(part)?))).collect();
     match badges {
-        Some(badges) => html! { @for (text, class) in badges { span class=(format!("badge {class}")) { (text) } " " } },
-        None => html! { (cell) },
+        Some(badges) => {
+            html! { @if let Some(head) = head { (head) } @for (text, class) in badges { span class=(format!("badge {class}")) { (text) } " " } }
+        }
+        None => html! { @if let Some(head) = head { (head) } (cell) },
     }
 }
 

@@ -19,7 +19,6 @@ use sha2::{Digest as _, Sha256};
 use similar::{Algorithm, DiffOp, capture_diff_slices};
 
 use super::overview::{COLUMNS, OverviewRow};
-use super::sheet::Sheet;
 
 const START: &str = "<!-- EXPERIMENT RUNS START -->";
 const HEADING: &str = "## Run: ";
@@ -65,8 +64,20 @@ pub struct Logged {
     pub renewed: bool,
     /// Lines between the two comments that a person wrote.
     pub carried: usize,
-    /// Whether the overview tells of this run: it does not if a newer one of the infrastructure is in the log.
-    pub in_overview: bool,
+    pub overview: Overview,
+}
+
+/// What became of the run's row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Overview {
+    /// It was put in, or was there.
+    Told,
+    /// It has taken the place of this one.
+    Replaced(String),
+    /// A newer run of the infrastructure is in the log.
+    Newer,
+    /// The run did not end well, and the row of one that did stays.
+    Complete,
 }
 
 /// Why nothing was written.
@@ -163,19 +174,16 @@ pub fn log(text: &str, title: &str, new: &NewEntry) -> Result<Logged, LogError> 
     }
     let newest = found
         .iter()
-        .filter(|entry| {
-            entry.id.as_deref() != Some(new.id.as_str()) && entry.infrastructure == Some(new.row.name.as_str())
-        })
+        .filter(|entry| entry.id.as_deref() != Some(new.id.as_str()))
+        .filter(|entry| entry.infrastructure == Some(new.row.name.as_str()))
         .all(|entry| entry.started.is_none_or(|started| moment(started) <= moment(&new.started)));
-    if newest {
-        refresh(&mut out, &new.row)?;
-    }
+    let overview = if newest { refresh(&mut out, new)? } else { Overview::Newer };
     // How the file ended before: that is not ours.
     let tail = &text[text.trim_end().len()..];
     let mut logged = out.join("\n");
     logged.truncate(logged.trim_end().len());
     logged.push_str(if tail.is_empty() { "\n" } else { tail });
-    Ok(Logged { text: logged, renewed: own.is_some(), carried, in_overview: newest })
+    Ok(Logged { text: logged, renewed: own.is_some(), carried, overview })
 }
 
 /// An entry that is there.
@@ -392,27 +400,50 @@ fn slid(old: &[&str], at: usize, from: usize, len: usize) -> (usize, usize, usiz
     if fences(from + on) % 2 == 0 { (at + on, from + on, len) } else { (at, from, len) }
 }
 
-/// Puts the row into the first table that has the overview's columns, in the place of the one of that name.
-fn refresh(lines: &mut Vec<String>, row: &OverviewRow) -> Result<(), LogError> {
+/// Puts the row into the first table that has the overview's columns, in the place of the one of that name. Other rows are not
+/// touched, nor columns that somebody added; what the run does not know and somebody does stays.
+fn refresh(lines: &mut Vec<String>, new: &NewEntry) -> Result<Overview, LogError> {
+    let row = &new.row;
     let borrowed: Vec<&str> = lines.iter().map(String::as_str).collect();
     let header = |line: &str| cells(line).iter().take(COLUMNS.len()).eq(COLUMNS.iter());
     let first = visible(&borrowed).find(|(_, line)| header(line)).map(|(n, _)| n).ok_or(LogError::NoOverview)?;
     let table = borrowed[first..].iter().take_while(|line| line.trim_start().starts_with('|')).count();
-    let mut sheet = Sheet::new(cells(borrowed[first]), 0..0);
+    let widths: Vec<usize> =
+        borrowed[first].trim().trim_matches('|').split('|').map(|cell| cell.chars().count()).collect();
     // The second line only draws.
-    sheet.rows = borrowed[first..first + table].iter().skip(2).map(|line| cells(line)).collect();
+    let there = (first + 2..first + table).find(|n| cells(borrowed[*n]).first() == Some(&row.name));
+    let old = there.map(|n| cells(borrowed[n])).unwrap_or_default();
+    let date = old.get(2).cloned().unwrap_or_default();
+    let is_complete = |cells: &[String]| cells.get(1).is_some_and(|status| status.contains("Complete"));
     let mut own: Vec<String> = row.cells().to_vec();
-    match sheet.rows.iter_mut().find(|cells| cells.first() == Some(&row.name)) {
-        Some(there) => {
-            // Columns that somebody added stay.
-            own.extend(there.iter().skip(COLUMNS.len()).cloned());
-            *there = own;
-        }
-        None => sheet.rows.push(own),
+    if is_complete(&old) && !is_complete(&own) && date != row.date {
+        return Ok(Overview::Complete);
     }
-    let text = sheet.as_it_is();
-    lines.splice(first..first + table, text.lines().map(str::to_owned));
-    Ok(())
+    let cores = old.get(4).and_then(|cores| cores.replace(',', "").parse::<u64>().ok());
+    if let (None, Some(cores)) = (row.cores, cores) {
+        own = OverviewRow { cores: Some(cores), ..row.clone() }.cells().to_vec();
+    }
+    own.extend(old.iter().skip(COLUMNS.len()).cloned());
+    own.resize(widths.len().max(own.len()), String::new());
+    let line: String = own
+        .iter()
+        .enumerate()
+        .map(|(n, cell)| format!("| {cell:<width$} ", width = widths.get(n).map_or(0, |width| width.saturating_sub(2))))
+        .collect();
+    let line = format!("{line}|");
+    let outcome = match there {
+        Some(_) if date != row.date => {
+            Overview::Replaced(old.iter().take(COLUMNS.len()).cloned().collect::<Vec<_>>().join(" | "))
+        }
+        _ => Overview::Told,
+    };
+    match there {
+        // As somebody may have aligned it.
+        Some(_) if cells(&line) == old => {}
+        Some(n) => lines[n] = line,
+        None => lines.insert(first + table, line),
+    }
+    Ok(outcome)
 }
 
 /// Split at what is no part of a cell.

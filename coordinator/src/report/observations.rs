@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use proto::{Metric, Mode};
 
 use super::cells::{Cell, Done, Grid};
+use super::comparison;
 use super::facts::{Limit, Worth};
 use super::format::{count, latency, percent, rate, seconds_short};
 use super::notes::unstable;
@@ -28,6 +29,7 @@ pub fn observations(run: &Run) -> Vec<String> {
     let grid = run.grid();
     let mut said = Vec::new();
     said.extend(verdicts(run));
+    said.extend(not_at_once(run));
     for mode in run.plan.target.mode.list() {
         let Some(((_, wait_us), line)) = grid.lines.iter().find(|((m, _), _)| m == mode) else { continue };
         let line = Line { run, grid: &grid, mode: *mode, wait_us: *wait_us, cells: line };
@@ -46,6 +48,17 @@ pub fn observations(run: &Run) -> Vec<String> {
     said.extend(starts(run));
     said.extend(attempts(run));
     said
+}
+
+/// Where a batch's size is not the number of sessions that are open.
+fn not_at_once(run: &Run) -> Option<String> {
+    let words = run.launch_words()?;
+    let most = summaries(run).max_by_key(|summary| summary.open_max)?;
+    Some(format!(
+        "Sessions were started {words}, not at once: a batch is so many sessions in all. At most {} were open at one time ({}).",
+        count(most.open_max),
+        remarks::cell(most)
+    ))
 }
 
 fn summaries(run: &Run) -> impl Iterator<Item = &Summary> {
@@ -126,36 +139,48 @@ impl Line<'_> {
         let (what, at) = (self.what(), criterion(&self.run.plan));
         let Some(n) = self.grid.max_batch(self.cells) else {
             let first = self.cells.iter().find(|cell| !cell.runs.is_empty())?;
-            return Some(if self.cells.iter().all(|cell| cell.succeeded() == 0) {
-                format!("{} mode completely fails: {}.", name(self.mode), failed(first))
-            } else {
-                format!(
-                    "No batch reached {at}% success ({what}): already at {} it was {}.",
-                    first.batch_size,
-                    success(first)
-                )
-            });
+            return Some(self.without_max(first, &what, &at));
         };
         let max = self.cells[n].batch_size;
         let above = self.cells[n + 1..].iter().find(|cell| !cell.runs.is_empty());
-        let mut text = match above {
-            None => format!(
-                "Max batch of {max} at {at}% success ({what}): the largest that was tried, so the limit was not reached"
-            ),
-            Some(above) => {
-                format!("Max batch of {max} at {at}% success ({what}); {} had {}", above.batch_size, success(above))
-            }
-        };
+        let skipped = self.cells[n + 1..].iter().any(|cell| cell.runs.is_empty());
         // Scripts have no verdicts, and reliable is about those too.
         let reliable = self.grid.reliable(self.cells);
+        let mut text = format!("Max batch of {max} at {at}% success ({what})");
+        text.push_str(&match above {
+            Some(above) => format!("; {} had {}", above.batch_size, success(above)),
+            None if skipped => "; larger ones were skipped".to_owned(),
+            None if reliable == Some(max) || !self.run.judged() => {
+                ": the largest that was tried, so the limit was not reached".to_owned()
+            }
+            None => ": the largest that was tried".to_owned(),
+        });
         if self.run.judged() && reliable != Some(max) {
             text.push_str(&match reliable {
-                Some(size) => format!("; every repetition of every size held only up to {size}"),
+                Some(size) => format!("; in every repetition, with a verdict that counts, it held up to {size}"),
                 None => "; at no size did every repetition hold with a verdict that counts".to_owned(),
             });
         }
         text.push('.');
         Some(text)
+    }
+
+    /// Nothing met the criterion.
+    fn without_max(&self, first: &Cell<'_>, what: &str, at: &str) -> String {
+        let lines = || self.grid.lines.iter().filter(|((mode, _), _)| *mode == self.mode).flat_map(|(_, line)| line);
+        if lines().any(|cell| cell.succeeded() > 0) {
+            return format!(
+                "No batch reached {at}% success ({what}): at the smallest, {}, it was {}.",
+                first.batch_size,
+                success(first)
+            );
+        }
+        let counts = |run: &&Summary| !self.run.judged() || run.verdict.worth == Worth::Valid;
+        if lines().flat_map(|cell| &cell.runs).any(counts) {
+            format!("{} mode completely fails: {}.", name(self.mode), failed(self.run, first))
+        } else {
+            format!("Over {} nothing succeeded, in batches that do not count: it was not measured.", name(self.mode))
+        }
     }
 
     fn per_core(&self) -> Option<String> {
@@ -172,9 +197,10 @@ impl Line<'_> {
         let near = |cell: &&Cell<'_>| self.grid.meets(cell) && cell.p99_us.is_some_and(|p99| p99 <= limit_us);
         let last = self.cells.iter().take_while(near).last()?;
         Some(format!(
-            "p99 stays within {} of the theoretical minimum of {} s (steps x wait) up to batch {} ({}).",
+            "p99 stays within {} of the theoretical minimum of {} s ({}) up to batch {} ({}).",
             latency(plan.success.overhead_us),
             seconds_short(floor_us),
+            if plan.session.think_us == 0 { "steps x wait" } else { "steps x (wait + think)" },
             last.batch_size,
             self.mode
         ))
@@ -186,11 +212,11 @@ impl Line<'_> {
             let values = self.run.cells.get(self.mode, cell.batch_size, self.wait_us, metric)?;
             Some(values.value_at_quantile(0.99).min(values.max()))
         };
-        let (connect, total) = (of(Metric::Connect)?, of(Metric::Total)?.max(1));
+        let (connect, total) = (of(Metric::Connect)?, cell.p99_us?.max(1));
         let floor_us = self.run.plan.session_floor_us(self.wait_us);
         let overhead = total.saturating_sub(floor_us);
         Some(format!(
-            "Connect p99 is {} at batch {} ({}): {} of the total p99 of {}, whose part beyond the requested wait is {}.",
+            "Connect p99 is {} at batch {} ({}): {} of the total p99 of {}, of which {} are beyond what was asked for.",
             latency(connect),
             cell.batch_size,
             self.what(),
@@ -204,11 +230,15 @@ impl Line<'_> {
         let cell = self.max_load()?;
         let pids = cell.runs.iter().map(|run| run.unique_pids).max().filter(|pids| *pids > 0)?;
         let at = format!("Unique PIDs at batch {} ({})", cell.batch_size, self.mode);
-        Some(match self.run.plan.server.workers {
+        let server = &self.run.plan.server;
+        // Of each node; processes of different nodes may have the same number.
+        let nodes = server.nodes.unwrap_or(1);
+        Some(match server.workers.map(|workers| workers.saturating_mul(nodes)) {
             Some(workers) if pids == workers => format!("{at}: {pids}, as many as there are workers."),
-            Some(workers) if pids < workers => {
-                format!("{at}: {pids} of {workers} workers; the others had no session that succeeded.")
+            Some(workers) if pids < workers && nodes > 1 => {
+                format!("{at}: {pids} of {workers} workers (on {nodes} nodes, where two may have the same PID).")
             }
+            Some(workers) if pids < workers => format!("{at}: {pids} of {workers} workers."),
             _ => format!("{at}: {pids}."),
         })
     }
@@ -220,23 +250,25 @@ impl Line<'_> {
         for (host, sessions) in cell.runs.iter().flat_map(|run| &run.hosts) {
             *hosts.entry(host).or_default() += sessions;
         }
-        let all: u64 = hosts.values().sum();
-        let (most, least) = (*hosts.values().max()?, *hosts.values().min()?);
-        let seen = hosts.len();
+        // Where only their number is known they have no sessions.
+        let counted = |run: &&Summary| run.ledger.succeeded == 0 || run.hosts.values().sum::<u64>() > 0;
+        let named = cell.runs.iter().all(counted);
+        let seen = if named { hosts.len() } else { cell.runs.iter().map(|run| run.hosts.len()).max()? };
         let of = match self.run.plan.target.expected_hosts {
             Some(expected) if (seen as u64) < expected => format!("Only {seen} of {expected} expected hosts"),
-            _ if seen == 1 => return None,
+            _ if seen <= 1 => return None,
             _ => format!("{seen} unique hosts"),
         };
         let at = format!("answered at batch {} ({})", cell.batch_size, self.mode);
-        if all == 0 {
+        let all: u64 = hosts.values().sum();
+        let (Some(most), Some(least), true) = (hosts.values().max(), hosts.values().min(), named && all > 0) else {
             return Some(format!("{of} {at}."));
-        }
-        let even = percent(all / seen as u64, all);
+        };
         Some(format!(
-            "{of} {at}: the busiest had {} of the sessions, the least busy {} ({even} each were even).",
-            percent(most, all),
-            percent(least, all)
+            "{of} {at}: the busiest had {} of the sessions, the least busy {} ({} each were even).",
+            percent(*most, all),
+            percent(*least, all),
+            percent(all / seen as u64, all)
         ))
     }
 
@@ -251,7 +283,7 @@ impl Line<'_> {
         let mut told: Vec<&&Cell<'_>> = failing.first().into_iter().chain(failing.last()).collect();
         told.dedup_by_key(|cell| cell.batch_size);
         told.into_iter()
-            .map(|cell| format!("At batch {} ({}): {}.", cell.batch_size, self.mode, failed(cell)))
+            .map(|cell| format!("At batch {} ({}): {}.", cell.batch_size, self.mode, failed(self.run, cell)))
             .collect()
     }
 
@@ -292,7 +324,7 @@ fn name(mode: Mode) -> &'static str {
 }
 
 /// `1,171 of 12,288 sessions failed: 900 refused at connect, 271 timeout at reset`
-fn failed(cell: &Cell<'_>) -> String {
+fn failed(run: &Run, cell: &Cell<'_>) -> String {
     let failed = cell.planned() - cell.succeeded();
     let mut text = format!("{} of {} sessions failed", count(failed), count(cell.planned()));
     let errors = cell.errors();
@@ -303,26 +335,30 @@ fn failed(cell: &Cell<'_>) -> String {
     if errors.len() > TOLD_MAX {
         text.push_str(&format!(" and {} other kinds", errors.len() - TOLD_MAX));
     }
-    let timed_out: u64 = cell.runs.iter().map(|run| run.ledger.timed_out).sum();
-    if failed > 0 && timed_out == 0 && !list.is_empty() {
+    let sum = |of: fn(&Summary) -> u64| cell.runs.iter().map(|run| of(run)).sum::<u64>();
+    // Only where somebody looked: the script calls a time-out by its exception's name.
+    let ended_by_the_server = run.judged() && sum(|run| run.ledger.lost + run.ledger.never_started) == 0;
+    if failed > 0 && !list.is_empty() && ended_by_the_server && sum(|run| run.ledger.timed_out) == 0 {
         text.push_str("; none by time-out");
     }
     text
 }
 
+/// Over the sizes that were done in both, at the smallest wait.
 fn protocols(run: &Run, grid: &Grid<'_>) -> Option<String> {
-    if run.plan.target.mode.list().len() < 2 {
-        return None;
-    }
-    let max = |mode: Mode| {
-        let line = grid.lines.iter().find(|((m, _), _)| *m == mode).map(|(_, line)| line)?;
-        Some(grid.max_batch(line).map_or(0, |n| line[n].batch_size))
-    };
-    let (ws, http) = (max(Mode::Ws)?, max(Mode::Http)?);
-    Some(match ws.cmp(&http) {
-        std::cmp::Ordering::Equal => format!("WebSocket and HTTP hold the same batch: {ws}."),
-        std::cmp::Ordering::Greater => format!("WebSocket holds more than HTTP: {ws} against {http}."),
-        std::cmp::Ordering::Less => format!("HTTP holds more than WebSocket: {http} against {ws}."),
+    let wait_us = *grid.lines.keys().map(|(_, wait_us)| wait_us).min()?;
+    let (ws, http) = comparison::in_both(run, grid, wait_us)?;
+    let size = |held: comparison::Held| held.size.map_or_else(|| "none".to_owned(), |_| held.to_string());
+    Some(match (ws.largest && http.largest, ws.size.cmp(&http.size)) {
+        (true, _) => format!("WebSocket and HTTP both hold the largest batch that was tried in both: {}.", size(ws)),
+        (_, std::cmp::Ordering::Equal) if ws.size.is_none() => return None,
+        (_, std::cmp::Ordering::Equal) => format!("WebSocket and HTTP hold the same batch: {}.", size(ws)),
+        (_, std::cmp::Ordering::Greater) => {
+            format!("WebSocket holds more than HTTP: {} against {}.", size(ws), size(http))
+        }
+        (_, std::cmp::Ordering::Less) => {
+            format!("HTTP holds more than WebSocket: {} against {}.", size(http), size(ws))
+        }
     })
 }
 

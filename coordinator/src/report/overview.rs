@@ -80,11 +80,11 @@ pub fn published_row<'a>(published: &'a [Published], infrastructure: &str) -> Op
     rows.into_iter().filter(|row| row.mode == Mode::Ws).min_by(|a, b| a.wait_seconds.total_cmp(&b.wait_seconds))
 }
 
-/// The infrastructures of the runs, each once, in their order.
+/// The infrastructures of the runs that published rows may be set beside, each once, in their order.
 #[must_use]
 pub fn infrastructures(runs: &[Run]) -> Vec<&str> {
     let mut names: Vec<&str> = Vec::new();
-    for run in runs {
+    for run in runs.iter().filter(|run| run.is_plain_burst()) {
         let name = run.plan.experiment.infrastructure.as_str();
         if !names.contains(&name) {
             names.push(name);
@@ -103,7 +103,8 @@ pub fn overview(runs: &[Run], published: &[Published]) -> Sheet {
     let mut sheet = Sheet::new(COLUMNS.into_iter().chain(mixed.then_some("Measured by")), 3..6);
     let mut add = |row: &OverviewRow, by: String| sheet.row(row.cells().into_iter().chain(mixed.then_some(by)));
     for run in runs {
-        add(&OverviewRow::of(run), run.client());
+        let row = OverviewRow::of(run);
+        add(&OverviewRow { name: format!("{}{}", row.name, run.again), ..row }, run.client());
     }
     for row in published {
         let published = OverviewRow {
@@ -121,8 +122,11 @@ pub fn overview(runs: &[Run], published: &[Published]) -> Sheet {
 /// Whose largest batch held, so that what they hold at most is not known.
 #[must_use]
 pub fn unlimited(runs: &[Run]) -> Option<String> {
-    let names: Vec<String> =
-        runs.iter().filter(|run| max_batch(run).is_some_and(|(_, all)| all)).map(Run::name).collect();
+    let names: Vec<String> = runs
+        .iter()
+        .filter(|run| max_batch(run).is_some_and(|(_, all)| all))
+        .map(|run| format!("{}{}", run.name(), run.again))
+        .collect();
     let names = names.join(", ");
     (!names.is_empty())
         .then(|| format!("The largest batch that was tried held in {names}: what these hold at most was not reached."))
@@ -147,7 +151,8 @@ pub fn side_by_side(run: &Run, published: &[Published]) -> (Sheet, Option<String
     ];
     let mut sheet = Sheet::new(header, 1..8);
     let mut dates = BTreeSet::new();
-    for ((mode, wait_us), line) in &grid.lines {
+    let lines = grid.lines.iter().filter(|_| run.is_plain_burst());
+    for ((mode, wait_us), line) in lines {
         for cell in line {
             let infrastructure = &run.plan.experiment.infrastructure;
             let others = of_batch(published, infrastructure, *mode, *wait_us, cell.batch_size);
@@ -220,7 +225,7 @@ What can be compared: the meaning of the columns. A session, its phases, success
 wall time) are the same here and there, and so is the shape of a deployment: a Space lets through 200 connections and has no \
 HTTP API; servers behind a balancer share the sessions.
 
-What can't: the numbers, as long as the machines differ (see Cores, and the hardware named above each table; where servers, \
+What can't: the numbers, as long as the machines differ (see Cores and Hardware; where servers, \
 balancer and agents share the same processors, what one uses the others lack). And not the published p99 with these: it was \
 measured by one Python process on one machine, whose own scheduling, connection set-up and processor are part of every latency, \
 and nothing in its output tells how large a part. Here it is measured how late each session was started and read, and a batch for \

@@ -1,9 +1,11 @@
 //! PURE: a run as its folder tells of it.
 
 use jiff::Timestamp;
+use proto::Launch;
 use serde_json::{Map, Value};
 
 use super::cells::{CellHistograms, Done, Grid};
+use super::format::seconds_short;
 use super::summary::rfc3339;
 use super::timeline::Traced;
 use crate::plan::Plan;
@@ -24,9 +26,11 @@ pub struct Run {
     /// As the folder was named.
     pub place: String,
     pub client: Client,
-    /// `running`, `complete`, `interrupted` or `failed`; a run that was killed is still called running.
+    /// `running`, `complete`, `interrupted`, `failed`, or `unknown`; a run that was killed is still called running.
     pub status: String,
     pub failure: Option<String>,
+    /// What tells it from other runs of its day: `-2`, or nothing.
+    pub again: String,
     pub id: String,
     pub started: Timestamp,
     pub ended: Option<Timestamp>,
@@ -62,10 +66,10 @@ impl Run {
         rfc3339(self.started).chars().take(10).collect()
     }
 
-    /// Date and name: the heading of a log entry.
+    /// Date and name, and what tells it from others of that day: the heading of a log entry.
     #[must_use]
     pub fn title(&self) -> String {
-        format!("{}-{}", self.date(), self.name())
+        format!("{}-{}{}", self.date(), self.name(), self.again)
     }
 
     #[must_use]
@@ -77,6 +81,40 @@ impl Run {
     #[must_use]
     pub fn judged(&self) -> bool {
         self.client != Client::Script
+    }
+
+    /// How sessions were started, if not all at once.
+    #[must_use]
+    pub fn launch_words(&self) -> Option<String> {
+        match self.plan.session.launch {
+            Launch::Burst => None,
+            Launch::Ramp { over_us } => Some(format!("over {} s", seconds_short(over_us))),
+            Launch::Arrivals { over_us, .. } => Some(format!(
+                "as they arrived, over {} s, whether or not earlier ones had ended",
+                seconds_short(over_us)
+            )),
+        }
+    }
+
+    /// What a session did and how it was started, where it is not the one step of a burst that published rows are of.
+    #[must_use]
+    pub fn session_words(&self) -> Option<String> {
+        let session = &self.plan.session;
+        if self.is_plain_burst() {
+            return None;
+        }
+        let think =
+            if session.think_us > 0 { format!(", think {} s", seconds_short(session.think_us)) } else { String::new() };
+        let started = self.launch_words().unwrap_or_else(|| "all at once".to_owned());
+        let steps = if session.steps == 1 { "1 step".to_owned() } else { format!("{} steps", session.steps) };
+        Some(format!("{steps}{think}; started {started}"))
+    }
+
+    /// Sessions of one step without thinking, all started at once: what the published rows are of.
+    #[must_use]
+    pub fn is_plain_burst(&self) -> bool {
+        let session = &self.plan.session;
+        session.steps == 1 && session.think_us == 0 && session.launch == Launch::Burst
     }
 
     /// Who measured it, for people.
@@ -96,6 +134,7 @@ pub fn status(status: &str) -> &'static str {
         "complete" => "✅ Complete",
         "interrupted" => "⏸ Interrupted",
         "failed" => "❌ Failed",
+        "unknown" => "❓ Unknown",
         // Or killed: nobody has written down its end.
         _ => "⏳ Running",
     }
@@ -127,6 +166,7 @@ pub(crate) mod tests {
             client: Client::Muster { version: "0.1.0".to_owned() },
             status: "complete".to_owned(),
             failure: None,
+            again: String::new(),
             id: "00000000-0000-0000-0000-000000000000".to_owned(),
             started,
             ended: started.checked_add(jiff::SignedDuration::from_mins(10)).ok(),

@@ -38,18 +38,8 @@ impl Sheet {
     /// As Markdown, without a line's end at its end. What would end a cell, or be more than text, is escaped.
     #[must_use]
     pub fn markdown(&self) -> String {
-        self.render(one_cell)
-    }
-
-    /// The same of cells that are Markdown already.
-    #[must_use]
-    pub fn as_it_is(&self) -> String {
-        self.render(str::to_owned)
-    }
-
-    fn render(&self, cell: impl Fn(&str) -> String) -> String {
         let mut table = Table::new();
-        let cells = |row: &[String]| row.iter().map(|text| cell(text)).collect::<Vec<_>>();
+        let cells = |row: &[String]| row.iter().map(|cell| one_cell(cell)).collect::<Vec<_>>();
         table.load_style(ASCII_MARKDOWN).set_header(cells(&self.header));
         for row in &self.rows {
             table.add_row(cells(row));

@@ -104,15 +104,18 @@ pub fn answer(plan: &Plan, grid: &Grid<'_>) -> String {
         let name = if modes.len() > 1 { format!("{mode} ") } else { String::new() };
         text.push_str(&format!("   {name}wait {} s: ", seconds_short(*wait_us)));
         text.push_str(&size.map_or_else(|| "none".to_owned(), count));
-        if size != reliable {
-            let reliable = reliable.map_or_else(|| "none".to_owned(), count);
-            text.push_str(&format!(" (every repetition: {reliable})"));
+        if size.is_some() && size != reliable {
+            text.push_str(&match reliable {
+                None => " (not in every repetition)".to_owned(),
+                Some(reliable) => format!(" (in every repetition: {})", count(reliable)),
+            });
         }
     }
     let first = grid.lines.iter().find(|((mode, _), _)| *mode == modes.first().copied().unwrap_or(Mode::Ws));
     let best = first.and_then(|(_, line)| grid.max_batch(line).map(|n| line[n].batch_size));
     if let (Some(cores), Some(best)) = (plan.experiment.cores, best) {
-        text.push_str(&format!("      {} per core", per_core(best, cores)));
+        let of = if modes.len() > 1 { format!(" ({})", modes[0]) } else { String::new() };
+        text.push_str(&format!("      {} per core{of}", per_core(best, cores)));
     }
     text.push('\n');
     text

@@ -6,8 +6,8 @@ use proto::Mode;
 use serde_json::Value;
 
 use super::cells::{Cell, Done};
-use super::facts::{AgentResult, Worth};
-use super::format::{count, latency, percent, rate, seconds_short};
+use super::facts::{AgentResult, Limit, Worth};
+use super::format::{count, duration, latency, percent, rate, seconds_short};
 use super::run::Run;
 use super::sheet::Sheet;
 use super::summary::Summary;
@@ -78,21 +78,25 @@ pub fn verdicts(run: &Run) -> Vec<(Mode, Sheet)> {
         .collect()
 }
 
-/// `valid`, or `valid ×2, degraded ×1`.
+/// `100%: valid`, or `39.1%: valid · server ×2, degraded`.
 fn worth(run: &Run, cell: &Cell<'_>) -> String {
     if cell.runs.is_empty() {
         return "skipped".to_owned();
     }
+    let success = super::tables::success(cell);
     if !run.judged() {
-        return "not judged".to_owned();
+        return format!("{success}: not judged");
     }
-    let mut counts: BTreeMap<Worth, usize> = BTreeMap::new();
+    let mut counts: BTreeMap<(Worth, bool), usize> = BTreeMap::new();
     for summary in &cell.runs {
-        *counts.entry(summary.verdict.worth).or_default() += 1;
+        let verdict = &summary.verdict;
+        *counts.entry((verdict.worth, verdict.limit == Limit::Server)).or_default() += 1;
     }
-    let one = counts.len() == 1;
-    let parts = counts.iter().map(|(worth, n)| if one { worth.to_string() } else { format!("{worth} ×{n}") });
-    parts.collect::<Vec<_>>().join(", ")
+    let parts = counts.iter().map(|((worth, server), n)| {
+        let server = if *server { " · server" } else { "" };
+        if counts.len() == 1 { format!("{worth}{server}") } else { format!("{worth}{server} ×{n}") }
+    });
+    format!("{success}: {}", parts.collect::<Vec<_>>().join(", "))
 }
 
 fn of_batch(run: &Run, summary: &Summary) -> Vec<String> {
@@ -115,11 +119,16 @@ fn of_batch(run: &Run, summary: &Summary) -> Vec<String> {
     ]
 }
 
+/// What the cells of [`verdicts`] mean.
+pub const VERDICTS: &str = "\
+Success, then what the number is worth, which is another thing: valid says that the generator did not decide it, server that the \
+server was the limit.";
+
 /// What the columns of [`agents`] mean.
 pub const AGENTS: &str = "\
 Of each agent the worst of all its batches: what it added to its sessions itself (own delay, launch lag, late timers), and how \
 near it was to its machine's limits. Run queue is the time its load threads were runnable without a CPU, throttled the time that a \
-CPU quota held it back.";
+CPU quota held it back; TCP resent are segments sent again in the network namespace, all its processes together.";
 
 /// One row an agent, the worst of each figure over all batches.
 #[must_use]
@@ -230,11 +239,27 @@ pub fn configuration(run: &Run) -> Vec<String> {
         list.push(format!("Load balancer: {balancer}"));
     }
     list.push(format!("Hardware: {}", text(&experiment.hardware)));
+    if let Some(words) = run.session_words() {
+        list.push(format!("Session: {words}"));
+    }
     list.push(format!("Measured by: {}", measured_by(run)));
     if !experiment.notes.is_empty() {
         list.push(format!("Notes: {}", experiment.notes));
     }
     list
+}
+
+/// When it began and ended, for a report: a log entry has fields of their own for these.
+#[must_use]
+pub fn times(run: &Run) -> String {
+    let began = format!("{:.0}", run.started);
+    match run.ended {
+        None => format!("Began: {began}; its end is unknown"),
+        Some(ended) => {
+            let us = u64::try_from(ended.duration_since(run.started).as_micros()).unwrap_or(0);
+            format!("Began: {began}, ended {ended:.0}, after {}", duration(us))
+        }
+    }
 }
 
 /// `Muster 0.1.0, 4 agents on n1, n2`

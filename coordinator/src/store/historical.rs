@@ -10,6 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 use proto::{Bounds, HistogramSet, Ledger, Mode, Outcome, SessionRecord};
 use serde::Deserialize;
 use serde_json::Map;
+use sha2::{Digest as _, Sha256};
 
 use super::SUMMARY;
 use super::lives::us;
@@ -88,10 +89,75 @@ struct Session {
     connect_latency: Option<f64>,
     reset_latency: Option<f64>,
     step_latency: Option<f64>,
+    /// Of ours: one a step.
+    step_latencies: Option<Vec<f64>>,
     total_latency: Option<f64>,
     host_url: Option<String>,
     success: bool,
     error_type: Option<String>,
+}
+
+/// More than any run has: what is above is no count.
+const COUNT_MAX: u64 = 1_000_000_000;
+const HOSTS_MAX: u64 = 1_000_000;
+
+impl Line {
+    /// What can't be, in words.
+    fn fault(&self) -> Option<String> {
+        let counts = [
+            ("num_requests", self.num_requests),
+            ("batch_size", self.batch_size),
+            ("successful", self.successful),
+            ("unique_pids", self.unique_pids),
+            ("unique_sessions", self.unique_sessions),
+            ("timed_out", self.timed_out.unwrap_or(0)),
+            ("lost", self.lost.unwrap_or(0)),
+            ("never_started", self.never_started.unwrap_or(0)),
+        ];
+        let many = counts.iter().find(|(_, count)| *count > COUNT_MAX).copied();
+        let many = many.or((self.unique_hosts > HOSTS_MAX).then_some(("unique_hosts", self.unique_hosts)));
+        match many {
+            Some((column, count)) => Some(format!("{column} is {count}: no run has that many")),
+            None if self.successful > self.num_requests => {
+                Some(format!("{} of {} sessions succeeded", self.successful, self.num_requests))
+            }
+            None => None,
+        }
+    }
+}
+
+/// The lines that can be read, and what stopped the reading.
+fn lines(path: &Path) -> Result<(Vec<Line>, Option<String>), String> {
+    let mut reader = csv::Reader::from_path(path).map_err(|error| error.to_string())?;
+    let mut lines: Vec<Line> = Vec::new();
+    for line in reader.deserialize::<Line>() {
+        let line = line.map_err(|error| error.to_string());
+        let line = line.and_then(|line| match line.fault() {
+            Some(fault) => Err(format!("line {}: {fault}", lines.len() + 2)),
+            None => Ok(line),
+        });
+        match line {
+            Ok(line) => lines.push(line),
+            Err(problem) => return Ok((lines, Some(problem))),
+        }
+    }
+    Ok((lines, None))
+}
+
+/// The batches of the plan that summary.csv has and `known` has not.
+pub(super) fn beyond(dir: &Path, plan: &Plan, known: &[Done]) -> Vec<Summary> {
+    let Ok((lines, _)) = lines(&dir.join(SUMMARY)) else { return Vec::new() };
+    let key = |batch: &Batch| (batch.mode, batch.batch_size, batch.wait_us, batch.repetition);
+    let grid = plan.batches();
+    let mut found = Vec::new();
+    for mut summary in lines.iter().map(|line| summary(0, line, 0)) {
+        let planned = grid.iter().find(|batch| key(batch) == key(&summary.batch));
+        if let Some(batch) = planned.filter(|batch| !known.iter().any(|done| key(done.batch()) == key(batch))) {
+            summary.batch = *batch;
+            found.push(summary);
+        }
+    }
+    found
 }
 
 /// Reads it. The infrastructure is taken from the folder, `.../{infrastructure}/{date}`.
@@ -101,29 +167,25 @@ struct Session {
 pub(super) fn read(dir: &Path) -> Result<Run, ReadError> {
     let path = dir.join(SUMMARY);
     let unreadable = |problem: String| ReadError::Unreadable { path: path.clone(), problem };
-    let mut reader = csv::Reader::from_path(&path).map_err(|error| unreadable(error.to_string()))?;
-    let mut lines: Vec<Line> = Vec::new();
+    let (lines, stopped) = lines(&path).map_err(unreadable)?;
     let mut notes = Vec::new();
-    for line in reader.deserialize() {
-        match line {
-            Ok(line) => lines.push(line),
-            Err(error) if lines.is_empty() => {
-                return Err(unreadable(format!("{error}; it is not the {SUMMARY} of a run")));
-            }
-            // What stands before it is whole.
-            Err(error) => {
-                notes.push(format!("{SUMMARY}: {error}; the {} lines before it are reported", lines.len()));
-                break;
-            }
+    match stopped {
+        Some(problem) if lines.is_empty() => {
+            return Err(unreadable(format!("{problem}; it is not the {SUMMARY} of a run")));
         }
-    }
-    if lines.is_empty() {
-        return Err(unreadable("it has no lines: no batch was finished".to_owned()));
+        // What stands before it is whole.
+        Some(problem) => notes.push(format!("{SUMMARY}: {problem}; the {} lines before it are reported", lines.len())),
+        None if lines.is_empty() => return Err(unreadable("it has no lines: no batch was finished".to_owned())),
+        None => {}
     }
     let mut results = summaries(&lines);
     let mut cells = CellHistograms::default();
+    let mut steps = 1;
     match sessions(&dir.join(RAW), &mut results, &mut cells) {
-        Ok(found) => notes.extend(found),
+        Ok(found) => {
+            notes.extend(found.notes);
+            steps = found.steps;
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => notes.push(format!(
             "{RAW} is missing: where a cell has several repetitions its p99 is the largest of theirs, which the merged one \
              does not exceed; what failed, and how, is not known"
@@ -133,18 +195,21 @@ pub(super) fn read(dir: &Path) -> Result<Run, ReadError> {
     let (started, ended) = began_and_ended(&results);
     let ours = lines.iter().any(|line| line.verdict.is_some());
     let version = "of an unknown version".to_owned();
+    let mut plan = plan(dir, &lines).map_err(unreadable)?;
+    plan.session.steps = steps;
     Ok(Run {
         place: dir.display().to_string(),
         client: if ours { Client::Muster { version } } else { Client::Script },
-        status: "complete".to_owned(),
+        // The script leaves a summary of what it finished, and nothing of how it ended.
+        status: if ours { "unknown" } else { "complete" }.to_owned(),
         failure: None,
-        // There is nothing else that tells it from others.
-        id: format!("{}-{}", infrastructure(dir), started),
+        again: super::read::again(dir),
+        id: id_of(&infrastructure(dir), &path),
         started,
         ended: Some(ended),
         command: Vec::new(),
         urls: distinct(lines.iter().flat_map(|line| line.url.split(' ').map(str::to_owned))),
-        plan: plan(dir, &lines).map_err(unreadable)?,
+        plan,
         agents: Map::new(),
         results: results.into_iter().map(|summary| Done::Ran(Box::new(summary))).collect(),
         cells,
@@ -152,6 +217,16 @@ pub(super) fn read(dir: &Path) -> Result<Run, ReadError> {
         raw: dir.join(RAW).is_file().then(|| RAW.to_owned()),
         notes,
     })
+}
+
+/// What tells the run from others, where nobody gave it a name: its infrastructure and its first line.
+fn id_of(infrastructure: &str, path: &Path) -> String {
+    let text = std::fs::read(path).unwrap_or_default();
+    let first: Vec<u8> = text.split(|byte| *byte == b'\n').nth(1).unwrap_or_default().to_vec();
+    let mut hash = Sha256::new();
+    hash.update(infrastructure.as_bytes());
+    hash.update(first);
+    hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The last two folders of the path are the infrastructure and the date; a name that a plan could not have is not taken.
@@ -285,23 +360,42 @@ fn began_and_ended(results: &[Summary]) -> (Timestamp, Timestamp) {
     (started, results.iter().map(lasted).max().unwrap_or(started))
 }
 
+/// What there is to say of raw.jsonl.
+struct Found {
+    notes: Vec<String>,
+    /// Steps of a session, as far as records tell.
+    steps: u32,
+}
+
 /// Adds what the records say: merged histograms, hosts by name, what failed. The script wrote a batch's lines one after
 /// another, and no repetition into them: the first `num_requests` lines of a cell are its first one's.
-fn sessions(path: &Path, results: &mut [Summary], cells: &mut CellHistograms) -> io::Result<Vec<String>> {
-    let mut by_cell: BTreeMap<(Mode, u64, u64), Vec<Session>> = BTreeMap::new();
-    let mut notes = Vec::new();
-    for (number, line) in BufReader::new(File::open(path)?).lines().enumerate() {
+fn sessions(path: &Path, results: &mut [Summary], cells: &mut CellHistograms) -> io::Result<Found> {
+    let mut by_cell: BTreeMap<(Mode, u64, u64), Vec<Option<Session>>> = BTreeMap::new();
+    let (mut notes, mut steps, mut bad, mut first_bad) = (Vec::new(), 1, 0_u64, String::new());
+    let mut last = None;
+    for (number, line) in BufReader::new(File::open(path)?).split(b'\n').enumerate() {
         let line = line?;
-        match serde_json::from_str::<Session>(&line) {
+        let text = String::from_utf8_lossy(&line);
+        let text = text.trim_start_matches('\u{feff}').trim();
+        if text.is_empty() {
+            continue;
+        }
+        match session(text) {
             Ok(session) => {
-                by_cell
-                    .entry((session.mode, session.batch_size, us(session.wait_requested)))
-                    .or_default()
-                    .push(session);
+                steps = steps.max(session.step_latencies.as_ref().map_or(1, Vec::len));
+                let cell = (session.mode, session.batch_size, us(session.wait_requested));
+                last = Some(cell);
+                by_cell.entry(cell).or_default().push(Some(session));
             }
             Err(error) => {
-                notes.push(format!("{RAW}:{}: {error}; the lines before it are reported", number + 1));
-                break;
+                bad += 1;
+                if bad == 1 {
+                    first_bad = format!("line {}: {error}", number + 1);
+                }
+                // It was one session of the batch that the line before it is of: those behind it stay where they are.
+                if let Some(cell) = last {
+                    by_cell.entry(cell).or_default().push(None);
+                }
             }
         }
     }
@@ -310,7 +404,7 @@ fn sessions(path: &Path, results: &mut [Summary], cells: &mut CellHistograms) ->
         let b = &summary.batch;
         let rest = by_cell.entry((b.mode, b.batch_size, b.wait_us)).or_default();
         let own = usize::try_from(summary.ledger.planned).unwrap_or(usize::MAX).min(rest.len());
-        let own: Vec<Session> = rest.drain(..own).collect();
+        let own: Vec<Session> = rest.drain(..own).flatten().collect();
         let succeeded = own.iter().filter(|session| session.success).count() as u64;
         if own.len() as u64 != summary.ledger.planned || succeeded != summary.ledger.succeeded {
             lacking += 1;
@@ -318,10 +412,26 @@ fn sessions(path: &Path, results: &mut [Summary], cells: &mut CellHistograms) ->
         }
         add(summary, &own, cells).map_err(io::Error::other)?;
     }
-    if lacking > 0 {
-        notes.push(format!("{RAW} lacks the sessions of {lacking} batches, or has others; they are left out"));
+    if bad > 0 {
+        notes.push(format!("{RAW}: {bad} lines can't be read ({first_bad})"));
     }
-    Ok(notes)
+    if lacking > 0 {
+        notes.push(format!("{RAW} does not have the sessions of {lacking} batches; what they would tell is left out"));
+    }
+    Ok(Found { notes, steps: u32::try_from(steps).unwrap_or(1) })
+}
+
+/// Python writes numbers that are none as words that JSON does not have.
+fn session(text: &str) -> Result<Session, serde_json::Error> {
+    serde_json::from_str(text).or_else(|error| {
+        if !(text.contains("NaN") || text.contains("Infinity")) {
+            return Err(error);
+        }
+        let plain = [": -Infinity", ": Infinity", ": NaN", ":-Infinity", ":Infinity", ":NaN"]
+            .iter()
+            .fold(text.to_owned(), |text, word| text.replace(word, ": null"));
+        serde_json::from_str(&plain)
+    })
 }
 
 fn add(summary: &mut Summary, sessions: &[Session], cells: &mut CellHistograms) -> Result<(), String> {
@@ -334,7 +444,10 @@ fn add(summary: &mut Summary, sessions: &[Session], cells: &mut CellHistograms) 
             let measured = |seconds: Option<f64>| seconds.filter(|seconds| *seconds > 0.0).map(us);
             record.connect_us = measured(session.connect_latency);
             record.reset_us = measured(session.reset_latency);
-            record.step_us.extend(measured(session.step_latency));
+            match &session.step_latencies {
+                Some(steps) => record.step_us.extend(steps.iter().copied().map(us)),
+                None => record.step_us.extend(measured(session.step_latency)),
+            }
             record.total_us = session.total_latency.map(us);
             histograms.record(&record);
             if let Some(host) = session.host_url.as_ref().filter(|host| !host.is_empty()) {

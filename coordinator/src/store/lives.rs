@@ -18,22 +18,27 @@ struct Line {
     success: bool,
 }
 
-/// The sessions whose lines are at these bytes of the file, as far as they were started.
+/// The sessions whose lines are at these bytes of the file, as far as they were started; `planned` lines.
 ///
 /// # Errors
-/// If they can't be read, or are not lines of a run.
-pub(super) fn read(path: &Path, from: u64, to: u64) -> io::Result<Vec<Life>> {
+/// If they can't be read, are not lines of a run, or not all are there.
+pub(super) fn read(path: &Path, from: u64, to: u64, planned: u64) -> io::Result<Vec<Life>> {
     let mut file = File::open(path)?;
     file.seek(SeekFrom::Start(from))?;
     let part = file.take(to.saturating_sub(from));
     let packed = path.extension().is_some_and(|extension| extension == "zst");
     let reader: Box<dyn Read> = if packed { Box::new(zstd::Decoder::new(part)?) } else { Box::new(part) };
-    let mut lives = Vec::new();
+    let (mut lives, mut lines) = (Vec::new(), 0);
     for line in BufReader::new(reader).lines() {
         let line: Line = serde_json::from_str(&line?)?;
         lives.extend(life(line));
+        lines += 1;
     }
-    Ok(lives)
+    if lines == planned {
+        Ok(lives)
+    } else {
+        Err(io::Error::other(format!("{lines} of {planned} lines of a batch are there")))
+    }
 }
 
 fn life(line: Line) -> Option<Life> {

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::named;
 use crate::report::document::Document;
@@ -16,28 +16,35 @@ pub const REPORT: &str = "report.md";
 pub const PAGE: &str = "report.html";
 pub const FIGURES: &str = "figures";
 
-/// Writes report.md, report.html and figures/ into `dir`, which is made if it is not there.
+/// Writes report.md, report.html and figures/ into `dir`, which is made if it is not there. Returns what it wrote.
 ///
 /// # Errors
 /// With the path that could not be written.
-pub fn report(dir: &Path, document: &Document) -> io::Result<()> {
+pub fn report(dir: &Path, document: &Document) -> io::Result<Vec<PathBuf>> {
     fs::create_dir_all(dir).map_err(named(dir))?;
-    figures(&dir.join(FIGURES), &document.figures())?;
-    replace(&dir.join(REPORT), markdown::render(document, Some(&format!("{FIGURES}/"))).as_bytes())?;
-    replace(&dir.join(PAGE), html::render(document).as_bytes())
+    let mut written = figures(&dir.join(FIGURES), &document.figures())?;
+    let (text, page) = (dir.join(REPORT), dir.join(PAGE));
+    replace(&text, markdown::render(document, Some(&format!("{FIGURES}/"))).as_bytes())?;
+    replace(&page, html::render(document).as_bytes())?;
+    written.extend([text, page]);
+    Ok(written)
 }
 
-/// Writes every figure as SVG and as PNG; those of an earlier report that are there no more are taken away.
+/// Writes every figure as SVG and as PNG, and returns their paths; those of an earlier report that are there no more are taken away.
 ///
 /// # Errors
 /// With the path that could not be written.
-pub fn figures(dir: &Path, figures: &[&Figure]) -> io::Result<()> {
+pub fn figures(dir: &Path, figures: &[&Figure]) -> io::Result<Vec<PathBuf>> {
     fs::create_dir_all(dir).map_err(named(dir))?;
+    let mut written = Vec::new();
     for figure in figures {
         let pixels =
             png(&figure.svg, PNG_SCALE).map_err(|error| io::Error::other(format!("{}: {error}", figure.name)))?;
-        replace(&dir.join(format!("{}.svg", figure.name)), figure.svg.as_bytes())?;
-        replace(&dir.join(format!("{}.png", figure.name)), &pixels)?;
+        for (kind, bytes) in [("svg", figure.svg.as_bytes()), ("png", &pixels)] {
+            let path = dir.join(format!("{}.{kind}", figure.name));
+            replace(&path, bytes)?;
+            written.push(path);
+        }
     }
     for entry in fs::read_dir(dir).map_err(named(dir))? {
         let path = entry.map_err(named(dir))?.path();
@@ -49,7 +56,7 @@ pub fn figures(dir: &Path, figures: &[&Figure]) -> io::Result<()> {
             fs::remove_file(&path).map_err(named(&path))?;
         }
     }
-    Ok(())
+    Ok(written)
 }
 
 /// As a whole or not at all: whoever reads it at this moment sees the old one or the new one. A link stays a link, and what

@@ -27,10 +27,14 @@ const DETAILS: [Metric; 7] =
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
     #[error(
-        "{0}: there is neither a {RUN} nor a {SUMMARY}: it is no results folder; give the one that the run printed \
-         (its last line), or one with a {SUMMARY} of the Python script"
+        "{dir}: there is neither a {RUN} nor a {SUMMARY}: it is no results folder; give the one that the run printed \
+         (its last line), or one with a {SUMMARY} of the Python script{}", inside(.below)
     )]
-    NoRun(PathBuf),
+    NoRun { dir: PathBuf, below: Vec<PathBuf> },
+    #[error("{0} does not exist; a run prints its results folder first and last")]
+    Missing(PathBuf),
+    #[error("{0} is a file; give the results folder that it lies in")]
+    File(PathBuf),
     #[error("{path}: {problem}")]
     Unreadable { path: PathBuf, problem: String },
     #[error(
@@ -39,6 +43,33 @@ pub enum ReadError {
         own = proto::VERSION
     )]
     Format { path: PathBuf, format: u32, version: String },
+}
+
+/// Results folders that may have been meant.
+fn inside(below: &[PathBuf]) -> String {
+    if below.is_empty() {
+        return String::new();
+    }
+    let list: Vec<String> = below.iter().map(|path| path.display().to_string()).collect();
+    format!("; in it are {}", list.join(", "))
+}
+
+/// The results folders below this one, as many as one reads.
+fn below(dir: &Path) -> Vec<PathBuf> {
+    const TOLD_MAX: usize = 5;
+    let list = |dir: &Path| -> Vec<PathBuf> {
+        let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+        entries.map(|entry| entry.path()).filter(|path| path.is_dir()).collect()
+    };
+    let is_one = |path: &PathBuf| path.join(RUN).is_file() || path.join(SUMMARY).is_file();
+    let mut found: Vec<PathBuf> = list(dir)
+        .into_iter()
+        .flat_map(|path| std::iter::once(path.clone()).chain(list(&path)))
+        .filter(is_one)
+        .collect();
+    found.sort();
+    found.truncate(TOLD_MAX);
+    found
 }
 
 #[derive(Debug, Deserialize)]
@@ -82,20 +113,43 @@ struct Any {
 /// If there is none, or one that this program can't read. What is half written is left out, and noted.
 pub fn read(dir: &Path) -> Result<Run, ReadError> {
     let path = dir.join(RUN);
+    let has_summary = dir.join(SUMMARY).is_file();
     match fs::read(&path) {
         Ok(text) => match own(dir, &text) {
             // Half of a copy, say; what the tables hold is in the other file too.
-            Err(ReadError::Unreadable { problem, .. }) if dir.join(SUMMARY).is_file() => {
+            Err(ReadError::Unreadable { path: which, problem }) if which == path && has_summary => {
                 let mut run = historical::read(dir)?;
                 run.notes.insert(0, format!("{RUN} can't be read ({problem}): what follows is from {SUMMARY} alone"));
                 Ok(run)
             }
             done => done,
         },
-        Err(error) if error.kind() == io::ErrorKind::NotFound && dir.join(SUMMARY).is_file() => historical::read(dir),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(ReadError::NoRun(dir.to_path_buf())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && has_summary => {
+            let mut run = historical::read(dir)?;
+            if run.judged() {
+                run.notes.insert(0, format!("{RUN} is missing: what follows is from {SUMMARY} alone"));
+            }
+            Ok(run)
+        }
+        Err(_) if dir.is_file() => Err(ReadError::File(dir.to_path_buf())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && !dir.exists() => {
+            Err(ReadError::Missing(dir.to_path_buf()))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Err(ReadError::NoRun { dir: dir.to_path_buf(), below: below(dir) })
+        }
         Err(error) => Err(ReadError::Unreadable { path, problem: error.to_string() }),
     }
+}
+
+/// What tells a folder from others of its day: `-2` of `2026-11-27-2`.
+pub(super) fn again(dir: &Path) -> String {
+    let name = dir.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let rest = name.get(10..).unwrap_or_default();
+    let is_date = name.bytes().take(10).all(|c| c.is_ascii_digit() || c == b'-')
+        && name.starts_with(|c: char| c.is_ascii_digit());
+    let number = rest.strip_prefix('-').is_some_and(|n| !n.is_empty() && n.bytes().all(|c| c.is_ascii_digit()));
+    if is_date && number { rest.to_owned() } else { String::new() }
 }
 
 fn own(dir: &Path, text: &[u8]) -> Result<Run, ReadError> {
@@ -118,6 +172,15 @@ fn own(dir: &Path, text: &[u8]) -> Result<Run, ReadError> {
         .filter(|entry| entry.in_summary)
         .map(|entry| Done::Ran(Box::new(entry.summary.clone())))
         .collect();
+    // What the journal has lost is in the other table too, without its agents.
+    let lost = historical::beyond(dir, &file.plan, &results);
+    if !lost.is_empty() {
+        notes.push(format!(
+            "{JOURNAL} lacks {} batches that {SUMMARY} has: they are taken from there, without their agents",
+            lost.len()
+        ));
+        results.extend(lost.into_iter().map(|summary| Done::Ran(Box::new(summary))));
+    }
     let skipped = file.batches.into_iter().filter_map(|batch| batch.skipped);
     results.extend(skipped.map(|skipped| Done::Skipped { batch: skipped.batch, why: skipped.why }));
     results.sort_by_key(|done| done.batch().index);
@@ -133,12 +196,13 @@ fn own(dir: &Path, text: &[u8]) -> Result<Run, ReadError> {
         client: Client::Muster { version: any.version },
         status: file.status,
         failure: file.failure,
+        again: again(dir),
         id: file.run,
         started: file.started,
         ended: file.ended,
         command: file.command,
         urls: file.urls,
-        raw: raw_name(file.plan.output.raw).map(str::to_owned),
+        raw: raw_name(file.plan.output.raw).filter(|name| dir.join(name).is_file()).map(str::to_owned),
         plan: file.plan,
         agents: file.agents,
         results,
@@ -235,10 +299,10 @@ impl<'a> Intervals<'a> {
             }
         }
         // The file that is missing as a whole has been noted.
-        if metrics == [Metric::Total] && !self.text.is_empty() && (problem.is_some() || !missing.is_empty()) {
+        if metrics == [Metric::Total] && self.path.is_file() && (problem.is_some() || !missing.is_empty()) {
             let why = problem.unwrap_or_else(|| "it ends early".to_owned());
             notes.push(format!(
-                "{HISTOGRAMS}: {why}; it lacks {} of {} batches, whose percentiles over repetitions are bounds or left out",
+                "{HISTOGRAMS}: {why}; it lacks {} of {} batches, so that the p99 of their cells is a bound, and details are left out",
                 missing.len(),
                 self.accepted.len()
             ));
@@ -259,7 +323,7 @@ fn traced(dir: &Path, plan: &Plan, entries: &[Entry], shown: &[Batch], notes: &m
         let batch = &entry.summary.batch;
         let smallest = shown.iter().filter(|one| one.mode == batch.mode).map(|one| one.wait_us).min();
         if entry.accepted && shown.contains(batch) && smallest == Some(batch.wait_us) {
-            match lives::read(&path, from, to) {
+            match lives::read(&path, from, to, entry.summary.ledger.planned) {
                 Ok(lives) => traced.push(Traced::of(*batch, entry.summary.total_wall_us, &lives)),
                 Err(error) => problem = Some(error),
             }
@@ -268,6 +332,10 @@ fn traced(dir: &Path, plan: &Plan, entries: &[Entry], shown: &[Batch], notes: &m
     }
     if let Some(error) = problem {
         notes.push(format!("{name}: {error}; timelines that need it are left out"));
+    } else if let Ok(there) = fs::metadata(&path).map(|file| file.len())
+        && there < from
+    {
+        notes.push(format!("{name}: {there} of {from} bytes are there: the sessions at its end are missing"));
     }
     traced
 }

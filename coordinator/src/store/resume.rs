@@ -44,6 +44,8 @@ pub struct Stored {
     agents: Map<String, Value>,
     #[serde(default)]
     plan_folder: String,
+    #[serde(default)]
+    command: Vec<String>,
 }
 
 impl Stored {
@@ -63,6 +65,8 @@ pub struct Resumed {
     /// When it was taken up again before.
     pub resumed: Vec<String>,
     pub agents: Map<String, Value>,
+    /// That began the run: it says what is run, the one that takes it up only where.
+    pub command: Vec<String>,
     pub history: History,
     pub cells: CellHistograms,
     /// What was cut off.
@@ -171,6 +175,7 @@ pub fn resume(dir: PathBuf, stored: Stored, faults: Faults) -> Result<Resumed, R
         started: stored.started,
         resumed: stored.resumed,
         agents: stored.agents,
+        command: stored.command,
         history,
         cells,
         notes,

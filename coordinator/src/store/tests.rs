@@ -202,7 +202,7 @@ proptest! {
 #[test]
 fn a_report_reads_what_is_there() {
     let dir = tempfile::tempdir().expect("dir");
-    assert!(matches!(read::read(dir.path()), Err(read::ReadError::NoRun(_))));
+    assert!(matches!(read::read(dir.path()), Err(read::ReadError::NoRun { .. })));
     two_batches(dir.path(), "jsonl");
     let before = contents(dir.path());
     let run = read::read(dir.path()).expect("run");
@@ -263,6 +263,40 @@ fn histograms_that_end_early_cost_what_is_behind() {
     fs::write(dir.path().join("raw.jsonl.zst"), b"no frame").expect("written");
     let run = read::read(dir.path()).expect("run");
     assert!(run.traced.is_empty() && run.notes.iter().any(|note| note.starts_with("raw.jsonl.zst")), "{:?}", run.notes);
+}
+
+/// Whatever is done to a file of a folder, a report that is another one for it says so.
+#[test]
+fn a_report_that_lacks_something_says_so() {
+    let said = |change: &dyn Fn(&Path)| {
+        let dir = tempfile::tempdir().expect("dir");
+        two_batches(dir.path(), "jsonl");
+        change(dir.path());
+        let run = read::read(dir.path()).expect("run");
+        let document = crate::report::document::of_run(&run, &[]);
+        let text = crate::report::html::render(&document).replace(&dir.path().display().to_string(), "");
+        (run.notes, text)
+    };
+    let whole = said(&|_| ());
+    type Change = fn(&Path) -> io::Result<()>;
+    let changes: [(&str, Change); 4] = [
+        ("half", |path| {
+            let bytes = fs::read(path)?;
+            fs::write(path, &bytes[..bytes.len() / 2])
+        }),
+        ("empty", |path| fs::write(path, "")),
+        ("garbage", |path| fs::write(path, "\u{1}garbage, and more of it\n".repeat(40))),
+        ("missing", |path| fs::remove_file(path)),
+    ];
+    for name in [JOURNAL, HISTOGRAMS, "raw.jsonl", RUN] {
+        for (how, change) in &changes {
+            let (notes, _) = said(&|dir| change(&dir.join(name)).expect("changed"));
+            let told = notes.iter().any(|note| note.contains(name) && !whole.0.contains(note));
+            assert!(told, "{name} {how}: {notes:?}");
+        }
+    }
+    // The other table is read only where it is needed.
+    assert_eq!(said(&|dir| fs::remove_file(dir.join(SUMMARY)).expect("removed")), whole);
 }
 
 mod published_log;

@@ -54,7 +54,7 @@ fn contents(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     all
 }
 
-fn command(args: &[&str], paths: &[&Path]) -> Ended {
+fn said_by(args: &[&str], paths: &[&Path]) -> Ended {
     let mut command = coordinator();
     command.args(args).args(paths);
     run(command)
@@ -75,12 +75,13 @@ fn a_run_ends_with_a_report_that_can_be_made_again_and_put_into_the_log() {
 
     // Again and again the same bytes; on paper nothing changes.
     for flags in [&["report", "--print"][..], &["report"], &["report", "-q"]] {
-        let ended = command(flags, &[&out]);
+        let ended = said_by(flags, &[&out]);
         assert_eq!(ended.code(), Some(0), "{}", ended.text);
         assert_eq!(contents(&out), before, "{flags:?}");
         let quiet = flags.contains(&"-q");
         assert_eq!(quiet, ended.text == format!("{}/report.html\n", out.display()), "{}", ended.text);
         assert_eq!(!quiet, ended.text.contains("| Max Batch (95%+) |"), "{}", ended.text);
+        assert_eq!(flags.contains(&"--print"), ended.text.contains("## How it was run"), "{}", ended.text);
     }
     let page = String::from_utf8(before[Path::new("report.html")].clone()).expect("text");
     assert!(page.contains("local-1") && page.contains("local-2"), "every agent is there");
@@ -89,7 +90,7 @@ fn a_run_ends_with_a_report_that_can_be_made_again_and_put_into_the_log() {
     // The log: begun, renewed, and what a person wrote is kept.
     let log = dir.path().join("reports/EXPERIMENT_LOG.md");
     fs::create_dir(log.parent().expect("parent")).expect("created");
-    let put = || command(&["log", "--into", log.to_str().expect("text")], &[&out]);
+    let put = || said_by(&["log", "--into", log.to_str().expect("text")], &[&out]);
     assert_eq!(put().code(), Some(0));
     let text = fs::read_to_string(&log).expect("log");
     assert!(text.contains("| local-uvicorn  | ✅ Complete |") && text.contains("### Observations\n- "), "{text}");
@@ -139,14 +140,72 @@ fn several_runs_in_one_report_and_folders_that_are_none() {
     command.arg("report").args([&one, &kept, &missing]).arg("--output").arg(&all);
     let ended = run(command);
     assert_eq!(ended.code(), Some(2), "{}", ended.text);
-    assert!(ended.text.contains("there is neither a run.json nor a summary.csv"), "{}", ended.text);
-    for said in ["slurm-single", "slurm-multi", "(published)", "What can be compared", "published, Python script"] {
+    assert!(ended.text.contains(&format!("{} does not exist", missing.display())), "{}", ended.text);
+    let report = fs::read_to_string(all.join("report.md")).expect("a report");
+    for said in [
+        "slurm-single",
+        "slurm-multi",
+        "(published)",
+        "What can be compared",
+        "published, Python script",
+        "The same batches: RPS",
+    ] {
+        assert!(report.contains(said), "{said}: {report}");
+    }
+    for said in ["Measured by", "(published)", "p99 Latency"] {
         assert!(ended.text.contains(said), "{said}: {}", ended.text);
     }
     for name in ["report.html", "report.md", "figures/max-batch.svg", "figures/batch-per-core.png"] {
         assert!(all.join(name).is_file(), "{name}");
     }
     assert!(!kept.join("report.md").exists(), "--output writes nothing elsewhere");
+    let ended = said_by(&["report", "--output", one.to_str().expect("text")], &[&one, &kept]);
+    assert_eq!(ended.code(), Some(2));
+    assert!(ended.text.contains("whose own report would be lost"), "{}", ended.text);
+    for (wrong, said) in
+        [(one.join("report.md"), "is a file; give the results folder"), (dir.path().to_path_buf(), "; in it are ")]
+    {
+        let ended = said_by(&["report"], &[&wrong]);
+        assert!(ended.text.contains(said), "{}", ended.text);
+    }
+}
+
+/// A script folder has no id; the same folder is the same run. Runs that come at once wait for each other.
+#[test]
+fn a_log_takes_many_runs_at_once_and_each_once() {
+    let dir = tempfile::tempdir().expect("dir");
+    let log = dir.path().join("log/EXPERIMENT_LOG.md");
+    let columns = "mode,url,num_requests,batch_size,wait_seconds,repetition,timestamp,hardware,successful,failed,error_rate,total_wall_time,\
+                   connect_p50,connect_p95,connect_p99,reset_p50,reset_p95,reset_p99,step_p50,step_p95,step_p99,total_min,total_max,total_avg,\
+                   total_p50,total_p90,total_p95,total_p99,requests_per_second,effective_concurrency,unique_pids,unique_sessions,unique_hosts";
+    let folders: Vec<PathBuf> = (1..=4)
+        .map(|n| {
+            let folder = dir.path().join(format!("place{n}/2026-01-0{n}"));
+            fs::create_dir_all(&folder).expect("created");
+            let line = format!(
+                "ws,http://h:8000,8,8,1.0,1,2026-01-0{n}T12:00:00.5Z,cpu-basic,8,0,0.0,1.2,0.1,0.1,0.1,0.1,0.1,0.1,1.0,1.0,1.0,1.1,1.2,1.15,1.15,1.2,1.2,1.2,6.7,6.7,1,8,1"
+            );
+            fs::write(folder.join("summary.csv"), format!("{columns}\n{line}\n")).expect("written");
+            folder
+        })
+        .collect();
+    for _ in 0..2 {
+        let writers: Vec<Process> = folders
+            .iter()
+            .map(|folder| {
+                let mut command = coordinator();
+                command.arg("log").arg(folder).arg("--into").arg(&log);
+                Process::start(command)
+            })
+            .collect();
+        for writer in writers {
+            let ended = writer.end();
+            assert_eq!(ended.code(), Some(0), "{}", ended.text);
+        }
+        let text = fs::read_to_string(&log).expect("log");
+        let entries: Vec<&str> = text.lines().filter(|line| line.starts_with("## Run: ")).collect();
+        assert_eq!(entries, [4, 3, 2, 1].map(|n| format!("## Run: 2026-01-0{n}-place{n}")));
+    }
 }
 
 #[test]
@@ -165,15 +224,26 @@ fn a_run_that_was_interrupted_has_a_report_of_what_was_finished() {
     let ended = process.end();
     assert_eq!(ended.code(), Some(130), "{}", ended.text);
     let text = fs::read_to_string(out.join("report.md")).expect("a report");
-    assert!(text.contains("> The run is interrupted; what follows is what was finished."), "{text}");
+    assert!(text.contains("> The run was interrupted; what follows is what was finished."), "{text}");
     assert!(text.contains("> Not whole: 2 of 4 batches were decided."), "{text}");
+    assert!(ended.text.contains("not the whole run: 2 of 4 batches were decided"), "{}", ended.text);
+
+    // Taken up again it is still the run that was begun by the first command.
+    let mut command = coordinator();
+    command.args(["run", "--resume"]).arg(&out).current_dir(workspace());
+    let mut process = Process::start(command);
+    process.line_with("taken up again");
+    process.signal(nix::sys::signal::Signal::SIGINT);
+    process.end();
+    let text = fs::read_to_string(out.join("report.md")).expect("a report");
+    assert!(text.contains("coordinator run experiments/plans/quickstart.toml") && !text.contains("--resume"), "{text}");
 }
 
 #[test]
 fn shells_and_manuals_know_every_command() {
     let dir = tempfile::tempdir().expect("dir");
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
-        let ended = command(&["completions", shell], &[]);
+        let ended = said_by(&["completions", shell], &[]);
         assert_eq!(ended.code(), Some(0));
         for name in ["report", "log", "batch-sizes"] {
             assert!(ended.text.contains(name), "{shell} lacks {name}");
@@ -181,7 +251,7 @@ fn shells_and_manuals_know_every_command() {
     }
     let script = dir.path().join("completions.bash");
     for program in ["coordinator", "agent", "refserver"] {
-        let ended = command(&["completions", "bash", "--for", program], &[]);
+        let ended = said_by(&["completions", "bash", "--for", program], &[]);
         fs::write(&script, ended.text).expect("written");
         let mut bash = Command::new("bash");
         // What a person gets who types the name and asks.
@@ -192,13 +262,56 @@ fn shells_and_manuals_know_every_command() {
         let said = run(bash);
         assert!(said.text.contains("--help"), "{program}: {}", said.text);
     }
-    let ended = command(&["man", "--output"], &[dir.path()]);
+    let ended = said_by(&["man", "--output"], &[dir.path()]);
     assert_eq!(ended.code(), Some(0), "{}", ended.text);
     for page in ["coordinator.1", "coordinator-run.1", "coordinator-plan-init.1", "agent.1", "refserver.1"] {
         let text = fs::read_to_string(dir.path().join(page)).unwrap_or_else(|error| panic!("{page}: {error}"));
         assert!(text.contains(".TH"), "{page}");
     }
-    assert!(command(&["man"], &[]).text.contains(".TH coordinator 1"));
+    assert!(said_by(&["man"], &[]).text.contains(".TH coordinator 1"));
+    // Examples can be copied from a page as it is read.
+    let mut man = Command::new("man");
+    man.arg("-l")
+        .arg(dir.path().join("coordinator-run.1"))
+        .env("MANWIDTH", "100")
+        .env("LC_ALL", "C.UTF-8")
+        .env("MANPAGER", "cat");
+    if let Ok(read) = man.output() {
+        let read = String::from_utf8_lossy(&read.stdout).into_owned();
+        for line in [
+            "EXAMPLES",
+            "coordinator run experiments/plans/quickstart.toml\n",
+            "EXIT STATUS",
+            "8 finished but degraded",
+        ] {
+            assert!(read.contains(line), "{line}: {read}");
+        }
+    }
+}
+
+/// What the Python script calls them.
+#[test]
+fn flags_of_the_script_are_understood() {
+    let mut command = coordinator();
+    command.args([
+        "check",
+        "--url",
+        "http://127.0.0.1:1",
+        "--requests-grid",
+        "4,8",
+        "--wait-grid",
+        "0.5",
+        "--reps",
+        "2",
+        "--compare",
+    ]);
+    let ended = run(command);
+    assert_eq!(ended.code(), Some(0), "{}", ended.text);
+    assert!(ended.text.contains("ws+http") && ended.text.contains("8 batches"), "{}", ended.text);
+    let mut command = coordinator();
+    command.args(["check", "--target", "http://127.0.0.1:1", "--batch-sizes", "4 8", "--wait", "x"]);
+    let ended = run(command);
+    assert!(ended.text.contains("whole numbers with commas between them"), "{}", ended.text);
 }
 
 /// On a terminal; `script` is one.

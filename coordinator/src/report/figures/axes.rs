@@ -9,21 +9,50 @@ use super::theme::{AXIS, GRID, INK, MUTED};
 /// Least room between two labels of one axis, in pixels.
 const APART: f64 = 8.0;
 
+/// From one row of an axis' labels to the next.
+pub(super) const LABEL_ROW: f64 = 15.0;
+
 /// Ticks and their labels below `y`; of labels that would touch, the later one is kept.
 pub(super) fn below(canvas: &mut Canvas<'_>, scale: &Scale, y: f64, ticks: &[(f64, String)]) {
-    let look = SMALL.side(Side::Middle);
-    let mut free_until = f64::INFINITY;
-    for (value, label) in ticks.iter().rev() {
+    below_in(canvas, scale, y, ticks, &label_rows(scale, ticks, 1));
+}
+
+/// The same, each label in its row.
+pub(super) fn below_in(
+    canvas: &mut Canvas<'_>,
+    scale: &Scale,
+    y: f64,
+    ticks: &[(f64, String)],
+    rows: &[Option<usize>],
+) {
+    for ((value, label), row) in ticks.iter().zip(rows) {
         let x = scale.at(*value);
         canvas.line((x, y), (x, y + 4.0), Stroke::new(AXIS, 1.0));
-        let half = look.width(label) / 2.0;
-        // At the picture's edge a label moves in.
-        let x = x.clamp(half + 2.0, (super::canvas::WIDTH - half - 2.0).max(half + 2.0));
-        if x + half + APART <= free_until {
-            canvas.text((x, y + 14.0), label, look);
-            free_until = x - half;
+        if let Some(row) = row {
+            let at = (label_at(scale, *value, label).0, y + 14.0 + LABEL_ROW * count_of(*row));
+            canvas.text(at, label, SMALL.side(Side::Middle));
         }
     }
+}
+
+/// In which of so many rows each label has room; from the last one back, the first row that has it.
+pub(super) fn label_rows(scale: &Scale, ticks: &[(f64, String)], rows: usize) -> Vec<Option<usize>> {
+    let mut free_until = vec![f64::INFINITY; rows];
+    let row = |(value, label): &(f64, String)| {
+        let (x, half) = label_at(scale, *value, label);
+        let row = free_until.iter().position(|free| x + half + APART <= *free)?;
+        free_until[row] = x - half;
+        Some(row)
+    };
+    let mut found: Vec<Option<usize>> = ticks.iter().rev().map(row).collect();
+    found.reverse();
+    found
+}
+
+/// The middle of a tick's label, and half of its width: at the picture's edge it moves in.
+fn label_at(scale: &Scale, value: f64, label: &str) -> Point {
+    let half = SMALL.width(label) / 2.0;
+    (scale.at(value).clamp(half + 2.0, (super::canvas::WIDTH - half - 2.0).max(half + 2.0)), half)
 }
 
 /// The same labels above `y`, where the axis is far below.
@@ -60,6 +89,16 @@ pub(super) fn numbered(scale: &Scale, at_most: f64) -> Vec<(f64, String)> {
     let step = ticks.windows(2).map(|pair| pair[1] - pair[0]).fold(f64::INFINITY, f64::min);
     let step = if step.is_finite() { step } else { 1.0 };
     ticks.into_iter().map(|value| (value, super::scale::number(value, step))).collect()
+}
+
+/// Ticks of a logarithmic scale that all have room for their labels: 1, 2, 5 in each decade, or decades only, or fewer.
+pub(super) fn fitting(scale: &Scale) -> Vec<(f64, String)> {
+    let all_fit = |ticks: &Vec<(f64, String)>| label_rows(scale, ticks, 1).iter().all(Option::is_some);
+    [40.0, 10.0, 5.0]
+        .into_iter()
+        .map(|at_most| numbered(scale, at_most))
+        .find(all_fit)
+        .unwrap_or_else(|| numbered(scale, 3.0))
 }
 
 /// Places for labels that want to be at these heights: at least `pitch` apart, in their order, within `low..=high` as

@@ -3,7 +3,7 @@
 use super::axes::{self, Rows, VALUE};
 use super::canvas::{self, Canvas, MARGIN, Mark, Paint, SMALL, Side, Stroke, WIDTH};
 use super::scale::{Scale, sessions, three};
-use super::theme::{GHOST, MAIN};
+use super::theme::{GRID, MAIN};
 use super::{Figure, Source, criterion, nothing, published_remark};
 
 /// One infrastructure.
@@ -43,12 +43,13 @@ pub fn max_batch(bars: &[Bar], min_success_rate: f64) -> Figure {
     let rows = rows(bars);
     let svg = canvas::draw(&title, rows.bottom + 54.0, |canvas| {
         let (left, right) = (rows.right + 22.0, WIDTH - MARGIN - VALUE_ROOM);
-        // Whole decades: a dot's place means something only on an axis that says where 1, 10, 100 are.
+        // Whole decades: a dot's place means something only on an axis that says where 1, 10, 100 are. From 1 on, or
+        // with so much room before the smallest that none looks like nothing.
         let low = values.iter().copied().fold(f64::INFINITY, f64::min).log10().floor();
         let high = values.iter().copied().fold(1.0, f64::max).log10().ceil();
-        let low = if low.is_finite() { low.min(high - 1.0).max(0.0) } else { 0.0 };
+        let low = if low.is_finite() && low >= 3.0 { low - 2.0 } else { 0.0 };
         let scale = Scale::log(10_f64.powf(low), 10_f64.powf(high.max(low + 1.0)), left, right);
-        let ticks = axes::numbered(&scale, 10.0);
+        let ticks = axes::fitting(&scale);
         axes::down(canvas, &scale, (TOP, rows.bottom), &ticks);
         axes::below(canvas, &scale, rows.bottom, &ticks);
         axes::title(
@@ -59,12 +60,13 @@ pub fn max_batch(bars: &[Bar], min_success_rate: f64) -> Figure {
         );
         rows.draw(canvas);
         for (bar, y) in bars.iter().zip(&rows.middles) {
+            // A place on this axis is no length: a line across leads the eye, a bar would say how much.
+            canvas.line((left, *y), (right, *y), Stroke::new(GRID, 1.0));
             let Some(value) = size(bar) else {
                 canvas.note((left + 8.0, *y), NONE, SMALL);
                 continue;
             };
             let x = scale.at(value);
-            canvas.line((left, *y), (x, *y), Stroke::new(GHOST, 1.4));
             canvas.mark(Mark::Circle, (x, *y), 5.5, MAIN, bar.source == Source::Published);
             let aside = if bar.at_least { onwards(canvas, x + 5.5, *y) } else { x + 5.5 };
             let text = number(bar, sessions(whole(value)));

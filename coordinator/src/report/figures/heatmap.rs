@@ -33,7 +33,7 @@ const TITLE: &str = "p99 latency by wait and batch size";
 const CAPTION: &str = "99th percentile of the total latency of succeeded sessions, in seconds. The colour is by what \
     is beyond the wait that was asked for, in steps of about a factor of three. A cross: too few sessions succeeded \
     for the criterion, so the number is of those that got through. Hatched: none succeeded. A dash: skipped. Empty: \
-    not in the grid.";
+    not in the grid, or not done.";
 /// Upper ends of the colours, in microseconds beyond the wait that was asked for; the last has none.
 const BANDS_US: [u64; 6] = [30_000, 100_000, 300_000, 1_000_000, 3_000_000, 10_000_000];
 const ROW: f64 = 28.0;

@@ -46,10 +46,6 @@ impl Scale {
         self.start_px + share * (self.end_px - self.start_px)
     }
 
-    pub(super) fn end(&self) -> f64 {
-        self.to
-    }
-
     /// Round values, a step apart that leaves at most about `at_most` of them.
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a few ticks")]
     pub(super) fn ticks(&self, at_most: f64) -> Vec<f64> {

@@ -32,9 +32,18 @@ const TITLE: &str = "Success by batch size";
 /// So many lines can still be told apart in one panel.
 const TOGETHER_MAX: usize = 6;
 
+/// Diameter of a mark, with a little air: closer ones are moved apart.
+const MARK: f64 = 9.0;
+/// From one to the next of them: enough to tell them apart, and not so much that they read as other sizes.
+const ASIDE: f64 = 7.0;
+/// From here on, sizes are too many for a second row of labels.
+const SIZES_MANY: usize = 17;
+
 /// How many sessions succeeded, by batch size: one panel, or one for each line where there are more than six.
+///
+/// `remark` is the end of the caption: what the lines leave out. Empty: nothing.
 #[must_use]
-pub fn scaling(lines: &[ScalingLine], min_success_rate: f64) -> Figure {
+pub fn scaling(lines: &[ScalingLine], min_success_rate: f64, remark: &str) -> Figure {
     let lines: Vec<ScalingLine> = lines.iter().map(usable).filter(|line| !line.points.is_empty()).collect();
     if lines.is_empty() {
         return nothing("scaling", TITLE);
@@ -42,20 +51,24 @@ pub fn scaling(lines: &[ScalingLine], min_success_rate: f64) -> Figure {
     let sizes: BTreeSet<u64> = lines.iter().flat_map(|line| &line.points).map(|point| point.batch_size).collect();
     let sizes: Vec<(f64, String)> = sizes.into_iter().map(|size| (as_f64(size), sessions(size))).collect();
     let together = lines.len() <= TOGETHER_MAX;
-    let svg =
-        if together { one_panel(&lines, &sizes, min_success_rate) } else { panels(&lines, &sizes, min_success_rate) };
+    let (svg, shifted) = if together {
+        one_panel(&lines, &sizes, min_success_rate)
+    } else {
+        (panels(&lines, &sizes, min_success_rate), false)
+    };
     let criterion = criterion(min_success_rate);
     let caption = format!(
         "Share of a batch's sessions that succeeded, all repetitions together, by batch size on a logarithmic axis. \
-         Whiskers: the worst and the best repetition. Dashed across: the criterion, {criterion}.{}{}",
+         Whiskers: the worst and the best repetition. Dashed across: the criterion, {criterion}.{}{}{}{remark}",
         if !together {
             " Grey: the others, to compare."
-        } else if lines.len() > 1 {
-            " Marks of one size stand side by side, so that none hides another."
+        } else if shifted {
+            " Marks that would lie on each other stand side by side, around their size."
         } else {
             ""
         },
         published_remark(lines.iter().map(|line| line.source), "Hollow marks on dashed lines"),
+        if remark.is_empty() { "" } else { " " },
     );
     Figure { name: "scaling".to_owned(), title: TITLE.to_owned(), caption, svg }
 }
@@ -84,13 +97,18 @@ struct Panel<'a> {
     right: f64,
     bottom: f64,
     sizes: &'a [(f64, String)],
+    /// In which row each size's label is.
+    rows: Vec<Option<usize>>,
 }
 
 impl<'a> Panel<'a> {
-    fn new((left, right): Point, (top, bottom): Point, inset: f64, sizes: &'a [(f64, String)]) -> Self {
+    /// With as many rows of labels as `rows`, if they are needed.
+    fn new((left, right): Point, (top, bottom): Point, inset: f64, sizes: &'a [(f64, String)], rows: usize) -> Self {
         let (from, to) = (sizes.first().map_or(1.0, |size| size.0), sizes.last().map_or(1.0, |size| size.0));
+        let x = Scale::log(from, to, left + inset, right - inset);
         Self {
-            x: Scale::log(from, to, left + inset, right - inset),
+            rows: axes::label_rows(&x, sizes, rows),
+            x,
             y: Scale::between(0.0, 100.0, bottom, top),
             left,
             right,
@@ -116,30 +134,73 @@ impl<'a> Panel<'a> {
         let y = self.y.at(line);
         canvas.line((self.left, y), (self.right, y), Stroke::new(MUTED, 1.2).dashed(6.0, 4.0));
         canvas.text((self.left - 8.0, y), &criterion, SMALL.side(Side::Right).colour(INK));
-        axes::below(canvas, &self.x, self.bottom, self.sizes);
+        axes::below_in(canvas, &self.x, self.bottom, self.sizes, &self.rows);
     }
 
-    /// A line, its whiskers and marks, `shift` pixels aside. Where it ends.
-    fn line(&self, canvas: &mut Canvas<'_>, line: &ScalingLine, mark: Mark, stroke: Stroke, shift: f64) -> Point {
-        let at = |point: &ScalingPoint, share: f64| {
-            (self.x.at(as_f64(point.batch_size)) + shift, self.y.at(per_cent(share)))
+    /// How far down the labels reach beyond the first row.
+    fn second_row(&self) -> f64 {
+        if self.rows.contains(&Some(1)) { axes::LABEL_ROW } else { 0.0 }
+    }
+
+    fn at(&self, point: &ScalingPoint) -> Point {
+        (self.x.at(as_f64(point.batch_size)), self.y.at(per_cent(point.success)))
+    }
+
+    /// How far aside each mark of each line stands: only those that would lie on others of the same size.
+    fn shifts(&self, lines: &[ScalingLine]) -> Vec<Vec<f64>> {
+        let mut shifts: Vec<Vec<f64>> = lines.iter().map(|line| vec![0.0; line.points.len()]).collect();
+        let places: Vec<f64> = self.sizes.iter().map(|(size, _)| self.x.at(*size)).collect();
+        let apart = |x: f64| {
+            let others = places.iter().map(|other| (other - x).abs()).filter(|apart| *apart > 0.0);
+            others.fold(f64::INFINITY, f64::min)
         };
-        let points: Vec<Point> = line.points.iter().map(|point| at(point, point.success)).collect();
-        canvas.path(&points, stroke);
+        for (size, _) in self.sizes {
+            let of_size = |(n, line): (usize, &ScalingLine)| -> Vec<(f64, usize, usize)> {
+                let points = line.points.iter().enumerate();
+                let points = points.filter(|(_, point)| as_f64(point.batch_size).total_cmp(size).is_eq());
+                points.map(|(at, point)| (self.at(point).1, n, at)).collect()
+            };
+            let mut marks: Vec<(f64, usize, usize)> = lines.iter().enumerate().flat_map(of_size).collect();
+            marks.sort_by(|a, b| a.0.total_cmp(&b.0));
+            for heap in marks.chunk_by(|a, b| b.0 - a.0 < MARK) {
+                // In the order of the lines. So close that they keep clear of the next size's, as far as possible.
+                let mut heap: Vec<(usize, usize)> = heap.iter().map(|(_, line, point)| (*line, *point)).collect();
+                heap.sort_unstable();
+                let pitch = ASIDE.min(apart(self.x.at(*size)) * 0.8 / count_of(heap.len()));
+                let first = -pitch * (count_of(heap.len()) - 1.0) / 2.0;
+                for (n, (line, point)) in heap.into_iter().enumerate() {
+                    shifts[line][point] = first + pitch * count_of(n);
+                }
+            }
+        }
+        shifts
+    }
+
+    /// Where a line's marks are, each so many pixels aside.
+    fn places(&self, line: &ScalingLine, shifts: &[f64]) -> Vec<Point> {
+        let places = line.points.iter().map(|point| self.at(point)).zip(shifts);
+        places.map(|((x, y), shift)| (x + shift, y)).collect()
+    }
+
+    /// A line and its whiskers.
+    fn line(&self, canvas: &mut Canvas<'_>, line: &ScalingLine, places: &[Point], stroke: Stroke) {
+        canvas.path(places, stroke);
         let whisker = Stroke::new(stroke.paint, 1.0);
-        for point in &line.points {
+        for (point, (x, _)) in line.points.iter().zip(places) {
             if point.low.is_finite() && point.high.is_finite() && point.low < point.high {
-                let ((x, low), (_, high)) = (at(point, point.low), at(point, point.high));
-                canvas.line((x, low), (x, high), whisker);
+                let [low, high] = [point.low, point.high].map(|share| self.y.at(per_cent(share)));
+                canvas.line((*x, low), (*x, high), whisker);
                 for y in [low, high] {
                     canvas.line((x - 3.0, y), (x + 3.0, y), whisker);
                 }
             }
         }
-        for point in &points {
-            canvas.mark(mark, *point, 4.0, stroke.paint.0, line.source == Source::Published);
-        }
-        points.last().copied().unwrap_or_default()
+    }
+}
+
+fn marks(canvas: &mut Canvas<'_>, places: &[Point], mark: Mark, stroke: Stroke, source: Source) {
+    for place in places {
+        canvas.mark(mark, *place, 4.0, stroke.paint.0, source == Source::Published);
     }
 }
 
@@ -148,27 +209,37 @@ fn stroke(line: &ScalingLine, colour: super::theme::Colour) -> Stroke {
     if line.source == Source::Published { stroke.dashed(5.0, 4.0) } else { stroke }
 }
 
-fn one_panel(lines: &[ScalingLine], sizes: &[(f64, String)], min_success_rate: f64) -> String {
+/// The picture, and whether any mark is not at its place.
+fn one_panel(lines: &[ScalingLine], sizes: &[(f64, String)], min_success_rate: f64) -> (String, bool) {
     let room = axes::key_room(lines.iter().map(|line| (line.label.as_str(), axes::tag(line.source))));
     let right = WIDTH - MARGIN - room - 14.0;
     let (top, bottom) = (72.0, 400.0);
-    canvas::draw(TITLE, bottom + 52.0, |canvas| {
+    let rows = if sizes.len() < SIZES_MANY { 2 } else { 1 };
+    let panel = Panel::new((66.0, right), (top, bottom), 24.0, sizes, rows);
+    let shifts = panel.shifts(lines);
+    let below = bottom + panel.second_row();
+    let svg = canvas::draw(TITLE, below + 52.0, |canvas| {
         axes::title(canvas, (MARGIN, 48.0), "sessions that succeeded", Side::Left);
-        let panel = Panel::new((66.0, right), (top, bottom), 24.0, sizes);
         panel.axes(canvas, &[0.0, 20.0, 40.0, 60.0, 80.0, 100.0], min_success_rate);
-        axes::title(canvas, ((66.0 + right) / 2.0, bottom + 36.0), "batch size, sessions (log scale)", Side::Middle);
-        let mut entries = Vec::new();
+        axes::title(canvas, ((66.0 + right) / 2.0, below + 36.0), "batch size, sessions (log scale)", Side::Middle);
+        let (mut entries, mut drawn) = (Vec::new(), Vec::new());
         for (n, line) in lines.iter().enumerate() {
             let (stroke, mark) = (stroke(line, SERIES[n % SERIES.len()]), MARKS[n % MARKS.len()]);
-            // Side by side, so that lines of the same values do not hide each other's marks.
-            let shift = (count_of(n) - (count_of(lines.len()) - 1.0) / 2.0) * 5.0;
-            let end = panel.line(canvas, line, mark, stroke, shift);
+            let places = panel.places(line, &shifts[n]);
+            panel.line(canvas, line, &places, stroke);
+            let end = places.last().copied().unwrap_or_default();
+            drawn.push((places, mark, stroke, line.source));
             let mark = Some((mark, line.source == Source::Published));
             let tag = axes::tag(line.source);
             entries.push(Entry { label: line.label.clone(), tag, stroke, mark, end: (end.0 + 6.0, end.1) });
         }
         axes::key(canvas, right + 10.0, (top, bottom), &entries);
-    })
+        // Above all lines: of such as lie on each other, the last would hide the others' marks too.
+        for (places, mark, stroke, source) in drawn {
+            marks(canvas, &places, mark, stroke, source);
+        }
+    });
+    (svg, shifts.iter().flatten().any(|shift| *shift != 0.0))
 }
 
 fn panels(lines: &[ScalingLine], sizes: &[(f64, String)], min_success_rate: f64) -> String {
@@ -183,17 +254,15 @@ fn panels(lines: &[ScalingLine], sizes: &[(f64, String)], min_success_rate: f64)
             let left = MARGIN + width * count_of(n % COLUMNS) + 50.0;
             let top = first_top + PITCH * count_of(n / COLUMNS);
             let right = left - 50.0 + width - 14.0;
-            let panel = Panel::new((left, right), (top, top + 106.0), 10.0, sizes);
+            let panel = Panel::new((left, right), (top, top + 106.0), 10.0, sizes, 1);
             panel.axes(canvas, &[0.0, 50.0, 100.0], min_success_rate);
             for (_, other) in lines.iter().enumerate().filter(|(other, _)| *other != n) {
-                let points: Vec<Point> = other
-                    .points
-                    .iter()
-                    .map(|point| (panel.x.at(as_f64(point.batch_size)), panel.y.at(per_cent(point.success))))
-                    .collect();
+                let points: Vec<Point> = other.points.iter().map(|point| panel.at(point)).collect();
                 canvas.path(&points, Stroke::new(GHOST, 1.0));
             }
-            panel.line(canvas, line, Mark::Circle, stroke(line, MAIN), 0.0);
+            let (places, stroke) = (panel.places(line, &vec![0.0; line.points.len()]), stroke(line, MAIN));
+            panel.line(canvas, line, &places, stroke);
+            marks(canvas, &places, Mark::Circle, stroke, line.source);
             let tag = axes::tag(line.source);
             let name = axes::named(&line.label, tag, right - left + 46.0);
             canvas.text((left - 36.0, top - 18.0), &name, LABEL);

@@ -3,7 +3,7 @@
 use super::axes::{self, Entry};
 use super::canvas::{self, MARGIN, Mark, Point, SMALL, Side, Stroke, WIDTH};
 use super::scale::{Scale, count_of};
-use super::theme::{MUTED, SERIES};
+use super::theme::{AXIS, GRID, MUTED, SERIES};
 use super::{Figure, nothing};
 
 /// From when a latency counts.
@@ -27,10 +27,13 @@ pub struct SpectrumLine {
 }
 
 const TITLE: &str = "Latency by percentile";
-const CAPTION: &str = "How much longer than what they asked for (steps x wait) sessions took, by percentile: each nine has as much \
-    room as the one before. \
-    Response time counts from a session's intended start and has time-outs in it, service time from its actual start; \
-    where they part, sessions were started late or timed out.";
+/// One of so many: the axis goes at least to 99.9 %, so that pictures of like batches have the same ticks.
+const FAR_MIN: f64 = 1_000.0;
+/// 1 / (1 - 0.9999) is not quite 10,000.
+const NEARLY: f64 = 1.000_1;
+const CAPTION: &str = "How much longer than what they asked for, steps x (wait + think), sessions took, by percentile: \
+    each nine has as much room as the one before. Response time counts from a session's intended start and has \
+    time-outs in it, service time from its actual start; where they part, sessions were started late or timed out.";
 
 /// The distributions of one batch.
 #[must_use]
@@ -41,8 +44,7 @@ pub fn spectrum(batch: &str, lines: &[SpectrumLine]) -> Figure {
     }
     let all = || lines.iter().flat_map(|line| &line.points);
     let max_s = all().map(|point| seconds(point.1)).fold(0.0, f64::max);
-    // Without the last value, which is at no finite place, it ends at least at 99 %.
-    let far = all().filter(|point| point.0 < 1.0).map(|point| rarity(point.0)).fold(100.0, f64::max);
+    let far = all().filter(|point| point.0 < 1.0).map(|point| rarity(point.0)).fold(FAR_MIN, f64::max);
     let has_max = all().any(|point| point.0 >= 1.0);
     let room = axes::key_room(lines.iter().map(|line| (line.label.as_str(), tag(line))));
     let (left, right) = (66.0, WIDTH - MARGIN - room - 14.0);
@@ -51,7 +53,7 @@ pub fn spectrum(batch: &str, lines: &[SpectrumLine]) -> Figure {
     let bottom = f64::max(420.0, top + axes::KEY_PITCH * count_of(lines.len()));
     let svg = canvas::draw(TITLE, bottom + 54.0, |canvas| {
         axes::title(canvas, (MARGIN, 46.0), batch_line(batch).as_str(), Side::Left);
-        axes::title(canvas, (MARGIN, 70.0), "latency beyond the requested wait, s", Side::Left);
+        axes::title(canvas, (MARGIN, 70.0), "latency beyond what was asked for, s", Side::Left);
         if lines.iter().any(censored) {
             let text = "timed out: at least so long";
             let x = right - SMALL.width(text);
@@ -60,14 +62,19 @@ pub fn spectrum(batch: &str, lines: &[SpectrumLine]) -> Figure {
             canvas.mark(Mark::Up, (x - 44.0, 70.0), 5.0, MUTED, true);
         }
         let y = Scale::linear(max_s, 6.0, bottom, top);
-        let x = Scale::log(1.0, far * if has_max { 2.2 } else { 1.1 }, left, right);
-        let mut ticks = percentiles(far);
-        if has_max {
-            ticks.push((x.end(), "max".to_owned()));
-        }
+        // To the next nine that no value reaches: a few values more or less leave the axis as it is.
+        let x = Scale::log(1.0, 10_f64.powf((far * NEARLY).log10().floor() + 1.0), left, right);
+        // The largest value is at no finite place.
+        let place = |quantile: f64| if quantile < 1.0 { x.at(rarity(quantile)) } else { right };
+        let ticks = percentiles(far);
         axes::down(canvas, &x, (top, bottom), &ticks);
         axes::across(canvas, &y, (left, right), &axes::numbered(&y, 6.0));
         axes::below(canvas, &x, bottom, &ticks);
+        if has_max {
+            canvas.line((right, top), (right, bottom), Stroke::new(GRID, 1.0));
+            canvas.line((right, bottom), (right, bottom + 4.0), Stroke::new(AXIS, 1.0));
+            canvas.text((right, bottom + 14.0), "max", SMALL.side(Side::Middle));
+        }
         axes::title(
             canvas,
             ((left + right) / 2.0, bottom + 38.0),
@@ -86,7 +93,7 @@ pub fn spectrum(batch: &str, lines: &[SpectrumLine]) -> Figure {
                 Latency::Response => Stroke::new(colour, 2.2),
                 Latency::Service => Stroke::new(colour, 1.6).dashed(7.0, 4.0),
             };
-            let at = |point: &(f64, u64)| (x.at(rarity(point.0)), y.at(seconds(point.1)));
+            let at = |point: &(f64, u64)| (place(point.0), y.at(seconds(point.1)));
             let points: Vec<Point> = line.points.iter().map(at).collect();
             let known =
                 line.points.iter().take_while(|point| line.censored_above.is_none_or(|from| point.0 < from)).count();
@@ -167,5 +174,5 @@ fn percentiles(far: f64) -> Vec<(f64, String)> {
         (10_f64.powi(i32::try_from(n).unwrap_or(0)), label)
     });
     let fixed = [(1.0, "0 %".to_owned()), (2.0, "50 %".to_owned())];
-    fixed.into_iter().chain(nines).filter(|(place, _)| *place <= far * 1.0001).collect()
+    fixed.into_iter().chain(nines).filter(|(place, _)| *place <= far * NEARLY).collect()
 }

@@ -131,8 +131,8 @@ fn no_data_is_said_and_not_drawn() {
     };
     let no_time = Timeline { name: "b".to_owned(), batch: String::new(), bin_us: 0, agents: Vec::new() };
     let figures = [
-        scaling(&[], 0.95),
-        scaling(&[line("x", Source::Here, &[(1, f64::NAN)])], 0.95),
+        scaling(&[], 0.95, ""),
+        scaling(&[line("x", Source::Here, &[(1, f64::NAN)])], 0.95, ""),
         max_batch(&[], 0.95),
         batch_per_core(&[]),
         p99_heatmap(&[Heatmap { label: "ws".to_owned(), cells: Vec::new() }]),
@@ -153,19 +153,50 @@ fn scaling_names_its_sizes_lines_and_criterion() {
         line("local", Source::Here, &[(16_384, 0.4), (1, 1.0), (512, 0.97)]),
         line(ODD_NAME, Source::Published, &[(1_000_000, 0.0), (1, 1.0)]),
     ];
-    let figure = scaling(&lines, 0.95);
+    let figure = scaling(&lines, 0.95, "");
     let words = words(&figure);
     has(&words, &["1", "512", "16,384", "1,000,000", "95 %", "0 %", "local", "batch size, sessions (log scale)"]);
     assert!(words.contains("a <b> & \"c\" \u{FFFD}") && words.contains("(published)"), "{words}");
     assert!(figure.caption.contains("95 %") && figure.caption.contains("published by others"), "{}", figure.caption);
-    let ours = scaling(&lines[..1], 0.95);
+    let ours = scaling(&lines[..1], 0.95, "");
     assert!(!ours.caption.contains("published"), "{}", ours.caption);
     assert_eq!(ours.name, "scaling");
 }
 
+/// Where circles are, from the left: the marks of the first line, and the key's.
+fn circles(figure: &Figure) -> Vec<f64> {
+    let document = Document::parse(&figure.svg).expect("well-formed");
+    let circles = document.descendants().filter(|node| node.has_tag_name("circle"));
+    let mut all: Vec<f64> = circles.map(|node| number(node, "cx")).collect();
+    all.sort_by(f64::total_cmp);
+    all
+}
+
+#[test]
+fn only_marks_that_would_lie_on_each_other_are_moved() {
+    let first = line("ws", Source::Here, &[(1, 1.0), (64, 1.0), (4_096, 0.9)]);
+    let other = |points| line("http", Source::Here, points);
+    let alone = scaling(&[first.clone(), other(&[(1, 0.2), (4_096, 0.5)])], 0.95, "");
+    let both = scaling(&[first, other(&[(1, 1.0), (64, 0.2), (512, 1.0), (4_096, 0.5)])], 0.95, "");
+    let moved: Vec<bool> = circles(&both).iter().zip(circles(&alone)).map(|(a, b)| (a - b).abs() > 1.0).collect();
+    assert_eq!(moved, [true, false, false, false], "{:?} {:?}", circles(&both), circles(&alone));
+    assert!(both.caption.contains("side by side") && !alone.caption.contains("side by side"), "{}", both.caption);
+}
+
+#[test]
+fn every_size_has_its_label_and_a_remark_ends_the_caption() {
+    let sizes = [1, 8, 32, 128, 512, 1_024, 2_048, 4_096, 8_192, 16_384, 32_768];
+    let points: Vec<(u64, f64)> = sizes.map(|size| (size, 1.0)).to_vec();
+    let lines = [line("SLURM, two nodes behind Envoy, wait 1.0 s", Source::Here, &points)];
+    let figure = scaling(&lines, 0.95, "Left out: http.");
+    has(&words(&figure), &["1", "512", "1,024", "2,048", "4,096", "8,192", "16,384", "32,768"]);
+    assert!(figure.caption.ends_with(". Left out: http."), "{}", figure.caption);
+    assert!(!scaling(&lines, 0.95, "").caption.ends_with(' '));
+}
+
 #[test]
 fn one_point_is_a_mark() {
-    let figure = scaling(&[line("local", Source::Here, &[(64, 0.5)])], 0.999);
+    let figure = scaling(&[line("local", Source::Here, &[(64, 0.5)])], 0.999, "");
     has(&words(&figure), &["64", "99.9 %", "local"]);
     let document = Document::parse(&figure.svg).expect("well-formed");
     let marks: Vec<f64> =
@@ -186,7 +217,7 @@ fn one_point_is_a_mark() {
 fn lines_that_are_too_many_have_panels_of_their_own() {
     let names: Vec<String> = (0..12).map(|n| format!("infrastructure {n}")).collect();
     let lines: Vec<_> = names.iter().map(|name| line(name, Source::Here, &[(1, 1.0), (16_384, 0.2)])).collect();
-    let words = words(&scaling(&lines, 0.95));
+    let words = words(&scaling(&lines, 0.95, ""));
     has(&words, &names.iter().map(String::as_str).collect::<Vec<_>>());
     assert_eq!(words.lines().filter(|text| *text == "16,384").count(), 12);
 }
@@ -225,6 +256,18 @@ fn bars_have_their_values_as_labels() {
 }
 
 #[test]
+fn largest_batches_have_room_before_them_on_their_axis() {
+    let ticks = |values: &[f64]| {
+        let bars: Vec<Bar> = values.iter().map(|value| bar("x", Some(*value), false)).collect();
+        words(&max_batch(&bars, 0.95))
+    };
+    has(&ticks(&[2_048.0; 3]), &["10", "100", "1,000", "5,000", "10,000"]);
+    has(&ticks(&[64.0, 16_384.0]), &["1", "10", "100,000"]);
+    let wide = ticks(&[1.0, 1e6]);
+    assert!(!wide.lines().any(|text| text == "2" || text == "5,000"), "decades only: {wide}");
+}
+
+#[test]
 fn heatmap_cells_tell_apart_without_their_colour() {
     let cell = |batch_size, p99_us, met, skipped| HeatCell { batch_size, wait_us: 1_000_000, p99_us, met, skipped };
     let of = |cells: &[HeatCell]| p99_heatmap(&[Heatmap { label: ODD_NAME.to_owned(), cells: cells.to_vec() }]);
@@ -260,11 +303,28 @@ fn a_spectrum_says_from_where_values_are_only_bounds() {
         censored_above,
     };
     let (known, cut) = (spectrum("b", &[of(None)]), spectrum("b", &[of(Some(0.95))]));
-    has(&words(&known), &["0 %", "50 %", "90 %", "99 %", "latency beyond the requested wait, s", "ws (response)"]);
+    has(
+        &words(&known),
+        &["0 %", "50 %", "90 %", "99 %", "99.9 %", "latency beyond what was asked for, s", "ws (response)"],
+    );
     assert!(!words(&known).contains("timed out") && !known.caption.contains("lower bound"));
     assert!(words(&cut).contains("timed out") && cut.caption.contains("lower bound"), "{}", cut.caption);
     check(&spectrum("b", &[of(Some(0.0))]));
     check(&spectrum("b", &[of(Some(f64::NAN))]));
+}
+
+#[test]
+fn ticks_of_a_spectrum_are_those_of_others_of_its_size() {
+    let of = |quantile: f64| {
+        let points = vec![(0.0, 0), (quantile, 1_000), (1.0, 2_000)];
+        let line = SpectrumLine { label: "ws".to_owned(), kind: Latency::Response, points, censored_above: None };
+        let words = words(&spectrum("b", &[line]));
+        words.lines().filter(|text| text.starts_with("99")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    for few in [0.5, 0.98, 0.9985, 0.9995] {
+        assert_eq!(of(few), ["99 %", "99.9 %"]);
+    }
+    assert_eq!(of(0.999_95), ["99 %", "99.9 %", "99.99 %"]);
 }
 
 #[test]
@@ -280,10 +340,26 @@ fn phases_add_up() {
     let words_of = words(&phases(&[bar("local", 4_000.0), bar(ODD_NAME, f64::NAN), bar("slow", 3.6e9)]));
     has(
         &words_of,
-        &["connect", "wait", "0.004", "0.020", "1.00", "0.30", "0", "1.32", "3,601", "mean of a session, s"],
+        &["connect", "asked", "0.004", "0.020", "1.00", "0.30", "0", "1.32", "3,601", "mean of a session, s"],
     );
     let nothing = PhaseBar { wait_us: 0.0, reset_us: 0.0, step_us: -1.0, ..bar("idle", 0.0) };
     check(&phases(&[nothing]));
+}
+
+#[test]
+fn what_was_asked_for_makes_no_bar_shorter() {
+    let bar = |wait_us| PhaseBar {
+        label: "local".to_owned(),
+        connect_us: 4_000.0,
+        reset_us: 20_000.0,
+        wait_us,
+        step_us: 3_000.0,
+        close_us: 500.0,
+    };
+    let rects = |figure: &Figure| -> Vec<String> {
+        figure.svg.lines().filter(|line| line.starts_with("<rect")).map(str::to_owned).collect()
+    };
+    assert_eq!(rects(&phases(&[bar(0.0)])), rects(&phases(&[bar(60e6)])));
 }
 
 fn agent_timeline(n: usize, bins: usize) -> AgentTimeline {
@@ -302,10 +378,18 @@ fn a_timeline_has_every_agent() {
         };
         let figure = timeline(&of);
         assert_eq!(figure.name, "timeline-b7");
-        let words = words(&figure);
+        // Of one bin, nothing is drawn but said.
+        let words = words(&figure).replace(": none", "");
+        // Bins of 5,000 are put together, 21 each.
+        let each = if bins > 1_000 { "10.5 s" } else { "0.5 s" };
         has(
             &words,
-            &["sessions open", "completions per second", "failures per second", "time since the batch's start, s"],
+            &[
+                "sessions open",
+                &format!("completions in each {each}"),
+                &format!("failures in each {each}"),
+                "time since the batch's start, s",
+            ],
         );
         has(&words, &["ws, 16,384 sessions", "node-0", &format!("node-{}", agents - 1)]);
         assert!(figure.svg.len() < 600_000, "{agents} agents, {bins} bins: {} bytes", figure.svg.len());
@@ -319,7 +403,36 @@ fn a_timeline_has_every_agent() {
     has(&words(&timeline(&crowd)), &["node-149", "10 more agents are in the totals only"]);
     let quiet = AgentTimeline { agent: ODD_NAME.to_owned(), open: vec![0; 3], completed: Vec::new(), failed: vec![0] };
     let of = Timeline { name: "b".to_owned(), batch: ODD_NAME.to_owned(), bin_us: 0, agents: vec![quiet; 7] };
-    assert_eq!(words(&timeline(&of)).lines().filter(|text| *text == "none").count(), 3, "three panels of nothing");
+    assert_eq!(
+        words(&timeline(&of)).lines().filter(|text| text.ends_with(": none")).count(),
+        3,
+        "three panels of nothing"
+    );
+}
+
+#[test]
+fn a_timeline_has_no_marks_in_narrow_bars_and_little_room_for_nothing() {
+    let agent = |name: &str, failed: u64| AgentTimeline {
+        agent: name.to_owned(),
+        open: Vec::new(),
+        completed: Vec::new(),
+        failed: (0..200).map(|bin| if bin == 100 { failed } else { 0 }).collect(),
+    };
+    let of = |failed| {
+        timeline(&Timeline {
+            name: "b".to_owned(),
+            batch: String::new(),
+            bin_us: 5_000,
+            agents: vec![agent("a", failed), agent("b", 0)],
+        })
+    };
+    assert_eq!(circles(&of(1)).len(), 1, "in the key only");
+    has(&words(&of(1)), &["failures in each 5 ms", "0", "1", "completions in each 5 ms: none"]);
+    let height = |figure: &Figure| {
+        let document = Document::parse(&figure.svg).expect("well-formed");
+        number(document.root_element(), "height")
+    };
+    assert!(height(&of(0)) + 60.0 < height(&of(1)));
 }
 
 fn agent_launch(n: usize) -> AgentLaunch {

@@ -1,4 +1,4 @@
-//! PURE: one batch over its time: sessions open, completions and failures a second, and each agent's part in them.
+//! PURE: one batch over its time: sessions open, completions and failures in each bin, and each agent's part in them.
 
 use super::axes;
 use super::canvas::{self, Canvas, LABEL, MARGIN, MARKS, Paint, Point, SMALL, Side, Stroke, WIDTH};
@@ -60,7 +60,7 @@ pub fn timeline(of: &Timeline) -> Figure {
          failed."
     };
     let caption = format!(
-        "Sessions open, and completions and failures a second, from the batch's start on, in steps of {}.{how}",
+        "Sessions open, and completions and failures in each {}, from the batch's start on.{how}",
         duration(bins.bin_s)
     );
     Figure { name, title: TITLE.to_owned(), caption, svg }
@@ -91,9 +91,8 @@ impl Bins {
         let together = n.div_ceil(BINS_MAX).max(1);
         let bin_s = of.bin_us.max(1) as f64 / 1e6 * count_of(together);
         let n = n.div_ceil(together);
-        let rates = |values: &[u64]| -> Vec<f64> {
-            let at =
-                |bin: usize| values.iter().skip(bin * together).take(together).map(|n| *n as f64).sum::<f64>() / bin_s;
+        let counts = |values: &[u64]| -> Vec<f64> {
+            let at = |bin: usize| values.iter().skip(bin * together).take(together).map(|n| *n as f64).sum();
             (0..n).map(at).collect()
         };
         let levels = |values: &[u64]| -> Vec<f64> {
@@ -105,8 +104,8 @@ impl Bins {
             n,
             bin_s,
             open: of.agents.iter().map(|agent| levels(&agent.open)).collect(),
-            completed: of.agents.iter().map(|agent| rates(&agent.completed)).collect(),
-            failed: of.agents.iter().map(|agent| rates(&agent.failed)).collect(),
+            completed: of.agents.iter().map(|agent| counts(&agent.completed)).collect(),
+            failed: of.agents.iter().map(|agent| counts(&agent.failed)).collect(),
         }
     }
 
@@ -124,7 +123,7 @@ fn total(of: &[Vec<f64>], n: usize) -> Vec<f64> {
 enum Shape {
     /// A level at the end of each bin, from 0 at the start.
     Level,
-    /// A rate all through each bin.
+    /// As many in each bin.
     Steps,
 }
 
@@ -145,43 +144,57 @@ impl Shape {
     }
 }
 
-/// One panel.
-struct Panel {
-    title: &'static str,
+/// One panel: open, completed or failed.
+struct Panel<'a> {
+    title: String,
     top: f64,
     bottom: f64,
     shape: Shape,
     steps: f64,
+    /// Of each agent.
+    values: &'a [Vec<f64>],
+    /// Of all agents together, the most at one time.
+    max: f64,
 }
 
 /// Open, completed, failed: one below the other from `TOP` on.
-const PANELS: [Panel; 3] = [
-    Panel { title: "sessions open", top: TOP, bottom: TOP + 130.0, shape: Shape::Level, steps: 4.0 },
-    Panel { title: "completions per second", top: TOP + 168.0, bottom: TOP + 258.0, shape: Shape::Steps, steps: 3.0 },
-    Panel { title: "failures per second", top: TOP + 296.0, bottom: TOP + 366.0, shape: Shape::Steps, steps: 3.0 },
-];
-const PANELS_BOTTOM: f64 = TOP + 366.0;
+fn panels(bins: &Bins) -> [Panel<'_>; 3] {
+    let mut next = TOP - BETWEEN;
+    let mut panel = |title: String, height: f64, shape, steps, values| {
+        let max = total(values, bins.n).into_iter().fold(0.0, f64::max);
+        let top = next + BETWEEN;
+        // Of nothing, only the title's line.
+        next = if max > 0.0 { top + height } else { top - 4.0 };
+        Panel { title, top, bottom: next, shape, steps, values, max }
+    };
+    let each = duration(bins.bin_s);
+    [
+        panel("sessions open".to_owned(), 130.0, Shape::Level, 4.0, &bins.open),
+        panel(format!("completions in each {each}"), 90.0, Shape::Steps, 3.0, &bins.completed),
+        panel(format!("failures in each {each}"), 70.0, Shape::Steps, 3.0, &bins.failed),
+    ]
+}
 
-impl Panel {
-    /// Grid and title; the scale of its values.
-    fn axes(&self, canvas: &mut Canvas<'_>, (left, right): Point, max: f64) -> Scale {
-        let y = Scale::linear(max, self.steps, self.bottom, self.top);
-        axes::title(canvas, (MARGIN, self.top - 18.0), self.title, Side::Left);
-        let mut ticks = axes::numbered(&y, self.steps);
-        if max <= 0.0 {
-            // A scale of nothing has no steps.
-            ticks = vec![(0.0, "0".to_owned())];
-        } else if matches!(self.shape, Shape::Level) {
-            // There is no half of a session.
-            ticks.retain(|(value, _)| value.fract() == 0.0);
-            ticks = ticks.into_iter().map(|(value, _)| (value, super::scale::number(value, 1.0))).collect();
+impl Panel<'_> {
+    /// Grid and title; the scale of its values, if there are any.
+    fn axes(&self, canvas: &mut Canvas<'_>, (left, right): Point) -> Option<Scale> {
+        let nothing = self.max <= 0.0;
+        let title = format!("{}{}", self.title, if nothing { ": none" } else { "" });
+        axes::title(canvas, (MARGIN, self.top - 18.0), &title, Side::Left);
+        if nothing {
+            return None;
         }
+        let y = Scale::linear(self.max, self.steps, self.bottom, self.top);
+        // There is no half of a session.
+        let whole = y.ticks(self.steps).into_iter().filter(|value| value.fract() == 0.0);
+        let ticks: Vec<(f64, String)> = whole.map(|value| (value, super::scale::number(value, 1.0))).collect();
         axes::across(canvas, &y, (left, right), &ticks);
+        self.base(canvas, (left, right));
+        Some(y)
+    }
+
+    fn base(&self, canvas: &mut Canvas<'_>, (left, right): Point) {
         canvas.line((left, self.bottom), (right, self.bottom), Stroke::new(AXIS, 1.0));
-        if max <= 0.0 {
-            canvas.text((left + 8.0, self.bottom - 12.0), "none", SMALL);
-        }
-        y
     }
 }
 
@@ -190,15 +203,34 @@ fn area(canvas: &mut Canvas<'_>, upper: &[Point], lower: &[Point], paint: impl I
     canvas.polygon(&around, paint);
 }
 
-/// Where a band is highest, the first such place: its lower and its upper edge. A step's middle, not its corner.
-fn thickest(lower: &[Point], upper: &[Point]) -> (Point, Point) {
-    let middle = |edge: &[Point], n: usize| {
-        let (a, b) = (edge[n], edge[n + 1]);
-        ((a.0 + b.0) / 2.0, (a.1 + b.1) / 2.0)
-    };
-    let places = (1..lower.len().min(upper.len())).map(|n| (middle(lower, n - 1), middle(upper, n - 1)));
-    let height = |place: &(Point, Point)| place.0.1 - place.1.1;
-    places.fold(Default::default(), |best, place| if height(&place) > height(&best) + 0.5 { place } else { best })
+/// The room that a mark in a band needs, so that it touches no edge.
+const MARK_ROOM: (f64, f64) = (24.0, 14.0);
+
+/// Where a band has most room for a mark, the first such place; None: it has none.
+fn room_for_mark(lower: &[Point], upper: &[Point]) -> Option<Point> {
+    const STEP: f64 = 4.0;
+    let (mut from, end) = (lower.first()?.0, lower.last()?.0);
+    let mut best: Option<(f64, Point)> = None;
+    while from + MARK_ROOM.0 <= end {
+        let (ceiling, floor) = (span(upper, from, from + MARK_ROOM.0).1, span(lower, from, from + MARK_ROOM.0).0);
+        let height = floor - ceiling;
+        if height >= best.map_or(MARK_ROOM.1, |(height, _)| height + 0.5) {
+            best = Some((height, (from + MARK_ROOM.0 / 2.0, f64::midpoint(floor, ceiling))));
+        }
+        from += STEP;
+    }
+    best.map(|(_, place)| place)
+}
+
+/// The uppermost and the lowest y of an edge between two x.
+fn span(edge: &[Point], from: f64, to: f64) -> Point {
+    // Pieces straight down lie between two others, which have their ends.
+    let pieces = edge.windows(2).filter(|pair| pair[0].0 < to && pair[1].0 > from && pair[0].0 < pair[1].0);
+    let ends = pieces.flat_map(|pair| {
+        let (a, b) = (pair[0], pair[1]);
+        [from, to].map(|x| a.1 + (b.1 - a.1) * ((x - a.0) / (b.0 - a.0)).clamp(0.0, 1.0))
+    });
+    ends.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), y| (low.min(y), high.max(y)))
 }
 
 fn batch_line(canvas: &mut Canvas<'_>, batch: &str) {
@@ -206,6 +238,7 @@ fn batch_line(canvas: &mut Canvas<'_>, batch: &str) {
 }
 
 fn time_axis(canvas: &mut Canvas<'_>, x: &Scale, (left, right): Point, y: f64) {
+    canvas.line((left, y), (right, y), Stroke::new(AXIS, 1.0));
     axes::below(canvas, x, y, &axes::numbered(x, 8.0));
     axes::title(canvas, ((left + right) / 2.0, y + 34.0), "time since the batch's start, s", Side::Middle);
 }
@@ -214,21 +247,24 @@ fn stacks(of: &Timeline, bins: &Bins) -> String {
     let names: Vec<&str> = of.agents.iter().map(|agent| agent.agent.as_str()).collect();
     let room = names.iter().map(|name| LABEL.width(name)).fold(0.0, f64::max).min(180.0) + 24.0;
     let (left, right) = (76.0, WIDTH - MARGIN - room - 14.0);
-    canvas::draw(TITLE, PANELS_BOTTOM + 48.0, |canvas| {
+    let panels = panels(bins);
+    let bottom = panels[2].bottom;
+    // As high as the key, if that is long.
+    let height = f64::max(bottom + 48.0, TOP + 20.0 * count_of(names.len()) + 8.0);
+    canvas::draw(TITLE, height, |canvas| {
         batch_line(canvas, &of.batch);
         let x = bins.time(left, right);
-        for (panel, values) in PANELS.iter().zip([&bins.open, &bins.completed, &bins.failed]) {
-            let max = total(values, bins.n).into_iter().fold(0.0, f64::max);
-            let y = panel.axes(canvas, (left, right), max);
+        for panel in &panels {
+            let Some(y) = panel.axes(canvas, (left, right)) else { continue };
             let mut below = vec![0.0; bins.n];
-            let mut bands: Vec<(usize, (Point, Point))> = Vec::new();
+            let mut marks: Vec<(usize, Point)> = Vec::new();
             let mut edge = panel.shape.outline(&below, bins.bin_s, &x, &y);
-            for (n, own) in values.iter().enumerate() {
+            for (n, own) in panel.values.iter().enumerate() {
                 below = below.iter().zip(own).map(|(below, own)| below + own).collect();
                 let upper = panel.shape.outline(&below, bins.bin_s, &x, &y);
                 if own.iter().any(|value| *value > 0.0) {
                     let colour = SERIES[n % SERIES.len()];
-                    if values.len() == 1 {
+                    if panel.values.len() == 1 {
                         area(canvas, &upper, &edge, Paint(colour, 0.2));
                         canvas.path(&upper, Stroke::new(colour, 1.6));
                         continue;
@@ -236,16 +272,17 @@ fn stacks(of: &Timeline, bins: &Bins) -> String {
                     area(canvas, &upper, &edge, colour);
                     // So that bands part without their colours too.
                     canvas.path(&upper, Stroke::new(PAPER, 0.8));
-                    bands.push((n, thickest(&edge, &upper)));
+                    marks.extend(room_for_mark(&edge, &upper).map(|place| (n, place)));
                 }
                 edge = upper;
             }
             // Above all bands' edges.
-            for (n, (from, to)) in bands {
-                if from.1 - to.1 >= 11.0 {
-                    let middle = (from.0, (from.1 + to.1) / 2.0);
-                    canvas.mark(MARKS[n % MARKS.len()], middle, 3.4, PAPER, false);
-                }
+            for (n, place) in marks {
+                canvas.mark(MARKS[n % MARKS.len()], place, 3.4, PAPER, false);
+            }
+            if panel.values.len() > 1 {
+                // The bands' edges have hidden it.
+                panel.base(canvas, (left, right));
             }
         }
         // From the uppermost band down.
@@ -257,7 +294,7 @@ fn stacks(of: &Timeline, bins: &Bins) -> String {
             }
             canvas.text((right + 33.0, y), &font::fit(name, LABEL.size, WIDTH - MARGIN - right - 33.0), LABEL);
         }
-        time_axis(canvas, &x, (left, right), PANELS_BOTTOM);
+        time_axis(canvas, &x, (left, right), bottom);
     })
 }
 
@@ -267,14 +304,15 @@ fn map(of: &Timeline, bins: &Bins) -> String {
         of.agents.iter().take(shown).map(|agent| font::fit(&agent.agent, SMALL.size, 170.0)).collect();
     let left = (MARGIN + names.iter().map(|name| SMALL.width(name)).fold(0.0, f64::max) + 10.0).max(76.0);
     let right = WIDTH - MARGIN - 10.0;
-    let first = PANELS_BOTTOM + BETWEEN + 6.0;
+    let panels = panels(bins);
+    let first = panels[2].bottom + BETWEEN + 6.0;
     let last = first + ROW * count_of(shown);
     canvas::draw(TITLE, last + 86.0, |canvas| {
         batch_line(canvas, &of.batch);
         let x = bins.time(left, right);
-        for (n, (panel, values)) in PANELS.iter().zip([&bins.open, &bins.completed, &bins.failed]).enumerate() {
-            let total = total(values, bins.n);
-            let y = panel.axes(canvas, (left, right), total.iter().copied().fold(0.0, f64::max));
+        for (n, panel) in panels.iter().enumerate() {
+            let Some(y) = panel.axes(canvas, (left, right)) else { continue };
+            let total = total(panel.values, bins.n);
             let colour = if n == 2 { BAD } else { MAIN };
             let outline = panel.shape.outline(&total, bins.bin_s, &x, &y);
             let base = panel.shape.outline(&vec![0.0; bins.n], bins.bin_s, &x, &y);

@@ -59,13 +59,35 @@ fn the_overview_tells_of_the_newest_run_and_of_the_others_too() {
     let newer = new("2", "2026-11-25T10:00:00Z", "local-docker", "");
     let text = logged(EMPTY, &newer).text;
     let after = logged(&text, &old);
-    assert!(!after.in_overview);
+    assert_eq!(after.overview, Overview::Newer);
     assert!(after.text.contains("2,048") && !after.text.contains("512"), "{}", after.text);
     let other = logged(&after.text, &new("3", "2026-11-20T10:00:00Z", "hf-spaces", ""));
-    assert!(other.in_overview);
+    assert_eq!(other.overview, Overview::Told);
     let rows: Vec<&str> = other.text.lines().filter(|line| line.starts_with("| ") && line.contains("✅")).collect();
     assert_eq!(rows.len(), 2);
     assert!(rows[0].starts_with("| local-docker") && rows[1].starts_with("| hf-spaces"), "{rows:?}");
+}
+
+/// Whoever knows more than the run has typed it; a run that came to no end says less than one that did.
+#[test]
+fn the_overview_keeps_what_is_known_and_what_is_complete() {
+    let text = logged(EMPTY, &first()).text.replace("| loud", "");
+    let mut newer = new("2", "2026-11-25T10:00:00Z", "local-docker", "");
+    newer.row.cores = None;
+    newer.row.max = Some(512);
+    let after = logged(&text, &newer);
+    assert_eq!(
+        after.overview,
+        Overview::Replaced("local-docker | ✅ Complete | 2026-11-24 | 2,048 | 8 | 256".to_owned())
+    );
+    let row = after.text.lines().find(|line| line.starts_with("| local-docker")).expect("a row");
+    assert_eq!(cells(row), ["local-docker", "✅ Complete", "2026-11-25", "512", "8", "64"]);
+    let mut broken = new("3", "2026-11-26T10:00:00Z", "local-docker", "");
+    broken.row.status = "⏸ Interrupted".to_owned();
+    let kept = logged(&after.text, &broken);
+    assert_eq!(kept.overview, Overview::Complete);
+    assert!(kept.text.contains(row));
+    assert_eq!(logged(EMPTY, &broken).overview, Overview::Told, "better than nothing");
 }
 
 #[test]

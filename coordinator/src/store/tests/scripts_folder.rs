@@ -91,14 +91,43 @@ fn what_is_broken_is_named_and_the_rest_reported() {
     let raw = fs::read_to_string(place.join("raw.jsonl")).expect("raw");
     fs::write(place.join("raw.jsonl"), &raw[..raw.len() - 40]).expect("written");
     let run = read::read(&place).expect("run");
-    assert!(run.notes[0].starts_with("raw.jsonl:200:"), "{:?}", run.notes);
-    assert!(run.notes[1].contains("lacks the sessions of 1 batches"), "{:?}", run.notes);
+    assert!(run.notes[0].contains("1 lines can't be read (line 200:"), "{:?}", run.notes);
+    assert!(run.notes[1].contains("does not have the sessions of 1 batches"), "{:?}", run.notes);
+    // The first repetition is merged, the second is not: no p99 of half a cell.
+    assert_eq!(run.grid().lines.values().next().expect("a line")[0].p99_us, Some(5_000_000));
+
+    // What Python and editors put into such files.
+    let odd = format!(
+        "\u{feff}{}\r\n\r\n",
+        raw.replace("\"waited_seconds\": 1.0", "\"waited_seconds\": NaN").replace('\n', "\r\n\r\n")
+    );
+    fs::write(place.join("raw.jsonl"), odd).expect("written");
+    assert_eq!(read::read(&place).expect("run").notes, Vec::<String>::new());
+    let mut bytes = raw.clone().into_bytes();
+    let at = raw.find("ConnectionRefusedError").expect("an error");
+    bytes[at] = 0xe9;
+    fs::write(place.join("raw.jsonl"), bytes).expect("written");
+    assert_eq!(read::read(&place).expect("run").notes, Vec::<String>::new(), "a byte of another encoding in a text");
 
     let summary = fs::read_to_string(place.join(SUMMARY)).expect("summary");
     fs::write(place.join(SUMMARY), &summary[..summary.len() - 30]).expect("written");
     let run = read::read(&place).expect("run");
     assert_eq!(run.results.len(), 1);
     assert!(run.notes[0].contains("the 1 lines before it are reported"), "{:?}", run.notes);
+
+    for (from, to) in [
+        ("ws,http://localhost:8000,100,100", "ws,http://localhost:8000,18446744073709551615,100"),
+        (",682.1,1638.4,8,98,2", ",682.1,1638.4,8,98,5000000000"),
+    ] {
+        let fault = summary.replace(from, to);
+        assert_ne!(fault, summary);
+        fs::write(place.join(SUMMARY), fault).expect("written");
+        let said = match read::read(&place) {
+            Ok(run) => run.notes.join("\n"),
+            Err(error) => error.to_string(),
+        };
+        assert!(said.contains("no run has that many"), "{said}");
+    }
 
     fs::write(place.join(SUMMARY), format!("{COLUMNS}\n")).expect("written");
     assert!(read::read(&place).expect_err("empty").to_string().contains("no batch was finished"));

@@ -35,12 +35,13 @@ proptest! {
     fn any_scaling_is_a_figure(
         lines in few((any_label(), any_source(), few((any_us(), any_share(), any_share(), any_share())))),
         rate in any_share(),
+        remark in any_label(),
     ) {
         let point = |(batch_size, success, low, high)| ScalingPoint { batch_size, success, low, high };
         let line = |(label, source, points): (_, _, Vec<_>)| {
             ScalingLine { label, source, points: points.into_iter().map(point).collect() }
         };
-        check(&scaling(&lines.into_iter().map(line).collect::<Vec<_>>(), rate));
+        check(&scaling(&lines.into_iter().map(line).collect::<Vec<_>>(), rate, &remark));
     }
 
     #[test]
