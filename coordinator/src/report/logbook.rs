@@ -33,8 +33,8 @@ This log tracks all experiment runs for the OpenEnv infrastructure scaling bench
 
 ## Overview
 
-| Infrastructure | Status | Last Run | Max Batch (WS) | Cores | Batch/Core |
-|----------------|--------|----------|----------------|-------|------------|
+| Infrastructure         | Status         | Last Run   | Max Batch (WS) | Cores   | Batch/Core |
+|------------------------|----------------|------------|----------------|---------|------------|
 
 ---
 
@@ -428,7 +428,12 @@ fn refresh(lines: &mut Vec<String>, new: &NewEntry) -> Result<Overview, LogError
     let line: String = own
         .iter()
         .enumerate()
-        .map(|(n, cell)| format!("| {cell:<width$} ", width = widths.get(n).map_or(0, |width| width.saturating_sub(2))))
+        .map(|(n, cell)| {
+            // Signs that are two columns wide.
+            let wide = cell.chars().filter(|c| "✅❌⏳❓".contains(*c)).count();
+            let width = widths.get(n).map_or(0, |width| width.saturating_sub(2 + wide));
+            format!("| {cell:<width$} ")
+        })
         .collect();
     let line = format!("{line}|");
     let outcome = match there {

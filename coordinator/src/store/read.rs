@@ -82,6 +82,8 @@ struct RunFile {
     #[serde(default)]
     command: Vec<String>,
     #[serde(default)]
+    output: String,
+    #[serde(default)]
     urls: Vec<String>,
     plan: Plan,
     #[serde(default)]
@@ -139,6 +141,16 @@ pub fn read(dir: &Path) -> Result<Run, ReadError> {
             Err(ReadError::NoRun { dir: dir.to_path_buf(), below: below(dir) })
         }
         Err(error) => Err(ReadError::Unreadable { path, problem: error.to_string() }),
+    }
+}
+
+/// A scheduler's script gives whole paths. Where the results folder is known by a path from here, those below the same place
+/// are too.
+fn from_here(command: Vec<String>, output: &str, dir: &Path) -> Vec<String> {
+    let root = dir.to_str().and_then(|dir| output.strip_suffix(dir.trim_end_matches('/')));
+    match root.filter(|root| root.len() > 1 && root.ends_with('/')) {
+        Some(root) => command.into_iter().map(|word| word.replace(root, "")).collect(),
+        None => command,
     }
 }
 
@@ -200,7 +212,7 @@ fn own(dir: &Path, text: &[u8]) -> Result<Run, ReadError> {
         id: file.run,
         started: file.started,
         ended: file.ended,
-        command: file.command,
+        command: from_here(file.command, &file.output, dir),
         urls: file.urls,
         raw: raw_name(file.plan.output.raw).filter(|name| dir.join(name).is_file()).map(str::to_owned),
         plan: file.plan,

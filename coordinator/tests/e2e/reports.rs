@@ -93,7 +93,10 @@ fn a_run_ends_with_a_report_that_can_be_made_again_and_put_into_the_log() {
     let put = || said_by(&["log", "--into", log.to_str().expect("text")], &[&out]);
     assert_eq!(put().code(), Some(0));
     let text = fs::read_to_string(&log).expect("log");
-    assert!(text.contains("| local-uvicorn  | ✅ Complete |") && text.contains("### Observations\n- "), "{text}");
+    assert!(
+        text.contains("| local-uvicorn          | ✅ Complete    |") && text.contains("### Observations\n- "),
+        "{text}"
+    );
     assert!(text.contains("refserver --workers 2 --max-concurrent-envs 6\n"), "how the server was started");
     assert!(text.contains("coordinator run \\\n    --target http://127.0.0.1:"), "how the run was: {text}");
     for (from, to) in links(&text) {
