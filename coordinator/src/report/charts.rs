@@ -85,8 +85,11 @@ fn scaling(runs: &[Run], published: &[Published]) -> Vec<ScalingLine> {
                 ScalingPoint { batch_size: cell.batch_size, success: cell.success_rate(), low, high }
             });
             let wait = seconds_short(*wait_us);
-            let label =
-                if several { format!("{}, wait {wait} s", run.title()) } else { format!("{mode}, wait {wait} s") };
+            let label = if several {
+                format!("{}, {mode}, wait {wait} s", run.title())
+            } else {
+                format!("{mode}, wait {wait} s")
+            };
             lines.push(ScalingLine { label, source: Source::Here, points: points.collect() });
         }
     }
@@ -95,7 +98,9 @@ fn scaling(runs: &[Run], published: &[Published]) -> Vec<ScalingLine> {
         let rows = latest(published, name, Table::Scaling);
         let points: Vec<ScalingPoint> = rows.iter().filter_map(|row| published_point(row)).collect();
         if lines.len() < LINES_MAX && !points.is_empty() {
-            let label = format!("{}-{name}, ws, wait {:.1} s", rows[0].date, rows[0].wait_seconds);
+            // Beside a single run it is clear of what.
+            let of = if runs.len() > 1 { format!("{}-{name}", rows[0].date) } else { rows[0].date.clone() };
+            let label = format!("{of}, {}, wait {:.1} s", rows[0].mode, rows[0].wait_seconds);
             lines.push(ScalingLine { label, source: Source::Published, points });
         }
     }
@@ -343,4 +348,100 @@ fn long(batch: &Batch) -> String {
         seconds_short(batch.wait_us),
         batch.repetition
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use hdrhistogram::Histogram;
+    use proto::Mode;
+
+    use super::*;
+    use crate::report::cells::{CellHistograms, Done};
+    use crate::report::published::built_in;
+    use crate::report::run::tests::run_of;
+    use crate::report::tables::tests::done;
+
+    fn with(done: Done, change: impl FnOnce(&mut Summary)) -> Done {
+        let Done::Ran(mut summary) = done else { panic!("it ran") };
+        change(&mut summary);
+        Done::Ran(summary)
+    }
+
+    /// Two sizes, of which the larger holds too, or not.
+    fn run(plan: &str, mode: Mode, held: u64) -> Run {
+        let mut cells = CellHistograms::default();
+        let results = [(32, 32), (512, held)].map(|(size, held)| {
+            with(done(size, 1, held, 1_200_000, &mut cells), |summary| {
+                summary.batch.mode = mode;
+                summary.total_max_us = 1_200_000;
+            })
+        });
+        let mut run = run_of(plan, "2026-11-24T10:00:00Z", results.to_vec(), cells);
+        if mode == Mode::Http {
+            run.plan.target.mode = crate::plan::Modes::Http;
+        }
+        run
+    }
+
+    const MULTI: &str = "[experiment]\ninfrastructure=\"slurm-multi\"\ncores=8\n";
+
+    #[test]
+    fn published_rows_stand_beside_runs_of_the_same_kind_only() {
+        let burst = run(MULTI, Mode::Ws, 512);
+        let lines = scaling(std::slice::from_ref(&burst), &built_in());
+        assert_eq!(lines.iter().map(|line| line.source).collect::<Vec<_>>(), [Source::Here, Source::Published]);
+        assert_eq!(lines[1].points.len(), 7);
+        let ramp = run(&format!("{MULTI}[session]\nlaunch={{kind=\"ramp\",over_seconds=5}}\n"), Mode::Ws, 512);
+        assert_eq!(scaling(std::slice::from_ref(&ramp), &built_in()).len(), 1);
+        assert!(max_batches(&[ramp], &built_in()).iter().all(|bar| bar.source == Source::Here));
+    }
+
+    #[test]
+    fn a_maximum_that_is_the_largest_that_was_tried_is_a_bound() {
+        let bars = max_batches(&[run(MULTI, Mode::Ws, 512)], &built_in());
+        assert!(bars.iter().all(|bar| bar.at_least), "here and there nothing larger was tried: {bars:?}");
+        let bars = max_batches(&[run(&MULTI.replace("multi", "single"), Mode::Ws, 100)], &built_in());
+        assert!(bars.iter().all(|bar| !bar.at_least), "{bars:?}");
+        assert_eq!(bars[0].value, Some(32.0));
+        assert_eq!(per_core(&[run(MULTI, Mode::Ws, 512)], &[])[0].value, Some(64.0));
+    }
+
+    #[test]
+    fn runs_over_http_alone_have_a_line_among_others() {
+        let runs = [run(MULTI, Mode::Http, 512), run("[experiment]\ninfrastructure=\"hf-spaces\"\n", Mode::Ws, 100)];
+        let lines = scaling(&runs, &[]);
+        assert_eq!(lines.len(), 2);
+        assert!(lines[0].label.contains("http") && lines[0].points.len() == 2, "{lines:?}");
+        assert_eq!((lines[1].points[1].success, lines[1].points[1].low), (100.0 / 512.0, 100.0 / 512.0));
+    }
+
+    #[test]
+    fn what_a_session_asks_for_has_its_thinking_in_it() {
+        let mut run = run("[session]\nsteps=3\nthink_seconds=0.1\n", Mode::Ws, 512);
+        let mut step = Histogram::new_with_bounds(1, 3_600_000_000, 3).expect("bounds");
+        step.record(1_050_000).expect("in range");
+        run.cells.add_one(run.results[1].batch(), Metric::Step, &step).expect("the same bounds");
+        let bar = &phases(std::slice::from_ref(&run))[0];
+        assert_eq!(bar.wait_us, 3_300_000.0, "steps x (wait + think)");
+        assert!((bar.step_us - 150_000.0).abs() < 3_000.0, "three steps, each 50 ms beyond its wait: {}", bar.step_us);
+    }
+
+    #[test]
+    fn sessions_that_were_cut_are_marked_only_where_it_is_known_which() {
+        let cut = |plan: &str| {
+            let mut run = run(plan, Mode::Ws, 508);
+            let Done::Ran(summary) = &mut run.results[1] else { panic!("it ran") };
+            (summary.ledger.failed, summary.ledger.timed_out) = (0, 4);
+            let batch = summary.batch;
+            let mut response = Histogram::new_with_bounds(1, 3_600_000_000, 3).expect("bounds");
+            response.record(1_200_000).expect("in range");
+            run.cells.add_one(&batch, Metric::Response, &response).expect("the same bounds");
+            let grid = run.grid();
+            let cell = &grid.lines.values().next().expect("a line")[1];
+            (censored(&run, cell, Latency::Response), censored(&run, cell, Latency::Service))
+        };
+        assert_eq!(cut("[session]\ntimeout_seconds=2\n"), (Some(508.0 / 512.0), None));
+        // Cut at 0.5 s at connect: among those that succeeded after 1.2 s.
+        assert_eq!(cut("[session]\nconnect_timeout_seconds=0.5\n"), (None, None));
+    }
 }

@@ -243,9 +243,7 @@ pub fn configuration(run: &Run) -> Vec<String> {
         list.push(format!("Session: {words}"));
     }
     list.push(format!("Measured by: {}", measured_by(run)));
-    if !experiment.notes.is_empty() {
-        list.push(format!("Notes: {}", experiment.notes));
-    }
+    list.push(format!("Notes: {}", if experiment.notes.is_empty() { "none" } else { &experiment.notes }));
     list
 }
 
