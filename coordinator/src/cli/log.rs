@@ -88,7 +88,7 @@ fn one(dir: &Path, run: &Run, into: &Path, talk: Talk) -> Result<String, Problem
     if logged.text != text {
         publish::replace(into, logged.text.as_bytes()).map_err(unwritten)?;
     }
-    Ok(said(&run.title(), into, &logged, run))
+    Ok(said(into, &logged, run))
 }
 
 const SUMMARY: &str = "summary.csv";
@@ -103,9 +103,9 @@ fn lock(folder: &Path) -> Option<File> {
     folder.lock().ok().map(|()| folder)
 }
 
-fn said(heading: &str, into: &Path, logged: &Logged, run: &Run) -> String {
+fn said(into: &Path, logged: &Logged, run: &Run) -> String {
     let what = if logged.renewed { "renewed" } else { "put" };
-    let mut text = format!("{heading} {what} in {}", into.display());
+    let mut text = format!("{} {what} in {}", logged.heading, into.display());
     if logged.carried > 0 {
         let lines = if logged.carried == 1 { "1 line" } else { &format!("{} lines", logged.carried) };
         text.push_str(&format!("; {lines} written by hand kept"));

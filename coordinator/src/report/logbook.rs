@@ -60,6 +60,8 @@ pub struct NewEntry {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Logged {
     pub text: String,
+    /// The one that the entry has.
+    pub heading: String,
     /// It was there before.
     pub renewed: bool,
     /// Lines between the two comments that a person wrote.
@@ -101,18 +103,13 @@ pub enum LogError {
 }
 
 /// The heading under which the run stands or will stand: its title, with `-2`, `-3`, ... if others have it.
-///
-/// # Errors
-/// If the file is no log.
-pub fn heading_of(log: &str, id: &str, title: &str) -> Result<String, LogError> {
-    let lines: Vec<&str> = log.lines().collect();
-    let entries = entries(&lines)?;
+fn heading_of(entries: &[Found<'_>], id: &str, title: &str) -> String {
     if let Some(own) = entries.iter().find(|entry| entry.id.as_deref() == Some(id)) {
-        return Ok(own.title.to_owned());
+        return own.title.to_owned();
     }
     let taken = |name: &str| entries.iter().any(|entry| entry.title == name);
-    let names = std::iter::once(title.to_owned()).chain((2..).map(|n| format!("{title}-{n}")));
-    Ok(names.into_iter().find(|name| !taken(name)).unwrap_or_else(|| title.to_owned()))
+    let mut names = std::iter::once(title.to_owned()).chain((2..).map(|n| format!("{title}-{n}")));
+    names.find(|name| !taken(name)).unwrap_or_else(|| title.to_owned())
 }
 
 /// The name of the folder with the run's figures: the one that its entry links to, else `base`, with `-2`, `-3`, ... if the
@@ -151,7 +148,7 @@ pub fn log(text: &str, title: &str, new: &NewEntry) -> Result<Logged, LogError> 
     let lines: Vec<&str> = text.lines().collect();
     let found = entries(&lines)?;
     let mut out: Vec<String> = lines.iter().map(|line| (*line).to_owned()).collect();
-    let heading = heading_of(text, &new.id, title)?;
+    let heading = heading_of(&found, &new.id, title);
     let own = found.iter().find(|entry| entry.id.as_deref() == Some(new.id.as_str()));
     let mut carried = 0;
     if let Some(own) = own {
@@ -183,7 +180,7 @@ pub fn log(text: &str, title: &str, new: &NewEntry) -> Result<Logged, LogError> 
     let mut logged = out.join("\n");
     logged.truncate(logged.trim_end().len());
     logged.push_str(if tail.is_empty() { "\n" } else { tail });
-    Ok(Logged { text: logged, renewed: own.is_some(), carried, overview })
+    Ok(Logged { text: logged, heading, renewed: own.is_some(), carried, overview })
 }
 
 /// An entry that is there.
