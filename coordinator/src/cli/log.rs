@@ -15,8 +15,8 @@ use crate::report::overview::OverviewRow;
 use crate::report::published;
 use crate::report::run::Run;
 use crate::report::summary::rfc3339;
-use crate::store::publish;
 use crate::store::read::read;
+use crate::store::{SUMMARY, named, publish};
 
 #[derive(Debug, Args)]
 pub(super) struct LogArgs {
@@ -89,12 +89,6 @@ fn one(dir: &Path, run: &Run, into: &Path, talk: Talk) -> Result<String, Problem
         publish::replace(into, logged.text.as_bytes()).map_err(unwritten)?;
     }
     Ok(said(into, &logged, run))
-}
-
-const SUMMARY: &str = "summary.csv";
-
-fn named(path: &Path) -> impl Fn(io::Error) -> io::Error {
-    move |error| io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
 
 /// Held until it is dropped. A file system without locks is no reason not to write.

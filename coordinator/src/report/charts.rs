@@ -359,13 +359,7 @@ mod tests {
     use crate::report::cells::{CellHistograms, Done};
     use crate::report::published::built_in;
     use crate::report::run::tests::run_of;
-    use crate::report::tables::tests::done;
-
-    fn with(done: Done, change: impl FnOnce(&mut Summary)) -> Done {
-        let Done::Ran(mut summary) = done else { panic!("it ran") };
-        change(&mut summary);
-        Done::Ran(summary)
-    }
+    use crate::report::tables::tests::{done, with};
 
     /// Two sizes, of which the larger holds too, or not.
     fn run(plan: &str, mode: Mode, held: u64) -> Run {

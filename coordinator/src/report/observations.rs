@@ -444,14 +444,7 @@ mod tests {
     use crate::report::facts::Verdict;
     use crate::report::run::Client;
     use crate::report::run::tests::run_of;
-    use crate::report::tables::tests::done;
-
-    /// A repetition, changed.
-    fn with(done: Done, change: impl FnOnce(&mut Summary)) -> Done {
-        let Done::Ran(mut summary) = done else { panic!("it ran") };
-        change(&mut summary);
-        Done::Ran(summary)
-    }
+    use crate::report::tables::tests::{done, with};
 
     fn judged(worth: Worth, limit: Limit, why: &str) -> Verdict {
         Verdict { worth, limit, reasons: vec![why.to_owned()], ..Verdict::default() }

@@ -157,6 +157,13 @@ pub(crate) mod tests {
         Done::Ran(Box::new(summary))
     }
 
+    /// A repetition, changed.
+    pub(crate) fn with(done: Done, change: impl FnOnce(&mut Summary)) -> Done {
+        let Done::Ran(mut summary) = done else { panic!("it ran") };
+        change(&mut summary);
+        Done::Ran(summary)
+    }
+
     #[test]
     fn the_tables_of_a_run_that_found_its_limit() {
         let plan = plan_of(

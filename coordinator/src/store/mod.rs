@@ -36,7 +36,7 @@ use crate::run::collect::Finished;
 /// Raised when a file of the folder changes its meaning.
 pub const FORMAT: u32 = 1;
 
-const SUMMARY: &str = "summary.csv";
+pub(crate) const SUMMARY: &str = "summary.csv";
 const HISTOGRAMS: &str = "histograms.hlog";
 const JOURNAL: &str = "journal.jsonl";
 const RUN: &str = "run.json";
@@ -77,7 +77,8 @@ pub struct Store {
     faults: Faults,
 }
 
-fn named(path: &Path) -> impl Fn(io::Error) -> io::Error {
+/// An error with the path that it is about.
+pub(crate) fn named(path: &Path) -> impl Fn(io::Error) -> io::Error {
     move |error| io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
 

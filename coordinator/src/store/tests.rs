@@ -57,13 +57,13 @@ fn finished(index: u32, attempt: u32, accepted: bool) -> Finished {
     Finished { id, summary, rows, histograms, stands: accepted }
 }
 
-fn put_run(store: &Store, plan: &Plan) {
-    let (papers, agents, urls) = (Papers::default(), Default::default(), plan.target.urls.clone());
+fn put_run(store: &Store, plan: &Plan, papers: &Papers) {
+    let (agents, urls) = (Default::default(), plan.target.urls.clone());
     let facts = Facts {
         run: RunId(uuid::Uuid::nil()),
         plan,
         urls: &urls,
-        papers: &papers,
+        papers,
         output: store.place(),
         ended: None,
         end: None,
@@ -78,7 +78,7 @@ fn two_batches(dir: &Path, raw: &str) {
     let plan = plan(raw);
     let mut store =
         Store::create(dir.to_path_buf(), plan.output.raw, Timestamp::UNIX_EPOCH, Faults::default()).expect("created");
-    put_run(&store, &plan);
+    put_run(&store, &plan, &Papers::default());
     for attempt in [finished(0, 1, true), finished(1, 1, false), finished(1, 2, true)] {
         store.put(&attempt).expect("put");
     }

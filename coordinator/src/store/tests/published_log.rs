@@ -126,19 +126,7 @@ fn stored_run(dir: &Path, rows: &[Row]) -> Run {
     }
     let mut papers = Papers { started, ..Papers::default() };
     papers.command = vec!["coordinator".to_owned(), "run".to_owned(), "plan.toml".to_owned()];
-    let (agents, urls) = (Default::default(), plan.target.urls.clone());
-    let facts = Facts {
-        run: RunId(uuid::Uuid::nil()),
-        plan: &plan,
-        urls: &urls,
-        papers: &papers,
-        output: store.place(),
-        ended: None,
-        end: None,
-        agents: &agents,
-        results: &[],
-    };
-    store.put_run(&RunJson::of(&facts)).expect("run.json");
+    put_run(&store, &plan, &papers);
     let mut run = read::read(dir).expect("run");
     run.status = "complete".to_owned();
     run
