@@ -68,8 +68,7 @@ fn rows(args: &ReportArgs) -> Result<Vec<Published>, Problem> {
     }
 }
 
-fn show(args: &ReportArgs, talk: Talk, mut runs: Vec<(&Path, Run)>, rows: &[Published]) -> Result<(), Problem> {
-    apart(&mut runs);
+fn show(args: &ReportArgs, talk: Talk, runs: Vec<(&Path, Run)>, rows: &[Published]) -> Result<(), Problem> {
     if let Some(output) = args.output.as_ref().filter(|_| runs.len() > 1) {
         let same = |dir: &Path| {
             dir == output || dir.canonicalize().ok().is_some_and(|dir| output.canonicalize().ok() == Some(dir))
@@ -88,7 +87,9 @@ fn show(args: &ReportArgs, talk: Talk, mut runs: Vec<(&Path, Run)>, rows: &[Publ
             written.push(dir.join(PAGE));
         }
     }
-    let runs: Vec<Run> = runs.into_iter().map(|(_, run)| run).collect();
+    // A run's own report does not depend on what else was asked for.
+    let mut runs: Vec<Run> = runs.into_iter().map(|(_, run)| run).collect();
+    apart(&mut runs);
     if let Some(output) = &args.output {
         write(output, &of_runs(&runs, rows), talk)?;
         written.push(output.join(PAGE));
@@ -117,9 +118,9 @@ fn show(args: &ReportArgs, talk: Talk, mut runs: Vec<(&Path, Run)>, rows: &[Publ
 }
 
 /// Runs of one infrastructure and day are told apart by a number where their folders do not do it.
-fn apart(runs: &mut [(&Path, Run)]) {
+fn apart(runs: &mut [Run]) {
     let mut seen = BTreeSet::new();
-    for (_, run) in runs {
+    for run in runs {
         let own = run.again.clone();
         let mut n = 2;
         while !seen.insert(run.title()) {

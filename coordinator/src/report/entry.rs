@@ -33,7 +33,7 @@ pub fn body(run: &Run, links: &Links) -> String {
     for line in configuration(run) {
         text.push_str(&format!("- {}\n", plain(&line)));
     }
-    text.push_str(&format!("\n### Command\n{}", fenced(&commands(run))));
+    text.push_str(&format!("\n### Command\n{}", fenced(&from_here(&commands(run), run))));
     let grid = run.grid();
     text.push_str(&format!("\n### Results Summary\n{}\n", results_summary(&run.plan, &grid).markdown()));
     let several = run.plan.target.mode.list().len() > 1;
@@ -83,6 +83,14 @@ pub fn commands(run: &Run) -> String {
     format!("# Server startup\n{server}\n\n# Experiment execution\n{}\n", command(run))
 }
 
+/// A scheduler's script gives whole paths. Where the results folder is known by a path from here, those below the same place
+/// are too: a log says nothing of the machine that it is written on.
+fn from_here(text: &str, run: &Run) -> String {
+    let root = run.output.strip_suffix(run.place.trim_end_matches('/'));
+    root.filter(|root| root.len() > 1 && root.ends_with('/'))
+        .map_or_else(|| text.to_owned(), |root| text.replace(root, ""))
+}
+
 /// The command as it was typed, options on lines of their own; where the program lay is nobody's business.
 fn command(run: &Run) -> String {
     let Some((program, rest)) = run.command.split_first() else { return "# unknown".to_owned() };
@@ -118,4 +126,24 @@ fn linked(run: &Run, links: &Links) -> String {
         }
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::cells::CellHistograms;
+    use crate::report::run::tests::run_of;
+
+    #[test]
+    fn paths_of_an_entry_are_from_where_the_results_are_named_from() {
+        let mut run = run_of("", "2026-11-24T10:00:00Z", Vec::new(), CellHistograms::default());
+        run.command = ["/opt/coordinator", "run", "/home/me/plan.toml", "--output", "/home/me/results/here"]
+            .map(str::to_owned)
+            .to_vec();
+        let links = Links { summary: None, figures: None };
+        assert!(body(&run, &links).contains("coordinator run plan.toml \\\n    --output results/here\n"));
+        run.place = "/home/me/results/here".to_owned();
+        assert!(body(&run, &links).contains("coordinator run /home/me/plan.toml"), "named by its whole path");
+        assert!(commands(&run).contains("/home/me/plan.toml"), "a report has what was typed");
+    }
 }

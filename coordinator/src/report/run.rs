@@ -35,6 +35,8 @@ pub struct Run {
     pub started: Timestamp,
     pub ended: Option<Timestamp>,
     pub command: Vec<String>,
+    /// The folder as the run itself named it.
+    pub output: String,
     pub urls: Vec<String>,
     pub plan: Plan,
     pub agents: Map<String, Value>,
@@ -171,6 +173,7 @@ pub(crate) mod tests {
             started,
             ended: started.checked_add(jiff::SignedDuration::from_mins(10)).ok(),
             command: ["coordinator", "run", "plan.toml"].map(str::to_owned).to_vec(),
+            output: "/home/me/results/here".to_owned(),
             urls: vec!["http://h:8000".to_owned()],
             plan,
             agents: Map::new(),

@@ -208,6 +208,7 @@ pub(super) fn read(dir: &Path) -> Result<Run, ReadError> {
         started,
         ended: Some(ended),
         command: Vec::new(),
+        output: String::new(),
         urls: distinct(lines.iter().flat_map(|line| line.url.split(' ').map(str::to_owned))),
         plan,
         agents: Map::new(),

@@ -144,16 +144,6 @@ pub fn read(dir: &Path) -> Result<Run, ReadError> {
     }
 }
 
-/// A scheduler's script gives whole paths. Where the results folder is known by a path from here, those below the same place
-/// are too.
-fn from_here(command: Vec<String>, output: &str, dir: &Path) -> Vec<String> {
-    let root = dir.to_str().and_then(|dir| output.strip_suffix(dir.trim_end_matches('/')));
-    match root.filter(|root| root.len() > 1 && root.ends_with('/')) {
-        Some(root) => command.into_iter().map(|word| word.replace(root, "")).collect(),
-        None => command,
-    }
-}
-
 /// What tells a folder from others of its day: `-2` of `2026-11-27-2`.
 pub(super) fn again(dir: &Path) -> String {
     let name = dir.file_name().and_then(|name| name.to_str()).unwrap_or_default();
@@ -212,7 +202,8 @@ fn own(dir: &Path, text: &[u8]) -> Result<Run, ReadError> {
         id: file.run,
         started: file.started,
         ended: file.ended,
-        command: from_here(file.command, &file.output, dir),
+        command: file.command,
+        output: file.output,
         urls: file.urls,
         raw: raw_name(file.plan.output.raw).filter(|name| dir.join(name).is_file()).map(str::to_owned),
         plan: file.plan,

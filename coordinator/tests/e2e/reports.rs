@@ -83,6 +83,16 @@ fn a_run_ends_with_a_report_that_can_be_made_again_and_put_into_the_log() {
         assert_eq!(!quiet, ended.text.contains("| Max Batch (95%+) |"), "{}", ended.text);
         assert_eq!(flags.contains(&"--print"), ended.text.contains("## How it was run"), "{}", ended.text);
     }
+    // By another path, and beside a run of the same day.
+    let twin = dir.path().join("twin");
+    fs::create_dir(&twin).expect("created");
+    fs::copy(out.join("summary.csv"), twin.join("summary.csv")).expect("copied");
+    fs::copy(out.join("run.json"), twin.join("run.json")).expect("copied");
+    let mut relative = coordinator();
+    relative.args(["report", "twin", "results/local-uvicorn/2026"]).current_dir(dir.path());
+    let ended = run(relative);
+    assert_eq!(ended.code(), Some(0), "{}", ended.text);
+    assert!(contents(&out) == before, "a report depends on its folder alone");
     let page = String::from_utf8(before[Path::new("report.html")].clone()).expect("text");
     assert!(page.contains("local-1") && page.contains("local-2"), "every agent is there");
     assert!(page.contains("measured by one Python process"), "what the published p99 contains is said");

@@ -206,6 +206,7 @@ fn run(infrastructure: &str, modes: &[Mode], sizes: &[u64], waits_us: &[u64], ag
         ]
         .map(str::to_owned)
         .to_vec(),
+        output: String::new(),
         urls: plan.target.urls.clone(),
         plan,
         agents: (0..agents)
