@@ -1,25 +1,26 @@
 //! One accepted connection: HTTP requests, until one of them turns it into a WebSocket session.
 
+mod driver;
+
 use std::cell::RefCell;
 use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Poll, ready};
 use std::time::Duration;
 
-use tokio::io::{AsyncWrite as _, AsyncWriteExt as _};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
-use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
 
+use self::driver::drive;
 use crate::environment::Environment;
 use crate::faults::{AtStep, AtUpgrade};
-use crate::frame::Decoder;
-use crate::http::{self, Response, Route};
-use crate::session::{Phase, Session, Upgrade};
+use crate::http::{self, Head, Response, Route};
+use crate::session::{Session, Upgrade};
 use crate::stamp::{Arrival, Scratch, wall_clock};
 use crate::truth::Log;
-use crate::worker::Worker;
+use crate::worker::{self, Worker};
 
 /// How long a connection may idle between two HTTP requests, as in uvicorn. The first may come as late as it likes.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
@@ -45,46 +46,64 @@ pub(crate) async fn serve(mut stream: TcpStream, log: Option<Box<Log>>, worker: 
         // What came behind the handshake was read with it.
         let arrival = upgrade.arrival;
         let mut session = Session::open(Arc::clone(&worker), upgrade, log, Instant::now());
-        drive(stream, (input, arrival), &mut session, worker.truth.is_some(), &stop).await;
-        if let Some(truth) = &worker.truth
-            && let Some(log) = session.take_log(wall_clock())
-        {
-            truth.put(log);
+        if let Some(after) = worker.faults.at_session() {
+            worker::end_process(after);
         }
-        // The connection is gone, but a step it started runs on and keeps the session's place.
-        if let Some(until) = session.running_until()
-            && session.phase() != Phase::Aborted
-        {
-            tokio::select! {
-                () = sleep_until(until) => {}
-                () = stop.cancelled() => {}
+        let mut stream = drive(stream, (input, arrival), &mut session, worker.truth.is_some(), &stop).await;
+        // The client may go, but a step it started runs on and keeps the session's place.
+        let step = session.take_step();
+        let step_ends = async {
+            if let Some((until, _slot)) = step {
+                tokio::select! {
+                    () = sleep_until(until) => {}
+                    () = stop.cancelled() => {}
+                }
             }
-        }
+        };
+        let connection_ends = async {
+            if let Some(time) = session.lingers() {
+                tokio::select! {
+                    () = linger(&mut stream, time) => {}
+                    () = stop.cancelled() => {}
+                }
+            }
+            drop(stream);
+            if let Some(truth) = &worker.truth
+                && let Some(log) = session.take_log(wall_clock())
+            {
+                truth.put(log);
+            }
+        };
+        tokio::join!(step_ends, connection_ends);
     }
+}
+
+/// How long the next request is waited for.
+#[derive(Clone, Copy)]
+enum Patience {
+    /// The head of the first: for ever, or until it is answered with 408.
+    First(Option<Instant>),
+    /// Each piece of the head of one after it.
+    Next(Duration),
 }
 
 /// Answers HTTP requests; returns a WebSocket handshake, or `None` when the connection is to be closed. `input` is left
 /// with what followed the request.
 async fn serve_http(stream: &mut TcpStream, input: &mut Vec<u8>, worker: &Arc<Worker>) -> io::Result<Option<Upgrade>> {
     let stamped = worker.truth.is_some();
-    let mut patience = Duration::MAX;
     let mut arrival = Arrival { at: Instant::now(), stamp: None };
+    let mut patience = Patience::First(worker.faults.at_accept().map(|limit| arrival.at + limit));
     loop {
-        let (head, head_bytes) = loop {
-            match http::parse_head(input) {
-                Ok(Some(found)) => break found,
-                Ok(None) => {}
-                Err(status) => {
-                    send(stream, &Response::status(status), false).await?;
-                    linger(stream).await;
-                    return Ok(None);
+        let (head, head_bytes) = match next_head(stream, input, patience, stamped, &mut arrival).await? {
+            Ok(found) => found,
+            Err(status) => {
+                send(stream, &Response::status(status), false).await?;
+                match worker.faults.after_last_word() {
+                    Some(time) => linger(stream, time).await,
+                    None => half_close(stream).await,
                 }
+                return Ok(None);
             }
-            arrival = if patience == Duration::MAX {
-                read_some(stream, input, stamped).await?
-            } else {
-                timeout(patience, read_some(stream, input, stamped)).await??
-            };
         };
         input.drain(..head_bytes);
         while input.len() < head.body_bytes {
@@ -95,17 +114,9 @@ async fn serve_http(stream: &mut TcpStream, input: &mut Vec<u8>, worker: &Arc<Wo
         let answer = if worker.faults.at_request() {
             Answer::Response(Response::html())
         } else {
-            match head.route {
-                Route::WebSocket(accept) => match worker.faults.at_upgrade() {
-                    AtUpgrade::Accept(delay) => {
-                        if !delay.is_zero() {
-                            sleep(delay).await;
-                        }
-                        return Ok(Some(Upgrade { response: http::upgrade_response(&accept), arrival, delay }));
-                    }
-                    AtUpgrade::Refuse(status) => Answer::Response(Response::status(status)),
-                },
-                route => respond(route, &body, worker).await,
+            match answer(head.route, &body, worker).await {
+                Met::Upgrade { response, delay } => return Ok(Some(Upgrade { response, arrival, delay })),
+                Met::Answer(answer) => answer,
             }
         };
         let response = match answer {
@@ -118,9 +129,38 @@ async fn serve_http(stream: &mut TcpStream, input: &mut Vec<u8>, worker: &Arc<Wo
         };
         send(stream, &response, head.keep_alive).await?;
         if !head.keep_alive {
+            if let Some(time) = worker.faults.after_last_word() {
+                linger(stream, time).await;
+            }
             return Ok(None);
         }
-        patience = KEEP_ALIVE;
+        patience = Patience::Next(worker.faults.after_data().map_or(KEEP_ALIVE, |limit| limit.min(KEEP_ALIVE)));
+    }
+}
+
+/// Reads until `input` begins with a whole head; or the status that answers what is none, or has not come in time.
+async fn next_head(
+    stream: &mut TcpStream,
+    input: &mut Vec<u8>,
+    patience: Patience,
+    stamped: bool,
+    arrival: &mut Arrival,
+) -> io::Result<Result<(Head, usize), u16>> {
+    loop {
+        match http::parse_head(input) {
+            Ok(Some(found)) => return Ok(Ok(found)),
+            Ok(None) => {}
+            Err(status) => return Ok(Err(status)),
+        }
+        let read = read_some(stream, input, stamped);
+        *arrival = match patience {
+            Patience::First(None) => read.await?,
+            Patience::First(Some(until)) => match timeout_at(until, read).await {
+                Ok(read) => read?,
+                Err(_elapsed) => return Ok(Err(408)),
+            },
+            Patience::Next(limit) => timeout(limit, read).await??,
+        };
     }
 }
 
@@ -133,17 +173,52 @@ enum Answer {
     Never,
 }
 
+/// What a request leads to.
+enum Met {
+    /// The connection becomes a WebSocket.
+    Upgrade {
+        response: Vec<u8>,
+        delay: Duration,
+    },
+    Answer(Answer),
+}
+
+async fn answer(route: Route, body: &[u8], worker: &Worker) -> Met {
+    let more_headers = match &route {
+        Route::WebSocket(_) | Route::Reset | Route::Step => worker.faults.at_answer_head(),
+        _ => 0,
+    };
+    let mut answer = match route {
+        Route::WebSocket(accept) => match worker.faults.at_upgrade(Instant::now()) {
+            AtUpgrade::Accept(delay) => {
+                if !delay.is_zero() {
+                    sleep(delay).await;
+                }
+                return Met::Upgrade { response: http::upgrade_response(&accept, more_headers), delay };
+            }
+            AtUpgrade::Refuse(rejection) => Answer::Response(Response::rejection(rejection)),
+        },
+        route => respond(route, body, worker).await,
+    };
+    if let Answer::Response(response) = &mut answer {
+        response.add_headers(more_headers);
+    }
+    Met::Answer(answer)
+}
+
 async fn respond(route: Route, body: &[u8], worker: &Worker) -> Answer {
-    let mut out = Vec::new();
+    if matches!(route, Route::Reset | Route::Step)
+        && let Some(rejection) = worker.faults.at_http_call(Instant::now())
+    {
+        return Answer::Response(Response::rejection(rejection));
+    }
     Answer::Response(match route {
-        Route::Reset | Route::Step if worker.faults.at_http_call() => Response::status(404),
         Route::Reset => match http::parse_reset(body) {
             Err(detail) => Response::unprocessable(&detail),
             Ok(()) if worker.faults.at_factory() => Response::status(500),
             Ok(()) => {
                 sleep(worker.faults.at_reset()).await;
-                Environment::new().write_observation(&worker.identity, 0.0, &mut out);
-                Response::json(out)
+                observation(&Environment::new(), 0.0, worker)
             }
         },
         Route::Step => match http::parse_step(body) {
@@ -158,8 +233,7 @@ async fn respond(route: Route, body: &[u8], worker: &Worker) -> Answer {
                 match worker.faults.at_step() {
                     AtStep::Answer(delay) => {
                         sleep(wait + delay).await;
-                        environment.write_observation(&worker.identity, wait_seconds, &mut out);
-                        Response::json(out)
+                        observation(&environment, wait_seconds, worker)
                     }
                     AtStep::Fail(delay) => {
                         sleep(wait + delay).await;
@@ -171,6 +245,7 @@ async fn respond(route: Route, body: &[u8], worker: &Worker) -> Answer {
             }
         },
         Route::State => {
+            let mut out = Vec::new();
             Environment::new().write_state(&mut out);
             Response::json(out)
         }
@@ -184,6 +259,13 @@ async fn respond(route: Route, body: &[u8], worker: &Worker) -> Answer {
     })
 }
 
+fn observation(environment: &Environment, waited_seconds: f64, worker: &Worker) -> Response {
+    let look = worker.faults.at_observation(environment.step_count());
+    let mut out = Vec::new();
+    environment.write_observation(&worker.identity, waited_seconds, look, &mut out);
+    Response::json(out)
+}
+
 async fn send(stream: &mut TcpStream, response: &Response, keep_alive: bool) -> io::Result<()> {
     let mut out = Vec::new();
     response.put(keep_alive, &mut out);
@@ -191,12 +273,17 @@ async fn send(stream: &mut TcpStream, response: &Response, keep_alive: bool) -> 
 }
 
 /// Half-closes and discards what is still coming, so that the response before it is not lost to a reset.
-async fn linger(stream: &mut TcpStream) {
+async fn half_close(stream: &mut TcpStream) {
     let half_closed = async {
         stream.shutdown().await?;
         drain(stream).await
     };
     let _: Result<io::Result<()>, _> = timeout(KEEP_ALIVE, half_closed).await;
+}
+
+/// Leaves the close to the client for a time, and discards what is still coming.
+async fn linger(stream: &mut TcpStream, time: Duration) {
+    let _: Result<io::Result<()>, _> = timeout(time, drain(stream)).await;
 }
 
 /// Discards what comes until nothing comes any more; ends with an error only.
@@ -229,149 +316,5 @@ fn reset(stream: &TcpStream) {
     let _ = socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO));
 }
 
-/// Moves bytes and time between a session and its connection until the session has finished with it, and closes it.
-/// `input` is what the client sent behind its handshake.
-async fn drive(
-    stream: TcpStream,
-    (mut input, arrival): (Vec<u8>, Arrival),
-    session: &mut Session,
-    stamped: bool,
-    stop: &CancellationToken,
-) {
-    let mut decoder = Decoder::default();
-    if !input.is_empty() {
-        // The handshake may have been held back since then, and the session's time does not run backwards.
-        let arrival = Arrival { at: Instant::now(), ..arrival };
-        decode(&mut decoder, &mut input, session, arrival);
-    }
-    drop(input);
-    let first_deadline = session.deadline().unwrap_or_else(far_future);
-    let sleep = sleep_until(first_deadline);
-    let stopped = stop.cancelled();
-    tokio::pin!(sleep, stopped);
-    let mut driver = Driver { stream, stamped, decoder, half_closed: false, stopping: false };
-    std::future::poll_fn(|cx| driver.poll(cx, session, sleep.as_mut(), stopped.as_mut())).await;
-    if session.phase() == Phase::Aborted {
-        reset(&driver.stream);
-    }
-}
-
-fn far_future() -> Instant {
-    Instant::now() + Duration::from_secs(365 * 86_400)
-}
-
-fn decode(decoder: &mut Decoder, bytes: &mut [u8], session: &mut Session, arrival: Arrival) {
-    let decoded = match session.phase() {
-        Phase::Open | Phase::Closing => decoder.feed(bytes, &mut |frame| session.on_frame(frame, arrival)),
-        Phase::Failing | Phase::Finished | Phase::Aborted => Ok(()),
-    };
-    if let Err(violation) = decoded {
-        session.on_violation(violation, arrival.at);
-    }
-}
-
-struct Driver {
-    stream: TcpStream,
-    /// The kernel is asked when it received what is read.
-    stamped: bool,
-    decoder: Decoder,
-    half_closed: bool,
-    /// The session knows that the server stops.
-    stopping: bool,
-}
-
-impl Driver {
-    /// Ready when the connection is to be closed.
-    fn poll(
-        &mut self,
-        cx: &mut Context<'_>,
-        session: &mut Session,
-        mut sleep: Pin<&mut tokio::time::Sleep>,
-        mut stopped: Pin<&mut WaitForCancellationFuture<'_>>,
-    ) -> Poll<()> {
-        loop {
-            let now = Instant::now();
-            session.advance(now);
-            if session.phase() == Phase::Aborted {
-                return Poll::Ready(());
-            }
-            if let Err(_lost) = self.flush(cx, session) {
-                session.on_end_of_stream(now);
-            }
-            if session.phase() == Phase::Finished && (session.out.is_empty() || session.has_given_up(now)) {
-                return Poll::Ready(());
-            }
-            let mut progress = false;
-            if session.wants_input() && session.phase() != Phase::Finished {
-                progress |= self.read(cx, session);
-            }
-            // A completed future must not be polled again.
-            if !self.stopping && stopped.as_mut().poll(cx).is_ready() {
-                self.stopping = true;
-                session.on_shutdown(now);
-                progress = true;
-            }
-            if let Some(deadline) = session.deadline() {
-                if sleep.deadline() != deadline {
-                    sleep.as_mut().reset(deadline);
-                }
-                progress |= sleep.as_mut().poll(cx).is_ready();
-            }
-            if !progress {
-                return Poll::Pending;
-            }
-        }
-    }
-
-    /// Sends what can be sent now, and half-closes behind a violation's close frame.
-    fn flush(&mut self, cx: &mut Context<'_>, session: &mut Session) -> io::Result<()> {
-        while !session.out.is_empty() {
-            if let Some(log) = session.unwritten() {
-                log.write(Instant::now(), wall_clock());
-            }
-            let written = match session.phase() {
-                Phase::Finished => self.poll_write_last(cx, &session.out),
-                _ => Pin::new(&mut self.stream).poll_write(cx, &session.out),
-            };
-            match written {
-                Poll::Ready(Ok(sent)) if sent == session.out.len() => session.out = Vec::new(),
-                Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
-                Poll::Ready(Ok(sent)) => drop(session.out.drain(..sent)),
-                Poll::Ready(Err(error)) => return Err(error),
-                Poll::Pending => return Ok(()),
-            }
-        }
-        if session.phase() == Phase::Failing && !self.half_closed {
-            self.half_closed = true;
-            if let Poll::Ready(result) = Pin::new(&mut self.stream).poll_shutdown(cx) {
-                return result;
-            }
-        }
-        Ok(())
-    }
-
-    /// Writes what the close of the connection follows at once: MSG_MORE lets its FIN travel in the same segment.
-    fn poll_write_last(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let stream = &self.stream;
-        let send =
-            || socket2::SockRef::from(stream).send_with_flags(bytes, nix::libc::MSG_MORE | nix::libc::MSG_NOSIGNAL);
-        match stream.try_io(tokio::io::Interest::WRITABLE, send) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Pin::new(&mut self.stream).poll_write(cx, bytes),
-            sent => Poll::Ready(sent),
-        }
-    }
-
-    /// Reads once; false when there is nothing to read now.
-    fn read(&mut self, cx: &mut Context<'_>, session: &mut Session) -> bool {
-        SCRATCH.with_borrow_mut(|scratch| {
-            match scratch.poll_read(cx, &mut self.stream, self.stamped) {
-                Poll::Pending => return false,
-                Poll::Ready(Ok((bytes, stamp))) if !bytes.is_empty() => {
-                    decode(&mut self.decoder, bytes, session, Arrival { at: Instant::now(), stamp });
-                }
-                Poll::Ready(_) => session.on_end_of_stream(Instant::now()),
-            }
-            true
-        })
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -5,6 +5,8 @@ use std::io::Write as _;
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
+use crate::faults::{AtObservation, ObservationKind};
+
 /// What every observation of one worker process has in common.
 #[derive(Debug)]
 pub(crate) struct Identity {
@@ -51,6 +53,11 @@ impl Environment {
         std::str::from_utf8(&self.session_hash).unwrap_or_default()
     }
 
+    /// Steps since the last reset.
+    pub(crate) fn step_count(&self) -> u64 {
+        self.step_count
+    }
+
     pub(crate) fn reset(&mut self) {
         self.step_count = 0;
     }
@@ -61,22 +68,67 @@ impl Environment {
     }
 
     /// Appends `{"observation":{...},"reward":null,"done":false}`.
-    pub(crate) fn write_observation(&self, identity: &Identity, waited_seconds: f64, out: &mut Vec<u8>) {
-        let Identity { pid, host_url_json } = identity;
-        // `{:?}` of a finite float is valid JSON and keeps the ".0" that Python writes. Writing to a Vec cannot fail.
-        let _ = write!(out, r#"{{"observation":{{"waited_seconds":{waited_seconds:?},"pid":{pid},"session_hash":""#);
-        out.extend_from_slice(&self.session_hash);
-        let _ = write!(
-            out,
-            r#"","host_url":{host_url_json},"step_count":{}}},"reward":null,"done":false}}"#,
-            self.step_count
-        );
+    pub(crate) fn write_observation(
+        &self,
+        identity: &Identity,
+        waited_seconds: f64,
+        look: AtObservation,
+        out: &mut Vec<u8>,
+    ) {
+        out.extend_from_slice(br#"{"observation":"#);
+        match look.kind {
+            ObservationKind::List => out.extend_from_slice(b"[1,2,3]"),
+            ObservationKind::Text => out.extend_from_slice(br#""a board""#),
+            _ => self.write_object(identity, waited_seconds, look, out),
+        }
+        // Writing to a Vec cannot fail.
+        let _ = write!(out, r#","reward":null,"done":{}}}"#, look.done);
+    }
+
+    fn write_object(&self, identity: &Identity, waited_seconds: f64, look: AtObservation, out: &mut Vec<u8>) {
+        out.push(b'{');
+        if look.kind != ObservationKind::Anonymous {
+            // `{:?}` of a finite float is valid JSON and keeps the ".0" that Python writes.
+            let _ = write!(out, r#""waited_seconds":{waited_seconds:?},"#);
+            if look.kind == ObservationKind::Foreign {
+                let host_url = "h".repeat(1000);
+                let _ = write!(out, r#""pid":"worker-3","session_hash":12345,"host_url":"{host_url}","#);
+            } else {
+                let Identity { pid, host_url_json } = identity;
+                let _ = write!(out, r#""pid":{pid},"session_hash":""#);
+                out.extend_from_slice(&self.session_hash);
+                let _ = write!(out, r#"","host_url":{host_url_json},"#);
+            }
+        }
+        let _ = write!(out, r#""step_count":{}"#, self.step_count);
+        if look.kind == ObservationKind::Nan {
+            out.extend_from_slice(br#","score":NaN,"best":Infinity,"worst":-Infinity"#);
+        }
+        if let Some(bytes) = look.text_bytes {
+            write_text(bytes, out);
+        }
+        out.push(b'}');
     }
 
     /// Appends `{"episode_id":"<uuid4>","step_count":7}`.
     pub(crate) fn write_state(&self, out: &mut Vec<u8>) {
         let _ = write!(out, r#"{{"episode_id":"{}","step_count":{}}}"#, self.episode_id, self.step_count);
     }
+}
+
+/// Appends the field "text" with a text of this length.
+fn write_text(bytes: usize, out: &mut Vec<u8>) {
+    const PIECE: [u8; 4096] = [b'x'; 4096];
+    // At once, so that a large text is not moved as it grows.
+    out.reserve(bytes + PIECE.len());
+    out.extend_from_slice(br#","text":""#);
+    let mut missing = bytes;
+    while missing > 0 {
+        let piece = &PIECE[..missing.min(PIECE.len())];
+        out.extend_from_slice(piece);
+        missing -= piece.len();
+    }
+    out.push(b'"');
 }
 
 #[cfg(test)]
@@ -101,7 +153,7 @@ mod tests {
         environment.step();
         environment.step();
         let mut out = Vec::new();
-        environment.write_observation(&identity, 1.0, &mut out);
+        environment.write_observation(&identity, 1.0, AtObservation::default(), &mut out);
         let hash = String::from_utf8(environment.session_hash.to_vec()).unwrap();
         let expected = json!({
             "observation": {
@@ -117,5 +169,40 @@ mod tests {
         assert_eq!(environment.step_count, 0);
         assert_eq!(environment.episode_id, before);
         assert_eq!(environment.episode_id.get_version_num(), 4);
+    }
+
+    fn observed(look: AtObservation) -> String {
+        let identity = Identity { pid: 7, host_url_json: "\"vm:18000\"".into() };
+        let mut environment = Environment::new();
+        environment.step();
+        let mut out = Vec::new();
+        environment.write_observation(&identity, 0.5, look, &mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn observations_of_other_kinds_are_what_they_are_called() {
+        let kind = |kind| observed(AtObservation { kind, ..AtObservation::default() });
+        let parsed = |text: &str| serde_json::from_str::<Value>(text).unwrap()["observation"].take();
+        let foreign = json!({
+            "waited_seconds": 0.5, "pid": "worker-3", "session_hash": 12345, "host_url": "h".repeat(1000), "step_count": 1
+        });
+        assert_eq!(parsed(&kind(ObservationKind::Foreign)), foreign);
+        assert_eq!(parsed(&kind(ObservationKind::List)), json!([1, 2, 3]));
+        assert_eq!(parsed(&kind(ObservationKind::Text)), json!("a board"));
+        assert_eq!(parsed(&kind(ObservationKind::Anonymous)), json!({"step_count": 1}));
+        let nan = kind(ObservationKind::Nan);
+        assert!(nan.contains(r#","step_count":1,"score":NaN,"best":Infinity,"worst":-Infinity},"#), "{nan}");
+        assert!(serde_json::from_str::<Value>(&nan).is_err(), "that is no JSON");
+    }
+
+    #[test]
+    fn a_text_has_the_length_asked_for() {
+        for bytes in [0, 1, 4096, 10_000] {
+            let look = AtObservation { text_bytes: Some(bytes), done: true, ..AtObservation::default() };
+            let value: Value = serde_json::from_str(&observed(look)).unwrap();
+            assert_eq!(value["observation"]["text"].as_str(), Some(&*"x".repeat(bytes)));
+            assert_eq!(value["done"], true);
+        }
     }
 }

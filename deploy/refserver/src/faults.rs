@@ -1,10 +1,18 @@
 //! Odd behaviour on purpose. [`Faults`] is data; the rest of the server asks it at the named points below and nowhere
 //! else decides to misbehave.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+mod values;
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use crate::delay::Delay;
+
+pub(crate) use self::values::seconds;
+pub use self::values::{CloseAnswer, ObservationKind, Unready};
+use self::values::{positive_seconds, probability};
 
 /// What to do wrong. The default does nothing wrong.
 #[derive(Debug, Clone, Default, PartialEq, clap::Args)]
@@ -36,7 +44,7 @@ pub struct Faults {
     /// Share of sessions whose environment cannot be made: FACTORY_ERROR and close, over HTTP status 500
     #[arg(long, value_name = "P", value_parser = probability, default_value = "0")]
     pub factory_error_rate: f64,
-    /// Answer every WebSocket handshake with this HTTP status (200 to 599)
+    /// Answer every WebSocket handshake with this HTTP status (200 to 599); from 300 to 399 with location: /elsewhere
     #[arg(long, value_name = "STATUS", value_parser = clap::value_parser!(u16).range(200..=599))]
     pub refuse_upgrade: Option<u16>,
     /// Be some other web server: 200 and an HTML page on everything
@@ -48,25 +56,103 @@ pub struct Faults {
     /// 404 on /reset and /step: only WebSocket sessions, as on a hosted Space
     #[arg(long)]
     pub no_http: bool,
+    /// Say done in the reply to the N-th step of an episode; 0 is never
+    ///
+    /// Each further step of that episode is an EXECUTION_ERROR. A reset begins a new episode. Over HTTP every call has
+    /// an episode of its own: 1 says done on each step, more never does.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub done_after: u64,
+    /// Add a field "text" of this many bytes to each observation that is an object
+    ///
+    /// It is never longer than 1 GiB, however much it grows.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub reply_bytes: u64,
+    /// Let the field "text" grow by this many bytes with each step of an episode
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub reply_growth_bytes: u64,
+    /// What observations look like
+    #[arg(long, value_name = "KIND", value_enum, default_value_t)]
+    pub observation: ObservationKind,
+    /// Send error frames with odd members: message is null and code is the number 17
+    ///
+    /// In CAPACITY_REACHED the code stays, and active_sessions is null.
+    #[arg(long)]
+    pub odd_errors: bool,
+    /// Send this many additional header lines of 200 characters each
+    ///
+    /// They are in the answer to the WebSocket handshake and in the HTTP answers of /reset and /step.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub upgrade_headers: u16,
+    /// Be unready for a while: every handshake, /reset and /step is answered with this HTTP status (200 to 599)
+    ///
+    /// The seconds count from the start of the worker. With RETRY_AFTER there is a header retry-after; from 300 to 399
+    /// there is location: /elsewhere.
+    #[arg(long, value_name = "STATUS:SECONDS[:RETRY_AFTER]")]
+    pub unready: Option<Unready>,
+    /// Cut connections that are idle for this many seconds, as a proxy does
+    ///
+    /// A WebSocket is idle while no data frame goes either way; pings do not count. It is cut without a close frame. A
+    /// kept-alive HTTP connection is closed, after 5 seconds at the latest.
+    #[arg(long, value_name = "SECONDS", value_parser = positive_seconds)]
+    pub idle_cut: Option<Duration>,
+    /// How a session's message {"type":"close"} is answered
+    #[arg(long, value_name = "KIND", value_enum, default_value_t)]
+    pub close_answer: CloseAnswer,
+    /// Leave the TCP connection open for this many milliseconds after the last word, unless the client closes it first
+    ///
+    /// The last word is the end of the closing handshake, or an HTTP answer with Connection: close. The session's place
+    /// is free before that.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub linger_ms: u64,
+    /// Answer 408 and close when the head of a connection's first request is not whole after this many seconds
+    #[arg(long, value_name = "SECONDS", value_parser = positive_seconds)]
+    pub header_timeout: Option<Duration>,
+    /// Kill the worker process this many seconds after it opened its first WebSocket session
+    ///
+    /// With several workers the supervisor starts another in its place.
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub exit_after: Option<Duration>,
+    /// Take no notice of pongs: every session ends with 1011, whatever its client answers
+    #[arg(long)]
+    pub pong_deaf: bool,
     /// Seed of the shares and delays above; the same seed makes the same choices in the same order in every worker
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
 }
 
-fn probability(text: &str) -> Result<f64, String> {
-    match text.parse() {
-        Ok(share) if (0.0..=1.0).contains(&share) => Ok(share),
-        _ => Err("expected a share from 0 to 1".into()),
-    }
-}
+/// The field "text" of an observation is never longer.
+const TEXT_BYTES_MAX: u64 = 1 << 30;
 
 /// How a WebSocket handshake is met.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum AtUpgrade {
+pub(crate) enum AtUpgrade<'a> {
     /// Accept after this delay.
     Accept(Duration),
-    /// Answer with this HTTP status instead.
-    Refuse(u16),
+    /// Do this instead.
+    Refuse(Rejection<'a>),
+}
+
+/// An HTTP answer that serves nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Rejection<'a> {
+    pub(crate) status: u16,
+    /// Value of the header.
+    pub(crate) retry_after: Option<&'a str>,
+}
+
+impl Rejection<'_> {
+    fn status(status: u16) -> Self {
+        Self { status, retry_after: None }
+    }
+}
+
+/// What an observation looks like.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct AtObservation {
+    pub(crate) kind: ObservationKind,
+    /// Length of the additional field "text"; `None` when there is none.
+    pub(crate) text_bytes: Option<usize>,
+    pub(crate) done: bool,
 }
 
 /// How a step ends.
@@ -97,13 +183,21 @@ const STREAMS: usize = 4;
 #[derive(Debug)]
 pub(crate) struct Injector {
     faults: Faults,
+    started: Instant,
+    had_session: AtomicBool,
     /// Numbers drawn so far, by stream.
     drawn: [AtomicU64; STREAMS],
 }
 
 impl Injector {
+    /// The worker starts now.
     pub(crate) fn new(faults: Faults) -> Self {
-        Self { faults, drawn: Default::default() }
+        Self { faults, started: Instant::now(), had_session: AtomicBool::new(false), drawn: Default::default() }
+    }
+
+    /// Point: a connection has been accepted. The head of its first request is waited for so long.
+    pub(crate) fn at_accept(&self) -> Option<Duration> {
+        self.faults.header_timeout
     }
 
     /// Point: any request has been read. The whole answer is an HTML page when true.
@@ -111,17 +205,27 @@ impl Injector {
         self.faults.not_openenv
     }
 
-    /// Point: POST /reset or /step has been read. Not found when true.
-    pub(crate) fn at_http_call(&self) -> bool {
-        self.faults.no_http
+    /// Point: POST /reset or /step has been read. This is the answer if there is one.
+    pub(crate) fn at_http_call(&self, now: Instant) -> Option<Rejection<'_>> {
+        self.unready(now).or_else(|| self.faults.no_http.then(|| Rejection::status(404)))
     }
 
     /// Point: a valid WebSocket handshake has been read.
-    pub(crate) fn at_upgrade(&self) -> AtUpgrade {
-        match self.faults.refuse_upgrade {
-            Some(status) => AtUpgrade::Refuse(status),
+    pub(crate) fn at_upgrade(&self, now: Instant) -> AtUpgrade<'_> {
+        match self.unready(now).or_else(|| self.faults.refuse_upgrade.map(Rejection::status)) {
+            Some(rejection) => AtUpgrade::Refuse(rejection),
             None => AtUpgrade::Accept(self.delay(&self.faults.connect_delay, Stream::ConnectDelays)),
         }
+    }
+
+    /// Point: a handshake, /reset or /step is answered. So many header lines are added.
+    pub(crate) fn at_answer_head(&self) -> u16 {
+        self.faults.upgrade_headers
+    }
+
+    /// Point: a WebSocket session has been opened. The process ends after this time.
+    pub(crate) fn at_session(&self) -> Option<Duration> {
+        self.faults.exit_after.filter(|_| !self.had_session.swap(true, Ordering::Relaxed))
     }
 
     /// Point: an environment is to be made. It cannot be when true.
@@ -139,7 +243,12 @@ impl Injector {
         self.faults.close_code
     }
 
-    /// Point: a valid step has been received.
+    /// Point: a valid step has been received, after `steps` others of its episode. The episode is over when true.
+    pub(crate) fn before_step(&self, steps: u64) -> bool {
+        self.faults.done_after != 0 && steps >= self.faults.done_after
+    }
+
+    /// Point: a valid step has been received, and its episode goes on.
     pub(crate) fn at_step(&self) -> AtStep {
         if self.happens(self.faults.drop_rate) {
             AtStep::Drop
@@ -150,6 +259,49 @@ impl Injector {
         } else {
             AtStep::Answer(self.delay(&self.faults.step_delay, Stream::StepDelays))
         }
+    }
+
+    /// Point: an observation is written, after `steps` steps of its episode.
+    pub(crate) fn at_observation(&self, steps: u64) -> AtObservation {
+        let Faults { observation, reply_bytes, reply_growth_bytes, done_after, .. } = &self.faults;
+        let has_text = *reply_bytes > 0 || *reply_growth_bytes > 0;
+        let text_bytes = reply_bytes.saturating_add(reply_growth_bytes.saturating_mul(steps)).min(TEXT_BYTES_MAX);
+        AtObservation {
+            kind: *observation,
+            text_bytes: usize::try_from(text_bytes).ok().filter(|_| has_text),
+            done: *done_after != 0 && steps == *done_after,
+        }
+    }
+
+    /// Point: an error frame is written. Its members are odd when true.
+    pub(crate) fn at_error(&self) -> bool {
+        self.faults.odd_errors
+    }
+
+    /// Point: a pong has come. No notice is taken of it when true.
+    pub(crate) fn at_pong(&self) -> bool {
+        self.faults.pong_deaf
+    }
+
+    /// Point: data went over a connection. It is cut when no more follows within this time.
+    pub(crate) fn after_data(&self) -> Option<Duration> {
+        self.faults.idle_cut
+    }
+
+    /// Point: a session's close message has been received.
+    pub(crate) fn at_close(&self) -> CloseAnswer {
+        self.faults.close_answer
+    }
+
+    /// Point: the last word of a connection has been said. It stays open for so long.
+    pub(crate) fn after_last_word(&self) -> Option<Duration> {
+        (self.faults.linger_ms > 0).then(|| Duration::from_millis(self.faults.linger_ms))
+    }
+
+    fn unready(&self, now: Instant) -> Option<Rejection<'_>> {
+        let unready = self.faults.unready.as_ref()?;
+        let is_over = now.saturating_duration_since(self.started) >= unready.duration;
+        (!is_over).then_some(Rejection { status: unready.status, retry_after: unready.retry_after.as_deref() })
     }
 
     /// Choices never made draw nothing, so one fault's choices do not depend on another being switched off.
@@ -185,75 +337,4 @@ fn mix(mut bits: u64) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn steps(faults: &Faults, count: usize) -> Vec<AtStep> {
-        let injector = Injector::new(faults.clone());
-        (0..count).map(|_| injector.at_step()).collect()
-    }
-
-    #[test]
-    fn the_default_does_nothing_wrong() {
-        let injector = Injector::new(Faults::default());
-        assert!(!injector.at_request() && !injector.at_http_call() && !injector.at_factory());
-        assert_eq!(injector.at_upgrade(), AtUpgrade::Accept(Duration::ZERO));
-        assert_eq!(injector.at_reset(), Duration::ZERO);
-        assert_eq!(injector.at_step(), AtStep::Answer(Duration::ZERO));
-        assert_eq!(injector.after_reset(), None);
-    }
-
-    #[test]
-    fn a_seed_repeats_its_choices_and_keeps_its_share() {
-        let faults = Faults { fail_step_rate: 0.25, seed: 9, ..Faults::default() };
-        let first = steps(&faults, 4000);
-        assert_eq!(first, steps(&faults, 4000));
-        assert_ne!(first, steps(&Faults { seed: 10, ..faults }, 4000));
-        let failed = first.iter().filter(|step| matches!(step, AtStep::Fail(_))).count();
-        // Four standard deviations of a binomial(4000, 1/4) around 1000.
-        assert!((890..=1110).contains(&failed), "{failed}");
-    }
-
-    #[test]
-    fn certain_faults_always_happen() {
-        let always = Faults { drop_rate: 1.0, ..Faults::default() };
-        assert!(steps(&always, 100).iter().all(|step| *step == AtStep::Drop));
-        let always = Faults { stall_rate: 1.0, ..Faults::default() };
-        assert!(steps(&always, 100).iter().all(|step| *step == AtStep::Stall));
-    }
-
-    #[test]
-    fn delays_repeat_with_their_seed_and_do_not_shift_each_other() {
-        let spread: Delay = "uniform:10,90".parse().unwrap();
-        let delays = Faults { connect_delay: spread, reset_delay: spread, step_delay: spread, ..Faults::default() };
-        let alone = steps(&delays, 50);
-        assert_eq!(alone, steps(&delays, 50));
-        assert_ne!(alone, steps(&Faults { seed: 1, ..delays.clone() }, 50));
-
-        let injector = Injector::new(delays.clone());
-        let mixed: Vec<AtStep> = (0..50)
-            .map(|_| {
-                let AtUpgrade::Accept(connect) = injector.at_upgrade() else { panic!("nothing is refused") };
-                let (reset, step) = (injector.at_reset(), injector.at_step());
-                assert!(AtStep::Answer(connect) != step && AtStep::Answer(reset) != step && connect != reset);
-                step
-            })
-            .collect();
-        assert_eq!(alone, mixed);
-
-        // Nor do choices shift delays: a failed step has the delay that it would have had.
-        let failing = steps(&Faults { fail_step_rate: 0.5, ..delays }, 50);
-        let delay = |step: &AtStep| match step {
-            AtStep::Answer(delay) | AtStep::Fail(delay) => *delay,
-            AtStep::Drop | AtStep::Stall => panic!("not asked for"),
-        };
-        assert!(failing.iter().map(delay).eq(alone.iter().map(delay)));
-    }
-
-    #[test]
-    fn shares_outside_zero_to_one_are_refused() {
-        for text in ["-0.1", "1.1", "nan", "x"] {
-            assert!(probability(text).is_err(), "{text}");
-        }
-    }
-}
+mod tests;

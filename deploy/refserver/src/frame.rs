@@ -25,6 +25,7 @@ const PONG: u8 = 0xA;
 /// Close codes of RFC 6455 section 7.4.1 and its registry that this server sends.
 pub(crate) mod close_code {
     pub(crate) const NORMAL: u16 = 1000;
+    pub(crate) const GOING_AWAY: u16 = 1001;
     pub(crate) const PROTOCOL_ERROR: u16 = 1002;
     pub(crate) const INVALID_DATA: u16 = 1007;
     pub(crate) const TOO_BIG: u16 = 1009;

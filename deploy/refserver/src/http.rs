@@ -1,11 +1,14 @@
 //! HTTP/1.1 requests and responses without IO: heads are read, routes found, replies appended.
 
+use std::borrow::Cow;
+use std::fmt::Write as _;
 use std::io::Write as _;
 
 use base64::Engine as _;
 use serde_json::{Map, Value, json};
 use sha1::{Digest as _, Sha1};
 
+use crate::faults::Rejection;
 use crate::protocol::{issue, parse_action};
 
 pub(crate) const HEAD_BYTES_MAX: usize = 16 * 1024;
@@ -127,12 +130,23 @@ fn accept_key(key: &str) -> String {
     base64::engine::general_purpose::STANDARD.encode(sha1.finalize())
 }
 
-/// The response that turns the connection into a WebSocket.
-pub(crate) fn upgrade_response(accept: &str) -> Vec<u8> {
+/// The response that turns the connection into a WebSocket, with additional header lines.
+pub(crate) fn upgrade_response(accept: &str, more_headers: u16) -> Vec<u8> {
+    let more = header_lines(more_headers);
     format!(
-        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n\r\n"
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n{more}\r\n"
     )
     .into_bytes()
+}
+
+/// Complete header lines that mean nothing.
+fn header_lines(count: u16) -> String {
+    let value = "x".repeat(if count == 0 { 0 } else { 200 });
+    (1..=count).fold(String::new(), |mut lines, index| {
+        // Writing to a String cannot fail.
+        let _ = write!(lines, "x-extra-{index}: {value}\r\n");
+        lines
+    })
 }
 
 /// A response to be sent.
@@ -142,34 +156,53 @@ pub(crate) struct Response {
     content_type: &'static str,
     body: Vec<u8>,
     /// Complete header lines.
-    extra: &'static str,
+    extra: Cow<'static, str>,
 }
 
 impl Response {
     /// 200 with a body that is already JSON.
     pub(crate) fn json(body: Vec<u8>) -> Self {
-        Self { status: 200, content_type: "application/json", body, extra: "" }
+        Self { status: 200, content_type: "application/json", body, extra: "".into() }
     }
 
     /// 200 with an HTML page, as a server that knows nothing of OpenEnv.
     pub(crate) fn html() -> Self {
         let body = b"<!doctype html><title>It works</title><h1>It works</h1>\n".to_vec();
-        Self { status: 200, content_type: "text/html; charset=utf-8", body, extra: "" }
+        Self { status: 200, content_type: "text/html; charset=utf-8", body, extra: "".into() }
     }
 
     /// The status with `{"detail":"reason"}`, as FastAPI has it; 500 as uvicorn has it.
     pub(crate) fn status(status: u16) -> Self {
         if status == 500 {
             let body = b"Internal Server Error".to_vec();
-            return Self { status, content_type: "text/plain; charset=utf-8", body, extra: "" };
+            return Self { status, content_type: "text/plain; charset=utf-8", body, extra: "".into() };
         }
         let extra = if status == 426 { "sec-websocket-version: 13\r\n" } else { "" };
-        Self { status, extra, ..Self::json(json!({"detail": reason(status)}).to_string().into_bytes()) }
+        Self { status, extra: extra.into(), ..Self::json(json!({"detail": reason(status)}).to_string().into_bytes()) }
+    }
+
+    /// The status, on the way to another place where it says so.
+    pub(crate) fn rejection(rejection: Rejection<'_>) -> Self {
+        let mut response = Self::status(rejection.status);
+        if (300..400).contains(&rejection.status) {
+            response.extra.to_mut().push_str("location: /elsewhere\r\n");
+        }
+        if let Some(value) = rejection.retry_after {
+            let _ = write!(response.extra.to_mut(), "retry-after: {value}\r\n");
+        }
+        response
+    }
+
+    /// Adds header lines that mean nothing.
+    pub(crate) fn add_headers(&mut self, count: u16) {
+        if count > 0 {
+            self.extra.to_mut().push_str(&header_lines(count));
+        }
     }
 
     pub(crate) fn wrong_method(allowed: &'static str) -> Self {
         let extra = if allowed == "GET" { "allow: GET\r\n" } else { "allow: POST\r\n" };
-        Self { extra, ..Self::status(405) }
+        Self { extra: extra.into(), ..Self::status(405) }
     }
 
     /// 422 with the issues found.

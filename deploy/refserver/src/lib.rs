@@ -5,13 +5,19 @@
 //!
 //! ```text
 //! process     command line, worker processes, signals      worker      accepts; what a process's connections share
-//! connection  sockets and timers of one connection         session     one WebSocket session, without IO
-//! http        requests and responses, without IO           frame       RFC 6455 framing, without IO
-//! protocol    OpenEnv messages, without IO                 environment the benchmark environment
-//! faults      what to do wrong, asked at named points     delay       distributions of delays, without IO
+//! connection  HTTP of one connection, and its last word    driver      sockets and timers of one WebSocket session
+//! session     one WebSocket session, without IO            frame       RFC 6455 framing, without IO
+//! http        requests and responses, without IO           environment the benchmark environment, and foreign ones
+//! protocol    OpenEnv messages, without IO                 delay       distributions of delays, without IO
+//! faults      what to do wrong, asked at named points      values      of fault options, read and checked
 //! health      is a server of this machine well
 //! truth       what the server itself saw of each session   stamp       when the kernel received what is read
 //! ```
+//!
+//! Faults are of four sorts: delays and failures by chance; other replies (episodes that end, large texts, foreign
+//! observations, odd errors, more headers, not ready yet); other ends (idle connections cut, close messages answered
+//! otherwise, a close that is left to the client, slow heads refused, pongs not heard); and a worker that dies. Only a
+//! fault makes anything differ from the protocol page.
 //!
 //! Deliberately absent: TLS, permessage-deflate (never accepted), HTTP/2, request bodies in chunks, a `Date` header,
 //! and the limit of 32 threads that HTTP steps share in a real worker.
@@ -36,7 +42,7 @@ use std::io;
 use tokio_util::sync::CancellationToken;
 
 pub use crate::delay::Delay;
-pub use crate::faults::Faults;
+pub use crate::faults::{CloseAnswer, Faults, ObservationKind, Unready};
 pub use crate::options::Options;
 pub use crate::process::{command, main_from};
 

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::faults::Faults;
+use crate::faults::{Faults, seconds};
 
 /// Settings of one worker process. The default is a faultless server with the benchmark app's limits.
 #[derive(Debug, Clone, PartialEq, clap::Args)]
@@ -43,16 +43,6 @@ impl Default for Options {
             truth: None,
             faults: Faults::default(),
         }
-    }
-}
-
-/// A year bounds instants far below where adding them could overflow.
-const SECONDS_MAX: f64 = 366.0 * 86_400.0;
-
-fn seconds(text: &str) -> Result<Duration, String> {
-    match text.parse() {
-        Ok(seconds) if (0.0..=SECONDS_MAX).contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),
-        _ => Err("expected seconds, 0 or more".into()),
     }
 }
 

@@ -140,6 +140,21 @@ pub(crate) fn execution_error() -> Value {
     json!({"message": "the step failed on purpose", "code": "EXECUTION_ERROR"})
 }
 
+/// The message that answers a step after the last of its episode.
+pub(crate) fn episode_over() -> Value {
+    json!({"message": "the episode is over", "code": "EXECUTION_ERROR"})
+}
+
+/// Makes the members of an error's data odd.
+pub(crate) fn make_odd(data: &mut Value) {
+    data["message"] = Value::Null;
+    if data["code"] == "CAPACITY_REACHED" {
+        data["active_sessions"] = Value::Null;
+    } else {
+        data["code"] = 17.into();
+    }
+}
+
 pub(crate) fn factory_error() -> Value {
     json!({
         "message": "Failed to create environment from factory 'Benchmark'",

@@ -17,10 +17,11 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::environment::Environment;
-use crate::faults::AtStep;
+use crate::faults::{AtStep, CloseAnswer};
 use crate::frame::{self, Incoming, Violation, close_code};
 use crate::protocol::{self, Refusal, Request};
 use crate::stamp::{Arrival, WallClock};
@@ -36,7 +37,7 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 /// Pipelined messages held back behind a running step; the socket is not read while there are as many.
 const PENDING_MESSAGES_MAX: usize = 64;
 
-/// Unsent reply bytes beyond which the socket is not read.
+/// Unsent reply bytes beyond which the socket is not read and nothing more is answered.
 const OUT_BYTES_MAX: usize = 64 * 1024;
 
 /// A step longer than this is refused by the environment, as Python's clock would.
@@ -71,15 +72,19 @@ struct Running {
 #[derive(Debug, Clone, Copy)]
 enum Reply {
     Reset,
-    Step { wait_seconds: f64 },
+    Step {
+        wait_seconds: f64,
+    },
     FailedStep,
+    /// The step came after the last of its episode.
+    LateStep,
 }
 
 impl Reply {
     fn phase(self) -> truth::Phase {
         match self {
             Self::Reset => truth::Phase::Reset,
-            Self::Step { .. } | Self::FailedStep => truth::Phase::Step,
+            Self::Step { .. } | Self::FailedStep | Self::LateStep => truth::Phase::Step,
         }
     }
 }
@@ -100,7 +105,15 @@ pub(crate) struct Session {
     running: Option<Running>,
     pending: VecDeque<(Message, Arrival)>,
     /// Bytes to send; empty and without capacity when idle.
-    pub(crate) out: Vec<u8>,
+    out: Vec<u8>,
+    /// How many bytes at the front of `out` have been sent.
+    sent: usize,
+    /// A text frame is among what is unsent.
+    data_unsent: bool,
+    /// When a connection without data is cut.
+    idle_until: Option<Instant>,
+    /// Both sides have sent their close frame.
+    handshake_done: bool,
     /// When `Closing`, `Failing` and `Finished` give up.
     phase_until: Instant,
     /// When to ping, or when to give up waiting for the pong.
@@ -137,6 +150,10 @@ impl Session {
             running: None,
             pending: VecDeque::new(),
             out: upgrade.response,
+            sent: 0,
+            data_unsent: false,
+            idle_until: worker.faults.after_data().map(|limit| now + limit),
+            handshake_done: false,
             phase_until: now,
             keepalive_at: worker.ping_interval.map(|interval| now + interval),
             awaiting_pong: false,
@@ -147,11 +164,11 @@ impl Session {
         match slot {
             Err(active) => {
                 let data = protocol::capacity_reached(active, session.worker.max_concurrent_envs);
-                session.error(&data);
+                session.error(data);
                 session.close(close_code::NORMAL, "", now);
             }
             Ok(_) if session.worker.faults.at_factory() => {
-                session.error(&protocol::factory_error());
+                session.error(protocol::factory_error());
                 session.close(close_code::NORMAL, "", now);
             }
             Ok(slot) => session.slot = Some(slot),
@@ -165,18 +182,56 @@ impl Session {
 
     /// False while the peer has to wait because it sends faster than it is answered or reads.
     pub(crate) fn wants_input(&self) -> bool {
-        self.phase != Phase::Open || (self.pending.len() < PENDING_MESSAGES_MAX && self.out.len() < OUT_BYTES_MAX)
+        self.phase != Phase::Open || (self.pending.len() < PENDING_MESSAGES_MAX && !self.is_full())
     }
 
     /// When [`Session::advance`] has something to do next.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        let phase_until = (self.phase != Phase::Open).then_some(self.phase_until);
-        let keepalive_at = self.keepalive_at.filter(|_| self.phase == Phase::Open);
-        [self.running_until(), phase_until, keepalive_at].into_iter().flatten().min()
+        let is_open = self.phase == Phase::Open;
+        let phase_until = (!is_open).then_some(self.phase_until);
+        let keepalive_at = self.keepalive_at.filter(|_| is_open);
+        let idle_until = self.idle_until.filter(|_| is_open);
+        [self.running_until(), phase_until, keepalive_at, idle_until].into_iter().flatten().min()
+    }
+
+    /// True when [`Session::advance`] has a message to answer now.
+    pub(crate) fn has_next(&self) -> bool {
+        self.phase == Phase::Open && self.running.is_none() && !self.pending.is_empty() && !self.is_full()
+    }
+
+    /// The bytes to send.
+    pub(crate) fn unsent(&self) -> &[u8] {
+        &self.out[self.sent..]
+    }
+
+    /// The first `count` of the bytes to send have been.
+    pub(crate) fn on_sent(&mut self, count: usize, now: Instant) {
+        self.sent += count;
+        if self.data_unsent {
+            self.on_data(now);
+        }
+        if self.sent == self.out.len() {
+            (self.out, self.sent, self.data_unsent) = (Vec::new(), 0, false);
+        } else if self.sent > self.out.len() / 2 {
+            // Not at each write: what is left of a large reply would be moved again and again.
+            self.out.drain(..self.sent);
+            self.sent = 0;
+        }
+    }
+
+    /// How long the connection is left to the client's close, once the session has finished with it.
+    pub(crate) fn lingers(&self) -> Option<Duration> {
+        self.worker.faults.after_last_word().filter(|_| self.handshake_done)
+    }
+
+    /// What outlives the connection: when the running request ends, and the place that the session keeps until then.
+    pub(crate) fn take_step(&mut self) -> Option<(Instant, Option<Slot>)> {
+        let until = self.running_until().filter(|_| self.phase != Phase::Aborted)?;
+        Some((until, self.slot.take()))
     }
 
     /// When the running request ends.
-    pub(crate) fn running_until(&self) -> Option<Instant> {
+    fn running_until(&self) -> Option<Instant> {
         self.running.as_ref().and_then(|running| running.until)
     }
 
@@ -187,6 +242,7 @@ impl Session {
             Incoming::Close(code) => {
                 // Answered at once even behind a running step; replies still owed are not sent (RFC 6455 section
                 // 5.5.1: no data after a close frame).
+                self.handshake_done |= matches!(self.phase, Phase::Open | Phase::Closing);
                 if self.phase == Phase::Open {
                     self.leave_open(Phase::Finished, now);
                     frame::put_close(&mut self.out, code, "");
@@ -197,16 +253,20 @@ impl Session {
             _ if self.phase != Phase::Open => {}
             Incoming::Ping(payload) => frame::put_pong(&mut self.out, payload),
             Incoming::Pong(payload) => {
-                if self.awaiting_pong && payload == self.ping_count.to_be_bytes() {
+                if !self.worker.faults.at_pong() && self.awaiting_pong && payload == self.ping_count.to_be_bytes() {
                     self.awaiting_pong = false;
                     self.keepalive_at = self.worker.ping_interval.map(|interval| now + interval);
                 }
             }
-            Incoming::Text(text) if self.is_busy() => {
-                self.pending.push_back((Message::Text(text.into()), arrival));
+            Incoming::Text(text) => {
+                self.on_data(now);
+                if self.is_busy() {
+                    self.pending.push_back((Message::Text(text.into()), arrival));
+                } else {
+                    self.answer(text, arrival, now);
+                }
             }
             Incoming::Binary(_) if self.is_busy() => self.pending.push_back((Message::Binary, arrival)),
-            Incoming::Text(text) => self.answer(text, arrival, now),
             Incoming::Binary(_) => self.refuse_binary(now),
         }
         match self.phase {
@@ -229,7 +289,7 @@ impl Session {
 
     /// The peer has closed or reset the connection, or it cannot be written to.
     pub(crate) fn on_end_of_stream(&mut self, now: Instant) {
-        self.out = Vec::new();
+        (self.out, self.sent) = (Vec::new(), 0);
         if self.phase == Phase::Open {
             self.leave_open(Phase::Finished, now);
         } else if self.phase != Phase::Aborted {
@@ -254,7 +314,7 @@ impl Session {
                 _ => self.slot = None,
             }
         }
-        while self.phase == Phase::Open && self.running.is_none() {
+        while self.has_next() {
             match self.pending.pop_front() {
                 Some((Message::Text(text), arrival)) => self.answer(&text, arrival, now),
                 Some((Message::Binary, _)) => self.refuse_binary(now),
@@ -263,6 +323,10 @@ impl Session {
         }
         if self.pending.is_empty() && self.pending.capacity() > 0 {
             self.pending = VecDeque::new();
+        }
+        if self.phase == Phase::Open && self.idle_until.is_some_and(|until| until <= now) {
+            // As if the client had gone.
+            self.on_end_of_stream(now);
         }
         if self.phase == Phase::Open && self.keepalive_at.is_some_and(|at| at <= now) {
             self.keepalive(now);
@@ -290,7 +354,15 @@ impl Session {
     }
 
     fn is_busy(&self) -> bool {
-        self.running.is_some() || !self.pending.is_empty()
+        self.running.is_some() || !self.pending.is_empty() || self.is_full()
+    }
+
+    fn is_full(&self) -> bool {
+        self.unsent().len() >= OUT_BYTES_MAX
+    }
+
+    fn on_data(&mut self, now: Instant) {
+        self.idle_until = self.worker.faults.after_data().map(|limit| now + limit);
     }
 
     fn keepalive(&mut self, now: Instant) {
@@ -312,32 +384,51 @@ impl Session {
                 self.start(Reply::Reset, delay, arrival, now);
             }
             Ok(Request::Step { wait_seconds }) => self.step(wait_seconds, arrival, now),
-            Ok(Request::State) => {
-                protocol::put_message(&mut self.out, "state", |out| self.environment.write_state(out));
-            }
-            Ok(Request::Close) => self.close(close_code::NORMAL, "", now),
-            Ok(Request::Mcp(request)) => protocol::put_value(&mut self.out, "mcp", &protocol::mcp_reply(&request)),
-            Err(Refusal::Recoverable(data)) => self.error(&data),
+            Ok(Request::State) => self.state(),
+            Ok(Request::Close) => self.answer_close(now),
+            Ok(Request::Mcp(request)) => self.value("mcp", &protocol::mcp_reply(&request)),
+            Err(Refusal::Recoverable(data)) => self.error(data),
             Err(Refusal::Fatal(data)) => {
-                self.error(&data);
+                self.error(data);
                 self.close(close_code::NORMAL, "", now);
             }
         }
     }
 
+    fn answer_close(&mut self, now: Instant) {
+        match self.worker.faults.at_close() {
+            CloseAnswer::Normal => self.close(close_code::NORMAL, "", now),
+            CloseAnswer::GoingAway => self.close(close_code::GOING_AWAY, "", now),
+            CloseAnswer::Cut => self.leave_open(Phase::Finished, now),
+            CloseAnswer::Reset => self.leave_open(Phase::Aborted, now),
+            CloseAnswer::Reply => {
+                self.state();
+                self.close(close_code::NORMAL, "", now);
+            }
+            CloseAnswer::LateFrame => {
+                self.observation(0.0);
+                self.close(close_code::NORMAL, "", now);
+            }
+            CloseAnswer::Never => {}
+        }
+    }
+
     fn refuse_binary(&mut self, now: Instant) {
         if let Refusal::Fatal(data) = protocol::session_error("the message is a binary frame, not a text frame") {
-            self.error(&data);
+            self.error(data);
         }
         self.close(close_code::NORMAL, "", now);
     }
 
     fn step(&mut self, wait_seconds: f64, arrival: Arrival, now: Instant) {
+        if self.worker.faults.before_step(self.environment.step_count()) {
+            return self.start(Reply::LateStep, Duration::ZERO, arrival, now);
+        }
         // Counted before it is waited for.
         self.environment.step();
         let Some(wait) = wait(wait_seconds) else {
             let message = "timestamp too large to convert to C PyTime_t";
-            return self.error(&serde_json::json!({"message": message, "code": "EXECUTION_ERROR"}));
+            return self.error(json!({"message": message, "code": "EXECUTION_ERROR"}));
         };
         match self.worker.faults.at_step() {
             AtStep::Answer(delay) => self.start(Reply::Step { wait_seconds }, wait + delay, arrival, now),
@@ -368,7 +459,8 @@ impl Session {
                 }
             }
             Reply::Step { wait_seconds } => self.observation(wait_seconds),
-            Reply::FailedStep => self.error(&protocol::execution_error()),
+            Reply::FailedStep => self.error(protocol::execution_error()),
+            Reply::LateStep => self.error(protocol::episode_over()),
         }
         if let Some(log) = &mut self.log {
             log.answer();
@@ -377,13 +469,28 @@ impl Session {
 
     fn observation(&mut self, waited_seconds: f64) {
         let Self { worker, environment, out, .. } = self;
+        let look = worker.faults.at_observation(environment.step_count());
         protocol::put_message(out, "observation", |out| {
-            environment.write_observation(&worker.identity, waited_seconds, out);
+            environment.write_observation(&worker.identity, waited_seconds, look, out);
         });
+        self.data_unsent = true;
     }
 
-    fn error(&mut self, data: &serde_json::Value) {
-        protocol::put_value(&mut self.out, "error", data);
+    fn state(&mut self) {
+        protocol::put_message(&mut self.out, "state", |out| self.environment.write_state(out));
+        self.data_unsent = true;
+    }
+
+    fn error(&mut self, mut data: Value) {
+        if self.worker.faults.at_error() {
+            protocol::make_odd(&mut data);
+        }
+        self.value("error", &data);
+    }
+
+    fn value(&mut self, kind: &str, data: &Value) {
+        protocol::put_value(&mut self.out, kind, data);
+        self.data_unsent = true;
     }
 
     /// Starts the closing handshake. The place is free before the peer can know of it.

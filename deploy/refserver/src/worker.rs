@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, raise};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -79,6 +80,17 @@ impl Drop for Slot {
     fn drop(&mut self) {
         self.0.active_sessions.fetch_sub(1, Ordering::AcqRel);
     }
+}
+
+/// Kills this process after a time, as a crash would.
+pub(crate) fn end_process(after: Duration) {
+    tokio::spawn(async move {
+        tokio::time::sleep(after).await;
+        tracing::warn!("the process ends on purpose");
+        if let Err(error) = raise(Signal::SIGKILL) {
+            tracing::error!(%error, "cannot kill itself");
+        }
+    });
 }
 
 /// Accepts connections until `stop`, then lets the open ones say goodbye for a bounded time.

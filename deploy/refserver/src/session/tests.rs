@@ -328,3 +328,114 @@ fn the_log_has_what_was_answered_and_written() {
     assert_eq!(line["closed_us"], json!(1_009_000_000));
     assert_eq!(line["session_hash"].as_str().map(str::len), Some(12));
 }
+
+#[test]
+fn an_episode_that_is_over_runs_no_step() {
+    let now = Instant::now();
+    let faults = Faults { done_after: 1, step_delay: SECOND.into(), ..Faults::default() };
+    let mut session = open(&worker(Options { faults, ..Options::default() }), now);
+    say(&mut session, STEP_NOW, now);
+    session.advance(now + SECOND);
+    assert!(matches!(&sent(&mut session)[..], [Sent::Json(reply)] if reply["data"]["done"] == true));
+    say(&mut session, STEP_NOW, now + SECOND);
+    let frames = sent(&mut session);
+    assert!(
+        matches!(&frames[..], [Sent::Json(reply)] if reply["data"]["message"] == "the episode is over"),
+        "{frames:?}"
+    );
+    say(&mut session, RESET, now + SECOND);
+    say(&mut session, STEP_NOW, now + SECOND);
+    assert_eq!((step_counts(&mut session), session.running_until()), (vec![0], Some(now + 2 * SECOND)));
+}
+
+#[test]
+fn no_reply_is_made_before_there_is_room_for_it() {
+    let now = Instant::now();
+    let faults = Faults { reply_bytes: OUT_BYTES_MAX as u64, ..Faults::default() };
+    let mut session = open(&worker(Options { faults, ..Options::default() }), now);
+    for _ in 0..3 {
+        say(&mut session, STEP_NOW, now);
+    }
+    let one_reply = session.unsent().len();
+    assert!(one_reply > OUT_BYTES_MAX && one_reply < 2 * OUT_BYTES_MAX, "{one_reply}");
+    session.advance(now);
+    assert_eq!(session.unsent().len(), one_reply);
+    assert!(!session.wants_input() && !session.has_next());
+
+    let second_half = session.unsent()[one_reply / 2 + 1..].to_vec();
+    session.on_sent(one_reply / 2 + 1, now);
+    assert_eq!(session.unsent(), second_half);
+    assert!(session.out.len() < one_reply, "what has been sent is not kept");
+    assert!(session.has_next());
+    session.advance(now);
+    assert!(session.unsent().starts_with(&second_half));
+    assert_eq!(session.unsent().len(), second_half.len() + one_reply);
+    for _ in 0..2 {
+        session.on_sent(session.unsent().len(), now);
+        assert_eq!(session.out.capacity(), 0);
+        session.advance(now);
+    }
+    assert_eq!((session.environment.step_count(), session.unsent().len()), (3, 0));
+}
+
+#[test]
+fn a_session_is_idle_while_no_data_goes_either_way() {
+    let now = Instant::now();
+    let faults = Faults { idle_cut: Some(3 * SECOND), ..Faults::default() };
+    let options = Options { faults, max_concurrent_envs: 1, ping_interval: SECOND, ..Options::default() };
+    let worker = worker(options);
+    let mut session = open(&worker, now);
+    let idle_until = |session: &Session| session.idle_until.map(|until| until - now);
+    assert_eq!(idle_until(&session), Some(3 * SECOND));
+    // What comes counts, and what goes counts when it goes, be it piece by piece.
+    say(&mut session, STEP_1_S, now + SECOND);
+    assert_eq!(idle_until(&session), Some(4 * SECOND));
+    session.advance(now + 2 * SECOND);
+    for (at, bytes) in [(3, 10), (4, session.unsent().len() - 10)] {
+        session.on_sent(bytes, now + at * SECOND);
+        assert_eq!(idle_until(&session), Some((at + 3) * SECOND));
+    }
+    // Pings and pongs do not.
+    session.advance(now + 5 * SECOND);
+    session.on_sent(session.unsent().len(), now + 5 * SECOND);
+    let _ = session.on_frame(Incoming::Ping(b"x"), arrived(now + 5 * SECOND));
+    session.on_sent(session.unsent().len(), now + 5 * SECOND);
+    assert_eq!(session.deadline(), Some(now + 7 * SECOND));
+    session.advance(now + 7 * SECOND);
+    assert_eq!((session.phase(), sent(&mut session), session.lingers()), (Phase::Finished, vec![], None));
+    assert!(Slot::take(&worker).is_ok());
+
+    // A step that runs keeps the place, as when a client goes.
+    let mut session = open(&worker, now);
+    say(&mut session, r#"{"type":"step","data":{"wait_seconds":9.0}}"#, now);
+    session.advance(now + 3 * SECOND);
+    assert_eq!(session.phase(), Phase::Finished);
+    assert!(Slot::take(&worker).is_err());
+    let (until, slot) = session.take_step().unwrap();
+    assert_eq!((until, slot.is_some()), (now + 9 * SECOND, true));
+    drop(slot);
+    assert!(Slot::take(&worker).is_ok());
+}
+
+#[test]
+fn only_a_whole_closing_handshake_is_lingered_behind() {
+    let now = Instant::now();
+    let faults = Faults { linger_ms: 1000, ..Faults::default() };
+    let worker = worker(Options { faults, ..Options::default() });
+    let close = Incoming::Close(Some(1000));
+
+    let mut session = open(&worker, now);
+    say(&mut session, r#"{"type":"close"}"#, now);
+    assert_eq!(session.lingers(), None);
+    assert!(session.on_frame(close, arrived(now)).is_break());
+    assert_eq!((session.phase(), session.lingers()), (Phase::Finished, Some(SECOND)));
+
+    let mut session = open(&worker, now);
+    say(&mut session, r#"{"type":"close"}"#, now);
+    session.advance(now + CLOSE_TIMEOUT);
+    assert_eq!((session.phase(), session.lingers()), (Phase::Finished, None));
+
+    let mut session = open(&worker, now);
+    session.on_end_of_stream(now);
+    assert_eq!((session.phase(), session.lingers()), (Phase::Finished, None));
+}

@@ -58,6 +58,14 @@ impl Running {
         status
     }
 
+    /// A field of its /proc/PID/status, in bytes.
+    pub(crate) fn memory(&self, field: &str) -> usize {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("it runs");
+        let line = status.lines().find(|line| line.starts_with(field)).expect(field);
+        let kib = line.split_whitespace().nth(1).and_then(|value| value.parse::<usize>().ok());
+        kib.expect("a number of KiB") * 1024
+    }
+
     /// Pids of its workers.
     pub(crate) fn workers(&self) -> BTreeSet<u64> {
         let path = format!("/proc/{0}/task/{0}/children", self.child.id());

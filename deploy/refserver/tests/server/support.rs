@@ -198,16 +198,8 @@ impl Client {
     }
 
     pub(crate) fn receive(&mut self) -> Got {
-        let first = self.take(2);
-        // RFC 6455 section 5.1: a server does not mask; this one does not fragment either.
-        assert_eq!((first[0] & 0xF0, first[1] & 0x80), (0x80, 0), "final, no reserved bits, no mask");
-        let length = match first[1] {
-            126 => self.take(2).iter().fold(0, |length, byte| length << 8 | usize::from(*byte)),
-            127 => self.take(8).iter().fold(0, |length, byte| length << 8 | usize::from(*byte)),
-            short => usize::from(short),
-        };
-        let payload = self.take(length);
-        match first[0] & 0x0F {
+        let (opcode, payload) = self.receive_raw();
+        match opcode {
             0x1 => Got::Json(serde_json::from_slice(&payload).expect("text is JSON")),
             0x8 => {
                 let code = payload.first_chunk().map_or(0, |code| u16::from_be_bytes(*code));
@@ -218,6 +210,35 @@ impl Client {
             0xA => Got::Pong(payload),
             other => panic!("opcode {other:x}"),
         }
+    }
+
+    /// The next frame's opcode and payload.
+    pub(crate) fn receive_raw(&mut self) -> (u8, Vec<u8>) {
+        let first = self.take(2);
+        // RFC 6455 section 5.1: a server does not mask; this one does not fragment either.
+        assert_eq!((first[0] & 0xF0, first[1] & 0x80), (0x80, 0), "final, no reserved bits, no mask");
+        let length = match first[1] {
+            126 => self.take(2).iter().fold(0, |length, byte| length << 8 | usize::from(*byte)),
+            127 => self.take(8).iter().fold(0, |length, byte| length << 8 | usize::from(*byte)),
+            short => usize::from(short),
+        };
+        (first[0] & 0x0F, self.take(length))
+    }
+
+    /// Answers pings, of which nothing else may come, until the server ends the connection in order.
+    pub(crate) fn expect_pings_and_end(&mut self) {
+        while !self.unread.is_empty() || self.stream.peek(&mut [0]).expect("the connection ends in order") > 0 {
+            let Got::Ping(payload) = self.receive() else { panic!("only pings come") };
+            self.write(&frame(0x8A, &payload));
+        }
+    }
+
+    /// True when nothing has come and the connection is open.
+    pub(crate) fn is_silent(&mut self) -> bool {
+        self.stream.set_nonblocking(true).expect("the mode can be set");
+        let peeked = self.stream.peek(&mut [0]);
+        self.stream.set_nonblocking(false).expect("the mode can be set");
+        self.unread.is_empty() && peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
 
     /// Sends an HTTP request and reads its response.
@@ -246,11 +267,12 @@ impl Client {
 
     fn take(&mut self, count: usize) -> Vec<u8> {
         while self.unread.len() < count {
-            let mut buffer = [0; 4096];
+            let mut buffer = [0; 65_536];
             let read = self.stream.read(&mut buffer).expect("something comes in time");
             assert_ne!(read, 0, "the connection ended after {:?}", self.unread);
             self.unread.extend_from_slice(&buffer[..read]);
         }
-        self.unread.drain(..count).collect()
+        let rest = self.unread.split_off(count);
+        std::mem::replace(&mut self.unread, rest)
     }
 }
