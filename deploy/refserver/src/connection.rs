@@ -20,7 +20,7 @@ use crate::http::{self, Head, Response, Route};
 use crate::session::{Session, Upgrade};
 use crate::stamp::{Arrival, Scratch, wall_clock};
 use crate::truth::Log;
-use crate::worker::{self, Worker};
+use crate::worker::{self, Slot, Worker};
 
 /// How long a connection may idle between two HTTP requests, as in uvicorn. The first may come as late as it likes.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
@@ -39,7 +39,8 @@ pub(crate) async fn serve(mut stream: TcpStream, log: Option<Box<Log>>, worker: 
     let mut input = Vec::new();
     let upgrade = tokio::select! {
         biased;
-        served = serve_http(&mut stream, &mut input, &worker) => served,
+        // In a box, so that a session does not keep the room that its handshake took.
+        served = Box::pin(serve_http(&mut stream, &mut input, &worker)) => served,
         () = stop.cancelled() => return,
     };
     if let Ok(Some(upgrade)) = upgrade {
@@ -49,32 +50,42 @@ pub(crate) async fn serve(mut stream: TcpStream, log: Option<Box<Log>>, worker: 
         if let Some(after) = worker.faults.at_session() {
             worker::end_process(after);
         }
-        let mut stream = drive(stream, (input, arrival), &mut session, worker.truth.is_some(), &stop).await;
+        let stream = drive(stream, (input, arrival), &mut session, worker.truth.is_some(), &stop).await;
         // The client may go, but a step it started runs on and keeps the session's place.
         let step = session.take_step();
-        let step_ends = async {
-            if let Some((until, _slot)) = step {
-                tokio::select! {
-                    () = sleep_until(until) => {}
-                    () = stop.cancelled() => {}
-                }
-            }
-        };
-        let connection_ends = async {
-            if let Some(time) = session.lingers() {
-                tokio::select! {
-                    () = linger(&mut stream, time) => {}
-                    () = stop.cancelled() => {}
-                }
-            }
+        if let Some(time) = session.lingers() {
+            // In a box: few sessions need the room for it, and the others would have it as well.
+            Box::pin(async {
+                tokio::join!(step_ends(step, &stop), async {
+                    linger_until(stream, time, &stop).await;
+                    put_log(&mut session, &worker);
+                })
+            })
+            .await;
+        } else {
             drop(stream);
-            if let Some(truth) = &worker.truth
-                && let Some(log) = session.take_log(wall_clock())
-            {
-                truth.put(log);
-            }
-        };
-        tokio::join!(step_ends, connection_ends);
+            put_log(&mut session, &worker);
+            step_ends(step, &stop).await;
+        }
+    }
+}
+
+/// Keeps a session's place until its step has ended.
+async fn step_ends(step: Option<(Instant, Option<Slot>)>, stop: &CancellationToken) {
+    if let Some((until, _slot)) = step {
+        tokio::select! {
+            () = sleep_until(until) => {}
+            () = stop.cancelled() => {}
+        }
+    }
+}
+
+/// Hands over what was measured of a session, whose connection has just been closed.
+fn put_log(session: &mut Session, worker: &Worker) {
+    if let Some(truth) = &worker.truth
+        && let Some(log) = session.take_log(wall_clock())
+    {
+        truth.put(log);
     }
 }
 
@@ -284,6 +295,14 @@ async fn half_close(stream: &mut TcpStream) {
 /// Leaves the close to the client for a time, and discards what is still coming.
 async fn linger(stream: &mut TcpStream, time: Duration) {
     let _: Result<io::Result<()>, _> = timeout(time, drain(stream)).await;
+}
+
+/// As [`linger`], until the server stops at the latest, and closes the connection.
+async fn linger_until(mut stream: TcpStream, time: Duration, stop: &CancellationToken) {
+    tokio::select! {
+        () = linger(&mut stream, time) => {}
+        () = stop.cancelled() => {}
+    }
 }
 
 /// Discards what comes until nothing comes any more; ends with an error only.

@@ -227,7 +227,9 @@ impl Client {
 
     /// Answers pings, of which nothing else may come, until the server ends the connection in order.
     pub(crate) fn expect_pings_and_end(&mut self) {
+        let deadline = Instant::now() + DEADLINE;
         while !self.unread.is_empty() || self.stream.peek(&mut [0]).expect("the connection ends in order") > 0 {
+            assert!(Instant::now() < deadline, "not in time: the end of the connection");
             let Got::Ping(payload) = self.receive() else { panic!("only pings come") };
             self.write(&frame(0x8A, &payload));
         }
