@@ -5,12 +5,14 @@
 //! what this process did in [`wire`].
 
 pub mod allow;
+pub mod attention;
 pub mod capacity;
 pub mod cli;
 pub mod clock;
 pub mod driver;
 mod health;
 pub mod identity;
+pub mod intake;
 pub mod link;
 pub mod load;
 pub mod machine;

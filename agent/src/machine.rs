@@ -300,6 +300,8 @@ pub(crate) mod tests {
                 step_timeout: second,
                 close_timeout: second,
                 total_timeout: None,
+                until_done: true,
+                message_bytes_max: 1 << 20,
             },
             launch: Launch::Burst,
             first_session: 0,

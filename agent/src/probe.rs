@@ -9,27 +9,31 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use proto::base_url::BaseUrl;
-use proto::message::{Probe, ProbeResult};
-use proto::{FailureKind, Mode, Outcome, Script, SessionRecord, Target};
+use proto::limits::TEXT_BYTES_MAX;
+use proto::message::{Probe, ProbeResult, Served};
+use proto::{FailureKind, Mode, Outcome, Phase, Script, Target};
 use tokio::sync::mpsc;
 use tokio::task::LocalSet;
-use tokio::time::{Instant, interval};
+use tokio::time::{Instant, interval_at, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::allow::{self, AllowRule};
-use crate::driver::Dialer;
 use crate::driver::http::HttpDriver;
 use crate::driver::ws::WsDriver;
+use crate::driver::{Dialer, Driver, Refusal, Way};
 use crate::load::recorder::Counters;
-use crate::load::session::{self, Course};
+use crate::load::session::{self, Course, Ended};
 use crate::target::{Endpoint, Endpoints, TargetError, resolve, tls_config};
 
-/// Pause between two tries.
-const RETRY: Duration = Duration::from_millis(250);
-/// How often "still trying" is told.
+/// Pauses between two tries, the last one from then on: a server that answers at all is not to be flooded.
+const RETRIES: [Duration; 3] = [Duration::from_millis(250), Duration::from_millis(500), Duration::from_secs(1)];
+/// When "still trying" is told first, and how often then.
+const TELL_FIRST: Duration = Duration::from_secs(1);
 const TELL: Duration = Duration::from_secs(2);
 /// A server that answers, but not as OpenEnv does, is most likely the wrong one: it gets this long and no longer.
 const WRONG_SERVER_GRACE: Duration = Duration::from_secs(5);
+/// How long a server may take to let go of a connection before the next one is made.
+const LET_GO: Duration = Duration::from_secs(1);
 
 /// What this agent brings to any target.
 #[derive(Debug, Clone, Default)]
@@ -120,14 +124,15 @@ async fn check(probe: &Probe, means: &Means, tell: &mpsc::Sender<Vec<ProbeResult
                 last_word: false,
                 problem: "no answer yet".to_owned(),
                 addresses: Vec::new(),
+                served_by: Vec::new(),
+                refused_connects: 0,
             })
         })
         .collect();
     let all = || results.iter().map(|result| result.borrow().clone()).collect::<Vec<_>>();
     let mut tries: FuturesUnordered<_> =
         results.iter().map(|result| until_known(result, probe, means, deadline)).collect();
-    let mut told = interval(TELL);
-    told.tick().await;
+    let mut told = interval_at(Instant::now() + TELL_FIRST, TELL);
     loop {
         tokio::select! {
             ended = tries.next() => {
@@ -146,6 +151,23 @@ async fn check(probe: &Probe, means: &Means, tell: &mpsc::Sender<Vec<ProbeResult
     let _ = tell.send(all()).await;
 }
 
+/// Why a try gave no whole session.
+struct Problem {
+    what: String,
+    then: Then,
+}
+
+/// What more tries are good for.
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Then {
+    /// It may come up, or pass; not before this, if the server says so.
+    Wait(Option<Duration>),
+    /// The same answer is most likely to come again.
+    WaitLittle,
+    /// It will not change.
+    Stop,
+}
+
 /// Tries until there is a last word.
 async fn until_known(result: &RefCell<ProbeResult>, probe: &Probe, means: &Means, deadline: Instant) {
     let started = Instant::now();
@@ -153,104 +175,225 @@ async fn until_known(result: &RefCell<ProbeResult>, probe: &Probe, means: &Means
         let known = result.borrow();
         (known.url.clone(), known.mode)
     };
-    loop {
-        let (addresses, outcome) = try_once(&url, mode, probe, means, deadline).await;
+    for tried in 0_usize.. {
+        let outcome = try_once(result, &url, mode, probe, means, deadline).await;
         let now = Instant::now();
-        {
+        let pause = {
             let mut known = result.borrow_mut();
-            if !addresses.is_empty() {
-                known.addresses = addresses;
-            }
             match outcome {
                 Ok(()) => {
                     known.ready = true;
                     known.last_word = true;
                     known.problem.clear();
+                    return;
                 }
-                Err((problem, hopeless)) => {
-                    known.problem = problem;
-                    let grace = if hopeless { WRONG_SERVER_GRACE.min(probe.deadline) } else { probe.deadline };
-                    known.last_word = now + RETRY >= deadline || now.duration_since(started) >= grace;
+                Err(Problem { what, then }) => {
+                    let retry = RETRIES[tried.min(RETRIES.len() - 1)];
+                    let (pause, grace) = match then {
+                        Then::Wait(after) => (after.unwrap_or_default().max(retry), probe.deadline),
+                        Then::WaitLittle => (retry, WRONG_SERVER_GRACE.min(probe.deadline)),
+                        Then::Stop => (retry, Duration::ZERO),
+                    };
+                    let waits = !probe.deadline.is_zero() && matches!(then, Then::Wait(_));
+                    known.last_word = now + pause >= deadline || now.duration_since(started) >= grace;
+                    known.problem = clipped(if known.last_word || !waits {
+                        what
+                    } else {
+                        format!("{what}; waiting up to {} s (target.ready_timeout_seconds)", probe.deadline.as_secs())
+                    });
+                    if known.last_word {
+                        return;
+                    }
+                    pause
                 }
             }
-            if known.last_word {
-                return;
-            }
-        }
-        tokio::time::sleep(RETRY).await;
+        };
+        tokio::time::sleep(pause).await;
     }
 }
 
-/// One session to every address behind the url, within what is left of the time. Returns the addresses; an error says
-/// whether more tries are hopeless.
+/// To what a message may hold, at a character boundary.
+fn clipped(mut text: String) -> String {
+    if text.len() > TEXT_BYTES_MAX {
+        let end = (0..=TEXT_BYTES_MAX).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+        text.truncate(end);
+    }
+    text
+}
+
+/// Whole sessions with every address behind the url, within what is left of the time. What is learned goes to `result`.
 async fn try_once(
+    result: &RefCell<ProbeResult>,
     url: &str,
     mode: Mode,
     probe: &Probe,
     means: &Means,
     deadline: Instant,
-) -> (Vec<String>, Result<(), (String, bool)>) {
+) -> Result<(), Problem> {
     let target = Target { urls: vec![url.to_owned()], ca_pem: probe.target.ca_pem.clone() };
-    let endpoints = match means.endpoints(&target, mode).await {
-        Ok(endpoints) => endpoints,
-        Err(error) => {
-            let hopeless = !matches!(error, TargetError::Resolve { .. });
-            return (Vec::new(), Err((error.to_string(), hopeless)));
-        }
-    };
+    let endpoints = means.endpoints(&target, mode).await.map_err(|error| Problem {
+        what: error.to_string(),
+        then: if matches!(error, TargetError::Resolve { .. }) { Then::Wait(None) } else { Then::WaitLittle },
+    })?;
     let addresses: Vec<String> = endpoints.list[0].addresses.iter().map(ToString::to_string).collect();
+    result.borrow_mut().addresses.clone_from(&addresses);
+    let mut served_by = Vec::new();
     for (number, address) in (0..).zip(&addresses) {
-        let left = deadline.saturating_duration_since(Instant::now());
-        // One short session: it proves the way, it does not measure.
-        let script = Script {
-            steps: probe.script.steps.min(1),
-            wait: Duration::ZERO,
-            think: Duration::ZERO,
-            total_timeout: Some(left),
-            ..probe.script.clone()
-        };
-        let dialer = Dialer { endpoints: endpoints.clone(), source_ips: means.source_ips.clone() };
-        let (cancel, counters, origin) = (CancellationToken::new(), Counters::default(), Instant::now());
-        let course = Course { script: &script, origin, cancel: &cancel, counters: &counters, wire: false };
-        let ended = match mode {
-            Mode::Ws => {
-                let driver = WsDriver::new(dialer, Duration::ZERO);
-                session::live(&driver, &course, number, 0).await
+        for _ in 0..probe.sessions {
+            let one = one_session(number, mode, probe, means, &endpoints, deadline).await;
+            if matches!(one.record.outcome, Outcome::Failed(FailureKind::Refused, Phase::Connect)) {
+                result.borrow_mut().refused_connects += 1;
             }
-            Mode::Http => session::live(&HttpDriver::new(dialer), &course, number, 0).await,
-        };
-        if let Err((problem, hopeless)) = judge(&ended.record) {
-            let whose = if addresses.len() > 1 { format!("{address}: ") } else { String::new() };
-            return (addresses.clone(), Err((format!("{whose}{problem}"), hopeless)));
+            judge(&one, address).map_err(|problem| {
+                let whose = if addresses.len() > 1 { format!("{address}: ") } else { String::new() };
+                Problem { what: format!("{whose}{}", problem.what), ..problem }
+            })?;
+            served_by.push(Served { host_url: one.record.host_url, pid: one.record.pid });
         }
     }
-    (addresses, Ok(()))
+    result.borrow_mut().served_by = served_by;
+    Ok(())
 }
 
-fn judge(record: &SessionRecord) -> Result<(), (String, bool)> {
+/// One short session: it proves the way, it does not measure. It ends as a session should, also when it fails.
+async fn one_session(
+    number: u64,
+    mode: Mode,
+    probe: &Probe,
+    means: &Means,
+    endpoints: &Endpoints,
+    deadline: Instant,
+) -> Ended<()> {
+    let script = Script {
+        steps: probe.script.steps.min(1),
+        wait: Duration::ZERO,
+        think: Duration::ZERO,
+        total_timeout: Some(deadline.saturating_duration_since(Instant::now())),
+        ..probe.script.clone()
+    };
+    let way = Way { endpoints: endpoints.clone(), source_ips: means.source_ips.clone() };
+    let dialer = Dialer::alone(way, script.message_bytes_max);
+    match mode {
+        Mode::Ws => whole(&WsDriver::new(dialer, Duration::ZERO), &script, number).await,
+        Mode::Http => whole(&HttpDriver::new(dialer), &script, number).await,
+    }
+}
+
+async fn whole<D: Driver>(driver: &D, script: &Script, number: u64) -> Ended<()> {
+    let (cancel, counters, origin) = (CancellationToken::new(), Counters::default(), Instant::now());
+    let course = Course { script, origin, cancel: &cancel, counters: &counters, wire: false };
+    let Ended { record, errno, fault, rest } = session::live(driver, &course, number, 0).await;
+    if let Some(rest) = rest {
+        let _ = timeout(LET_GO, driver.settle(rest)).await;
+    }
+    Ended { record, errno, fault, rest: None }
+}
+
+fn judge(ended: &Ended<()>, address: &str) -> Result<(), Problem> {
+    let record = &ended.record;
     let Some(kind) = record.outcome.error_type() else { return Ok(()) };
     let phase = record.outcome.phase().map_or("", |phase| phase.as_str());
-    let (advice, hopeless) = match &record.outcome {
-        Outcome::Failed(kind, _) => advice(kind),
-        _ => ("", false),
+    let what = format!("{kind} at {phase}: {}", record.error_message);
+    let refusal = ended.fault.as_ref().and_then(|fault| fault.refusal.as_deref());
+    let (advice, then) = match &record.outcome {
+        Outcome::Failed(FailureKind::Refused, Phase::Connect) => {
+            let what = format!("nothing listens on {address}: is the server up, is the port right?");
+            return Err(Problem { what, then: Then::Wait(None) });
+        }
+        Outcome::Failed(kind, _) => advice(kind, refusal),
+        Outcome::TimedOut(Phase::Connect) => (proxy_unused(), Then::Wait(None)),
+        _ => (String::new(), Then::Wait(None)),
     };
-    Err((format!("{kind} at {phase}: {}{advice}", record.error_message), hopeless))
+    Err(Problem { what: format!("{what}{advice}"), then })
 }
 
-fn advice(kind: &FailureKind) -> (&'static str, bool) {
-    match kind {
-        FailureKind::Refused => ("; nothing listens there: is the server up, is the port right?", false),
-        FailureKind::UpgradeRefused(404 | 426) => ("; an HTTP server without OpenEnv's /ws: is the URL right?", true),
-        FailureKind::UpgradeRefused(200..=499) | FailureKind::HttpStatus(200..=499) | FailureKind::BadReply => {
-            ("; this does not look like an OpenEnv server: is the URL right?", true)
+fn advice(kind: &FailureKind, refusal: Option<&Refusal>) -> (String, Then) {
+    let location = refusal.and_then(|refusal| refusal.location.as_deref());
+    let after = refusal.and_then(|refusal| refusal.retry_after_seconds).map(Duration::from_secs);
+    let wait = Then::Wait(None);
+    let (text, then) = match kind {
+        FailureKind::UpgradeRefused(status) | FailureKind::HttpStatus(status) => match (*status, kind) {
+            // They pass: something is starting, or was asked too often.
+            (408 | 425 | 429 | 502..=504, _) => ("", Then::Wait(after)),
+            (401, _) => ("; it needs a token, which agents do not send", Then::WaitLittle),
+            (403, FailureKind::UpgradeRefused(_)) => {
+                ("; it needs a token, which agents do not send, or the path of the URL is wrong", Then::WaitLittle)
+            }
+            (403, _) => ("; it needs a token, which agents do not send", Then::WaitLittle),
+            (300..=399, _) => match location {
+                Some(place) => {
+                    let text = format!("; it says to go to {place}, which is not followed: is that the URL?");
+                    return (text, Then::WaitLittle);
+                }
+                None => ("; redirections are not followed: is the URL right?", Then::WaitLittle),
+            },
+            (404, FailureKind::UpgradeRefused(_)) => ("; there is no /ws at this URL: is it right?", Then::WaitLittle),
+            (404, _) => ("; there is no /reset or /step at this URL: is it right?", Then::WaitLittle),
+            (422, _) => ("; the environment does not take this request", Then::Stop),
+            (426, FailureKind::UpgradeRefused(_)) | (200..=299, FailureKind::UpgradeRefused(_)) => {
+                ("; this does not look like an OpenEnv server: is the URL right?", Then::WaitLittle)
+            }
+            (400..=499, _) => ("", Then::WaitLittle),
+            _ => ("", wait),
+        },
+        FailureKind::BadReply => ("; this does not look like an OpenEnv server: is the URL right?", Then::WaitLittle),
+        FailureKind::ServerError(code) if code == "VALIDATION_ERROR" => {
+            ("; the environment does not take this request", Then::Stop)
         }
-        FailureKind::Tls => {
-            ("; is the scheme right (https/wss only where TLS is spoken)? target.ca_file adds a trust root", true)
-        }
+        FailureKind::ClientLimit => ("", Then::Stop),
+        FailureKind::Tls => (
+            "; is the scheme right (https/wss only where TLS is spoken)? target.ca_file adds a trust root",
+            Then::WaitLittle,
+        ),
         FailureKind::Closed(1006) | FailureKind::Reset => {
-            ("; if the server speaks TLS, the URL must start with https:// or wss://", false)
+            ("; if the server speaks TLS, the URL must start with https:// or wss://", wait)
         }
-        FailureKind::CapacityReached => ("; the server is full: is another client using it?", false),
-        _ => ("", false),
+        FailureKind::CapacityReached => ("; the server is full: is another client using it?", wait),
+        FailureKind::Unreachable => return (proxy_unused(), wait),
+        _ => ("", wait),
+    };
+    (text.to_owned(), then)
+}
+
+/// Whoever is used to a proxy may wonder.
+fn proxy_unused() -> String {
+    const NAMES: [&str; 6] = ["HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"];
+    let name = NAMES.into_iter().find(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty()));
+    name.map_or_else(String::new, |name| {
+        format!("; agents connect directly and do not use {name}: is there a way to the target without the proxy?")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_passes_is_waited_for_and_what_does_not_change_ends_the_wait() {
+        let wait = Then::Wait(None);
+        for status in [408, 425, 429, 502, 503, 504] {
+            assert_eq!(advice(&FailureKind::UpgradeRefused(status), None).1, wait, "{status}");
+            assert_eq!(advice(&FailureKind::HttpStatus(status), None), (String::new(), wait), "{status}");
+        }
+        let later = Refusal { retry_after_seconds: Some(7), location: None };
+        assert_eq!(advice(&FailureKind::HttpStatus(429), Some(&later)).1, Then::Wait(Some(Duration::from_secs(7))));
+        let moved = Refusal { retry_after_seconds: None, location: Some("https://h/x".to_owned()) };
+        assert!(advice(&FailureKind::UpgradeRefused(301), Some(&moved)).0.contains("https://h/x"));
+        for status in [401, 403] {
+            assert!(advice(&FailureKind::UpgradeRefused(status), None).0.contains("needs a token"), "{status}");
+        }
+        for kind in [FailureKind::HttpStatus(422), FailureKind::ServerError("VALIDATION_ERROR".to_owned())] {
+            assert_eq!(advice(&kind, None).1, Then::Stop);
+        }
+        let looks = |kind: FailureKind| advice(&kind, None).0.contains("does not look like");
+        assert!(looks(FailureKind::BadReply) && looks(FailureKind::UpgradeRefused(200)));
+        for status in [400, 401, 403, 404, 418, 422, 500, 503] {
+            assert!(!looks(FailureKind::UpgradeRefused(status)), "{status}: nothing like that was seen");
+        }
+    }
+
+    #[test]
+    fn a_long_problem_is_cut_to_what_a_message_holds() {
+        assert!(clipped("é".repeat(TEXT_BYTES_MAX)).len() <= TEXT_BYTES_MAX);
     }
 }

@@ -13,8 +13,8 @@ use nix::sys::socket::{
     ControlMessageOwned, MsgFlags, TimestampingFlag, getsockopt, recvmsg, setsockopt, sockopt::Timestamping,
 };
 use nix::{getsockopt_impl, libc, sockopt_impl};
-use proto::Split;
 use proto::convert::micros;
+use proto::{Silence, Split};
 
 sockopt_impl!(
     /// `TCP_INFO` (tcp(7)).
@@ -41,14 +41,39 @@ pub struct Times {
     unstamped: Cell<bool>,
     rtt_us: Cell<Option<u64>>,
     syn_retransmits: Cell<Option<u32>>,
+    /// Nothing is asked just now: what comes is not waited for.
+    resting: Cell<bool>,
+    /// Of the read before the last one, and of the last one.
+    signs: Cell<[Sign; 2]>,
+    pings: Cell<u32>,
+    ping_late_ns: Cell<u64>,
+    /// A ping was in the last read.
+    pinged_last: Cell<bool>,
+    /// The connection was cut, by its end or by a reset, then.
+    cut_ns: Cell<u64>,
+}
+
+/// The server was heard of.
+#[derive(Debug, Clone, Copy, Default)]
+struct Sign {
+    /// When the kernel had it; 0 is never.
+    at_ns: u64,
+    /// What this side has been late by since.
+    own_ns: u64,
 }
 
 impl Times {
     /// What is written next is a request.
     pub fn request(&self) {
+        self.resting.set(false);
         self.asked_ns.set(realtime_ns());
         self.sent_ns.set(0);
         self.stamp_ns.set(0);
+    }
+
+    /// Nothing is asked from here until the next request.
+    pub fn rest(&self) {
+        self.resting.set(true);
     }
 
     /// Just before a write.
@@ -69,10 +94,16 @@ impl Times {
     fn received_at(&self, stamp_ns: Option<u64>, now_ns: u64) {
         match stamp_ns {
             Some(stamp_ns) => {
-                // Only while it was waited for: what comes during a pause of our own is not read late. And what two
+                let [_, last] = self.signs.get();
+                self.signs.set([last, Sign { at_ns: stamp_ns, own_ns: 0 }]);
+                // Only while it was waited for: what comes during a pause of our own makes nothing longer. And what two
                 // reads waited for together counts once.
                 let since = stamp_ns.max(self.had_ns.get()).max(self.sent_ns.get());
-                self.add_own_ns(now_ns.saturating_sub(since));
+                if self.resting.get() {
+                    self.late_ns(now_ns.saturating_sub(stamp_ns));
+                } else {
+                    self.add_own_ns(now_ns.saturating_sub(since));
+                }
                 self.stamp_ns.set(stamp_ns);
             }
             None => {
@@ -80,7 +111,61 @@ impl Times {
                 self.stamp_ns.set(0);
             }
         }
+        self.pinged_last.set(false);
         self.had_ns.set(now_ns);
+    }
+
+    /// What was read last has a ping in it, which is answered now.
+    pub fn pinged(&self) {
+        self.pinged_at(realtime_ns());
+    }
+
+    fn pinged_at(&self, now_ns: u64) {
+        self.pings.set(self.pings.get().saturating_add(1));
+        self.pinged_last.set(true);
+        let stamp_ns = self.stamp_ns.get();
+        if stamp_ns > 0 {
+            let late_ns = now_ns.saturating_sub(stamp_ns);
+            self.ping_late_ns.set(self.ping_late_ns.get().max(late_ns));
+            crate::attention::ping_was_late(Duration::from_nanos(late_ns));
+        }
+    }
+
+    #[must_use]
+    pub fn pings(&self) -> u32 {
+        self.pings.get()
+    }
+
+    /// The longest that a ping lay in the kernel; `None` if none came, or without a stamp.
+    #[must_use]
+    pub fn ping_late_us(&self) -> Option<u64> {
+        (self.pings.get() > 0 && !self.unstamped.get()).then(|| rounded_us(self.ping_late_ns.get()))
+    }
+
+    /// The connection was reset.
+    pub fn reset(&self) {
+        self.cut_ns.set(realtime_ns());
+    }
+
+    /// What went before a cut of the session by the other side: by what was read last, or by the end of the connection.
+    /// `None` if the kernel did not stamp it.
+    #[must_use]
+    pub fn silence(&self) -> Option<Silence> {
+        let [before, last] = self.signs.get();
+        if self.unstamped.get() {
+            return None;
+        }
+        let (sign, cut_ns) = match self.cut_ns.get() {
+            0 => (before, last.at_ns),
+            cut_ns => (last, cut_ns),
+        };
+        if sign.at_ns == 0 || cut_ns == 0 {
+            return None;
+        }
+        let us = rounded_us(cut_ns.saturating_sub(sign.at_ns));
+        // Of a ping that was read together with the cut it is known that it lay there, and not for how long.
+        let unread = self.cut_ns.get() == 0 && self.pinged_last.get();
+        Some(Silence { us, own_us: if unread { us } else { rounded_us(sign.own_ns).min(us) } })
     }
 
     /// The peer's end of stream was read. It has no stamp; the kernel knows, to the tick of its clock, when the last
@@ -91,9 +176,11 @@ impl Times {
     }
 
     fn ended_at(&self, since_last_segment_ns: u64, now_ns: u64) {
+        self.cut_ns.set(now_ns.saturating_sub(since_last_segment_ns));
         let had_ns = self.had_ns.get().max(self.sent_ns.get());
-        if had_ns > 0 {
-            self.add_own_ns(now_ns.saturating_sub(had_ns).min(since_last_segment_ns));
+        if had_ns > 0 && !self.resting.get() {
+            // Not late for what went before: that is over.
+            self.own_ns.set(self.own_ns.get().saturating_add(now_ns.saturating_sub(had_ns).min(since_last_segment_ns)));
             self.had_ns.set(now_ns);
         }
     }
@@ -123,8 +210,17 @@ impl Times {
         if connected && info.tcpi_total_retrans == 0 {
             let rtt_us = u64::from(info.tcpi_rtt);
             self.rtt_us.set(Some(rtt_us));
-            self.add_own(took.saturating_sub(Duration::from_micros(rtt_us)));
+            let late = took.saturating_sub(Duration::from_micros(rtt_us));
+            let late_ns = u64::try_from(late.as_nanos()).unwrap_or(u64::MAX);
+            self.signs.set([Sign::default(), Sign { at_ns: realtime_ns().saturating_sub(late_ns), own_ns: 0 }]);
+            self.add_own(late);
         }
+    }
+
+    /// Reading was held back for so long, for want of room.
+    pub fn held_back(&self, time: Duration) {
+        self.add_own(time);
+        self.had_ns.set(realtime_ns());
     }
 
     /// This side was late by this much.
@@ -134,6 +230,13 @@ impl Times {
 
     fn add_own_ns(&self, delay_ns: u64) {
         self.own_ns.set(self.own_ns.get().saturating_add(delay_ns));
+        self.late_ns(delay_ns);
+    }
+
+    /// Late by so much since the server was last heard of.
+    fn late_ns(&self, delay_ns: u64) {
+        let [before, last] = self.signs.get();
+        self.signs.set([before, Sign { own_ns: last.own_ns.saturating_add(delay_ns), ..last }]);
     }
 
     /// All that this side has added; `None` if something came without a stamp.
@@ -294,6 +397,48 @@ mod tests {
         assert_eq!(times.own_delay_us(), Some(40_000));
         times.ended_at(900 * MS, 171 * MS);
         assert_eq!(times.own_delay_us(), Some(41_000), "no longer than it was waited for");
+    }
+
+    #[test]
+    fn what_is_read_late_in_a_pause_costs_the_session_nothing() {
+        let times = sent(100 * MS);
+        times.received_at(Some(110 * MS), 110 * MS);
+        times.rest();
+        times.received_at(Some(300 * MS), 380 * MS);
+        times.pinged_at(380 * MS);
+        assert_eq!((times.own_delay_us(), times.pings(), times.ping_late_us()), (Some(0), 1, Some(80_000)));
+    }
+
+    #[test]
+    fn whose_silence_it_was_before_a_cut() {
+        // Answered at once, closed 20 s later all the same.
+        let times = sent(100 * MS);
+        times.received_at(Some(110 * MS), 110 * MS);
+        times.rest();
+        times.received_at(Some(20_000 * MS), 20_001 * MS);
+        times.pinged_at(20_001 * MS);
+        times.received_at(Some(40_000 * MS), 40_000 * MS);
+        assert_eq!(times.silence(), Some(Silence { us: 20_000_000, own_us: 1_000 }));
+        // Read 19 s late.
+        let times = sent(100 * MS);
+        times.rest();
+        times.received_at(Some(20_000 * MS), 39_000 * MS);
+        times.pinged_at(39_000 * MS);
+        times.received_at(Some(40_000 * MS), 40_000 * MS);
+        assert_eq!(times.silence(), Some(Silence { us: 20_000_000, own_us: 19_000_000 }));
+        // Ping and close lay there together.
+        let times = sent(100 * MS);
+        times.received_at(Some(110 * MS), 110 * MS);
+        times.rest();
+        times.received_at(Some(40_000 * MS), 47_000 * MS);
+        times.pinged_at(47_000 * MS);
+        assert_eq!(times.silence(), Some(Silence { us: 39_890_000, own_us: 39_890_000 }));
+        // Cut without a word, 2 s after an answer that was read at once.
+        let times = sent(100 * MS);
+        times.received_at(Some(110 * MS), 110 * MS);
+        times.ended_at(50 * MS, 2_160 * MS);
+        assert_eq!(times.silence(), Some(Silence { us: 2_000_000, own_us: 0 }));
+        assert_eq!(sent(100 * MS).silence(), None, "nothing is known");
     }
 
     #[test]

@@ -43,6 +43,21 @@ impl Scheduled {
     }
 }
 
+/// How the other side let go of connections whose sessions were over.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LetGo {
+    pub us_max: u64,
+    /// It had not when it was not waited for any more.
+    pub left_open: u64,
+}
+
+impl LetGo {
+    pub fn add(&mut self, other: Self) {
+        self.us_max = self.us_max.max(other.us_max);
+        self.left_open = self.left_open.saturating_add(other.left_open);
+    }
+}
+
 /// What the load threads tell of themselves, all together.
 #[derive(Debug, Default)]
 pub struct FromThreads {
@@ -55,6 +70,7 @@ pub struct FromThreads {
     pub errnos: BTreeMap<i32, u64>,
     pub wire: WireState,
     pub beside_target: bool,
+    pub let_go: LetGo,
 }
 
 /// One reading of everything.
@@ -128,6 +144,8 @@ impl Sampler {
             // Of the whole host, as its busy share is; a quota of ours does not make it smaller.
             host_cpus: host.map_or_else(cores, |host| host.cpus),
             beside_target: threads.beside_target,
+            let_go_us_max: threads.let_go.us_max,
+            left_open: threads.let_go.left_open,
         }
     }
 }

@@ -128,7 +128,10 @@ fn poll_stamped(
                 return Poll::Ready(Ok(()));
             }
             (None, Err(error)) if error.kind() == io::ErrorKind::WouldBlock => {}
-            (None, Err(error)) => return Poll::Ready(Err(error)),
+            (None, Err(error)) => {
+                times.reset();
+                return Poll::Ready(Err(error));
+            }
             (None, Ok(())) => {}
         }
     }

@@ -146,7 +146,9 @@ fn a_full_server_is_told_from_a_broken_one() {
         driver.reset(&mut first).await.expect("reset");
         let record = run(Mode::Ws, &url, &script()).await;
         assert_eq!(outcome(&record), &failed(FailureKind::CapacityReached, Phase::Reset));
-        driver.close(first).await.expect("closed");
+        let closed = driver.close(first).await;
+        assert_eq!(closed.untidy, None);
+        driver.settle(closed.rest.expect("a connection")).await;
         assert_eq!(outcome(&run(Mode::Ws, &url, &script()).await), &Outcome::Succeeded, "the place is free again");
     });
 }
@@ -254,18 +256,15 @@ fn close_codes_are_kept() {
                 assert_eq!(outcome(&record), &failed(FailureKind::Closed(code), phase));
             }
         }
-        // At close, 1000 or no code at all is the end that was asked for.
-        for (code, expected) in [
-            (Some(1000), Outcome::Succeeded),
-            (Some(1011), failed(FailureKind::Closed(1011), Phase::Close)),
-            (None, Outcome::Succeeded),
-        ] {
+        // At close, 1000 or no code at all is the end that was asked for. Any other is untidy, and no failure.
+        for (code, untidy) in [(Some(1000), None), (Some(1011), Some(FailureKind::Closed(1011))), (None, None)] {
             let url = raw(move |mut peer| async move {
                 peer.ws_until(Phase::Close).await;
                 peer.send(close(code)).await;
             })
             .await;
-            assert_eq!(outcome(&run(Mode::Ws, &url, &script()).await), &expected);
+            let record = run(Mode::Ws, &url, &script()).await;
+            assert_eq!((outcome(&record), record.untidy.clone()), (&Outcome::Succeeded, untidy));
         }
         let (url, _server) = reference(faulty(Faults { close_code: Some(1012), ..Faults::default() }));
         let record = run(Mode::Ws, &url, &script()).await;
@@ -289,7 +288,6 @@ fn a_server_that_stops_during_a_step_closes_with_1012() {
 #[test]
 fn a_reply_that_is_none_is_a_bad_reply() {
     bounded(async {
-        let large = format!(r#"{{"type":"observation","data":{{"observation":{{"x":"{}"}}}}}}"#, "x".repeat(1 << 20));
         let replies: Vec<(&str, Vec<u8>)> = vec![
             ("garbage", frame(TEXT, "Hello!")),
             ("empty", frame(TEXT, "")),
@@ -297,7 +295,6 @@ fn a_reply_that_is_none_is_a_bad_reply() {
             ("no object", frame(TEXT, "[1,2]")),
             ("binary", frame(BINARY, ws_observation(HASH))),
             ("state", frame(TEXT, r#"{"type":"state","data":{"episode_id":"x","step_count":1}}"#)),
-            ("above 1 MiB", frame(TEXT, large)),
             ("no frame", "HTTP/1.1 400 Bad Request\r\n\r\n".repeat(8).into_bytes()),
             ("masked by a server", vec![0x81, 0x81, 0, 0, 0, 0, b'x']),
             ("reserved opcode", vec![0x83, 0]),
@@ -342,11 +339,9 @@ fn a_step_answered_by_another_session_is_a_bad_reply() {
 #[test]
 fn an_http_reply_that_is_none_is_a_bad_reply() {
     bounded(async {
-        let large = format!(r#"{{"observation":{{"x":"{}"}}}}"#, "x".repeat(1 << 20));
         for (what, reply) in [
             ("a page", http(200, "<html>welcome</html>")),
             ("empty", http(200, "")),
-            ("above 1 MiB", http(200, &large)),
             ("no HTTP", "SSH-2.0-OpenSSH_9.6\r\n".to_owned()),
             ("no chunk", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n".to_owned()),
             ("two lengths", "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nx".to_owned()),

@@ -220,6 +220,7 @@ fn a_whole_attempt() {
             modes: vec![Mode::Ws, Mode::Http],
             deadline: DEADLINE,
             script: script(),
+            sessions: 1,
         };
         visit.say(FromCoordinator::Probe(probe)).await;
         let Some(FromAgent::Probed(probed)) = visit.hear().await else { panic!("no probe result") };

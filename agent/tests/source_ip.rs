@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::rc::Rc;
 
-use agent::driver::Dialer;
+use agent::driver::{Dialer, Way};
 use proto::{Mode, Outcome, Phase};
 use tokio_util::sync::CancellationToken;
 
@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 mod support;
 
 use support::peer::{HASH, close, http, observation};
-use support::{bounded, dialer, live, raw, script};
+use support::{bounded, live, raw, script, way_of};
 
 #[test]
 fn sessions_leave_from_the_addresses_given_in_turn() {
@@ -41,7 +41,8 @@ fn sessions_leave_from_the_addresses_given_in_turn() {
             })
             .await;
             for number in 0..5 {
-                let dialer = Dialer { source_ips: sources.clone(), ..dialer(mode, &url, "").await };
+                let way = Way { source_ips: sources.clone(), ..way_of(mode, std::slice::from_ref(&url), "").await };
+                let dialer = Dialer::alone(way, script().message_bytes_max);
                 let before = seen.borrow().clone();
                 let record = live(dialer, number, &script(), &CancellationToken::new()).await;
                 assert_eq!(record.outcome, Outcome::Succeeded, "{}", record.error_message);

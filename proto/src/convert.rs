@@ -14,7 +14,7 @@ use crate::ids::RunId;
 use crate::limits as max;
 use crate::message::{
     Beat, FromAgent, FromCoordinator, Pong, Probe, ProbeResult, Progress, RecordChunk, Refused, RefusedWhy, Resend,
-    Welcome,
+    Served, Welcome,
 };
 use crate::wire;
 
@@ -34,6 +34,12 @@ impl From<FromAgent> for wire::AgentMessage {
                         r#final: r.last_word,
                         problem: r.problem,
                         addresses: r.addresses,
+                        served_by: r
+                            .served_by
+                            .into_iter()
+                            .map(|one| wire::Served { host_url: one.host_url, pid: one.pid })
+                            .collect(),
+                        refused_connects: r.refused_connects,
                     })
                     .collect(),
             }),
@@ -64,6 +70,17 @@ impl From<FromAgent> for wire::AgentMessage {
     }
 }
 
+fn served_by(value: Vec<wire::Served>) -> Checked<Vec<Served>> {
+    if value.len() > max::PROBE_SESSIONS_MAX as usize * max::URLS_MAX {
+        return invalid("results.served_by", "more than there were sessions");
+    }
+    let one = |one: wire::Served| {
+        let host_url = one.host_url.map(|host| text("results.served_by.host_url", host, max::TEXT_BYTES_MAX));
+        Ok(Served { host_url: host_url.transpose()?, pid: one.pid })
+    };
+    value.into_iter().map(one).collect()
+}
+
 impl TryFrom<wire::AgentMessage> for FromAgent {
     type Error = Invalid;
 
@@ -91,6 +108,8 @@ impl TryFrom<wire::AgentMessage> for FromAgent {
                                 .map(|a| text("results.addresses", a, max::TEXT_BYTES_MAX))
                                 .collect::<Checked<_>>()?
                         },
+                        served_by: served_by(r.served_by)?,
+                        refused_connects: r.refused_connects,
                     })
                 });
                 Self::Probed(results.collect::<Checked<_>>()?)
@@ -170,6 +189,7 @@ impl From<FromCoordinator> for wire::CoordinatorMessage {
                 modes: probe.modes.into_iter().map(wire_mode).collect(),
                 deadline_us: micros(probe.deadline),
                 script: Some((&probe.script).into()),
+                sessions: probe.sessions,
             }),
             FromCoordinator::Prepare(assignment) => Body::Prepare(assignment.as_ref().into()),
             FromCoordinator::Go { attempt, start_at_us } => {
@@ -228,6 +248,10 @@ impl TryFrom<wire::CoordinatorMessage> for FromCoordinator {
                 },
                 deadline: duration("deadline_us", probe.deadline_us)?,
                 script: script(probe.script)?,
+                sessions: match probe.sessions {
+                    most @ 1..=max::PROBE_SESSIONS_MAX => most,
+                    other => return invalid("sessions", format!("{other}, 1 to {}", max::PROBE_SESSIONS_MAX)),
+                },
             }),
             Body::Prepare(prepare) => Self::Prepare(Box::new(prepare.try_into()?)),
             Body::Go(go) => Self::Go {
@@ -277,11 +301,11 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::Silence;
     use crate::histograms::Bounds;
     use crate::ids::{AttemptId, PlanHash};
     use crate::message::Report;
-    use crate::outcome::FailureKind;
-    use crate::outcome::{Ledger, Outcome, Phase};
+    use crate::outcome::{FailureKind, Ledger, Outcome, Phase};
     use crate::record::{SessionRecord, Split, WireRecord};
     use crate::spec::{Assignment, Launch, Mode, Process, Script, Target};
     use crate::vitals::{Vitals, WireState};
@@ -301,6 +325,8 @@ mod tests {
                 step_timeout: Duration::from_secs(3),
                 close_timeout: Duration::from_secs(4),
                 total_timeout: Some(Duration::from_secs(5)),
+                until_done: true,
+                message_bytes_max: 1 << 20,
             },
             launch: Launch::Arrivals { over_us: 12, process: Process::Poisson },
             first_session: 10,
@@ -379,8 +405,10 @@ mod tests {
             let record = SessionRecord {
                 session: 5, outcome, error_message: message, intended_us: 9,
                 started_us: lived.then_some(started), connect_us: us[0], reset_us: us[1], step_us: steps, close_us: us[2],
-                total_us: lived.then_some(started), waited_us: us[3], pid: us[4], session_hash: hash.clone(), host_url: hash,
-                wire: WireRecord { reset: reset_split, steps: splits, own_delay_us: us[5], connect_own_us: us[4], handshake_rtt_us: us[0], syn_retransmits: None },
+                total_us: lived.then_some(started), waited_us: us[3],
+                asked_us: started, step_wait_us: started / 2, done: stamped, untidy: stamped.then_some(FailureKind::Closed(1001)), pid: us[4], session_hash: hash.clone(), host_url: hash,
+                wire: WireRecord { reset: reset_split, steps: splits, own_delay_us: us[5], connect_own_us: us[4], handshake_rtt_us: us[0], syn_retransmits: None,
+                    open_own_us: us[1], pings: 3, ping_late_us: us[2], silence: us[3].map(|us| Silence { us, own_us: 1 }) },
             };
             prop_assert_eq!(SessionRecord::try_from(wire::Record::from(record.clone())), Ok(record));
         }

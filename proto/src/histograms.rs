@@ -16,6 +16,9 @@ use serde::{Deserialize, Serialize};
 use crate::outcome::Outcome;
 use crate::record::SessionRecord;
 
+/// The longest that a histogram reaches: a year. Its room grows with the logarithm of that.
+const HOURS_MAX: u64 = 366 * 24;
+
 /// Range and precision of a histogram, in microseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bounds {
@@ -25,8 +28,15 @@ pub struct Bounds {
 }
 
 impl Bounds {
-    /// 1 us to 1 h with 3 significant digits: what every run uses.
+    /// 1 us to 1 h with 3 significant digits: what a run uses unless its sessions may last longer.
     pub const STANDARD: Self = Self { low_us: 1, high_us: 3_600_000_000, significant_digits: 3 };
+
+    /// The standard ones, with room for values up to `longest_us`: whole hours, so that equal plans have equal bounds.
+    #[must_use]
+    pub fn reaching(longest_us: u64) -> Self {
+        let hours = longest_us.div_ceil(Self::STANDARD.high_us).clamp(1, HOURS_MAX);
+        Self { high_us: hours * Self::STANDARD.high_us, ..Self::STANDARD }
+    }
 
     fn histogram(self) -> Histogram<u64> {
         // Checked by `valid` before a `Bounds` from outside gets here; the fallback keeps the function total.
@@ -39,7 +49,7 @@ impl Bounds {
     #[must_use]
     pub fn valid(self) -> bool {
         self.significant_digits <= 4
-            && self.high_us <= 24 * Self::STANDARD.high_us
+            && self.high_us <= HOURS_MAX * Self::STANDARD.high_us
             && Histogram::<u64>::new_with_bounds(self.low_us, self.high_us, self.significant_digits).is_ok()
     }
 }
@@ -63,10 +73,14 @@ pub enum Metric {
     ReceiveLag,
     /// The kernel's round trip of the TCP handshake.
     HandshakeRtt,
+    /// Total beyond the waits and pauses that the session asked for.
+    Beyond,
+    /// Wire beyond the wait that the step asked for, one a step.
+    WireBeyond,
 }
 
 impl Metric {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::Connect,
         Self::Reset,
         Self::Step,
@@ -78,6 +92,8 @@ impl Metric {
         Self::Wire,
         Self::ReceiveLag,
         Self::HandshakeRtt,
+        Self::Beyond,
+        Self::WireBeyond,
     ];
 
     #[must_use]
@@ -94,6 +110,8 @@ impl Metric {
             Self::Wire => "wire",
             Self::ReceiveLag => "receive_lag",
             Self::HandshakeRtt => "handshake_rtt",
+            Self::Beyond => "beyond",
+            Self::WireBeyond => "wire_beyond",
         }
     }
 
@@ -152,6 +170,42 @@ impl HistogramSet {
         &self.histograms[metric.index()]
     }
 
+    #[must_use]
+    pub fn bounds(&self) -> Bounds {
+        self.bounds
+    }
+
+    /// Values of this metric above the upper bound. They are in no histogram.
+    #[must_use]
+    pub fn over_range_of(&self, metric: Metric) -> u64 {
+        self.over_range[metric.index()]
+    }
+
+    /// The value that a share `quantile` of all values does not exceed, those above the upper bound among them: they stand
+    /// at the bound. `None` of nothing.
+    #[must_use]
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a rank of counts far below 2^52"
+    )]
+    pub fn quantile(&self, metric: Metric, quantile: f64) -> Option<u64> {
+        let (within, above) = (self.get(metric).len(), self.over_range_of(metric));
+        let all = within.saturating_add(above);
+        if all == 0 {
+            return None;
+        }
+        if above == 0 {
+            return Some(self.get(metric).value_at_quantile(quantile));
+        }
+        let rank = ((quantile * all as f64).ceil() as u64).clamp(1, all);
+        if rank > within {
+            return Some(self.bounds.high_us);
+        }
+        Some(self.get(metric).value_at_quantile(rank as f64 / within as f64))
+    }
+
     /// Values above the upper bound, all metrics together. They are in no histogram.
     #[must_use]
     pub fn over_range(&self) -> u64 {
@@ -175,6 +229,7 @@ impl HistogramSet {
                 once(Metric::Reset, record.reset_us);
                 once(Metric::Close, record.close_us);
                 once(Metric::Total, record.total_us);
+                once(Metric::Beyond, record.beyond_us());
                 once(Metric::Response, record.response_us());
                 for step in &record.step_us {
                     once(Metric::Step, Some(*step));
@@ -183,6 +238,7 @@ impl HistogramSet {
                 once(Metric::ReceiveLag, record.wire.reset.map(|split| split.lag_us));
                 for split in &record.wire.steps {
                     once(Metric::Wire, Some(split.wire_us));
+                    once(Metric::WireBeyond, Some(split.wire_us.saturating_sub(record.step_wait_us)));
                     once(Metric::ReceiveLag, Some(split.lag_us));
                 }
             }

@@ -22,7 +22,7 @@ pub mod wire {
 }
 
 /// Raised whenever a message changes its meaning; a peer with another number is refused.
-pub const PROTOCOL: u32 = 3;
+pub const PROTOCOL: u32 = 4;
 
 /// Version of this build; coordinator and agents must be the same, so that one ruler measures everything.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -32,6 +32,6 @@ pub use histograms::{Bounds, HistogramSet, Metric};
 pub use ids::{AttemptId, PlanHash, RunId};
 pub use message::{FromAgent, FromCoordinator};
 pub use outcome::{FailureKind, Ledger, Outcome, Phase};
-pub use record::{SessionRecord, Split, WireRecord};
+pub use record::{SessionRecord, Silence, Split, WireRecord};
 pub use spec::{Assignment, Capacity, Launch, Mode, Process, Script, Target};
 pub use vitals::{Vitals, WireState};

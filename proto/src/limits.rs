@@ -26,6 +26,10 @@ pub const TEXT_BYTES_MAX: usize = 2_048;
 pub const ERROR_BYTES_MAX: usize = 512;
 /// Bytes of an encoded histogram.
 pub const HISTOGRAM_BYTES_MAX: usize = 1 << 20;
+/// The most that a reply of a target may be allowed to have.
+pub const REPLY_BYTES_MAX: u64 = 1 << 30;
+/// Sessions of one readiness check to one address.
+pub const PROBE_SESSIONS_MAX: u32 = 64;
 /// Different errnos in one report.
 pub const ERRNOS_MAX: usize = 256;
 /// Bytes of an extra trust root.

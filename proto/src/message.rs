@@ -136,6 +136,15 @@ pub struct Probe {
     /// From receipt.
     pub deadline: Duration,
     pub script: Script,
+    /// To each address, one after the other: several meet several workers of one server.
+    pub sessions: u32,
+}
+
+/// The process that answered a session, as far as its observations tell.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Served {
+    pub host_url: Option<String>,
+    pub pid: Option<u64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -148,6 +157,10 @@ pub struct ProbeResult {
     pub problem: String,
     /// What the name stands for, `ip:port`.
     pub addresses: Vec<String>,
+    /// One entry a session.
+    pub served_by: Vec<Served>,
+    /// Connections that nobody took while it was tried.
+    pub refused_connects: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -61,6 +61,8 @@ pub enum FailureKind {
     Closed(u16),
     /// A reply that is not what the protocol asks for.
     BadReply,
+    /// A reply that is larger than this program was told to read: a limit of ours.
+    ClientLimit,
     /// This agent was told to stop.
     Cancelled,
     /// Anything else that the operating system reported.
@@ -68,18 +70,12 @@ pub enum FailureKind {
 }
 
 impl FailureKind {
-    /// Whose doing it is: the server (or the network towards it) said no, as opposed to this machine running out.
-    #[must_use]
-    pub fn blames_server(&self) -> bool {
-        !matches!(self, Self::PortExhausted | Self::FdExhausted | Self::Dns | Self::Cancelled | Self::Io)
-    }
-
     /// Whether the server itself said no, and so was there. A proxy with nobody behind it answers 502, 503 or 504.
     #[must_use]
     pub fn is_answer(&self) -> bool {
         match self {
             Self::UpgradeRefused(status) | Self::HttpStatus(status) => !(502..=504).contains(status),
-            Self::CapacityReached | Self::ServerError(_) | Self::BadReply => true,
+            Self::CapacityReached | Self::ServerError(_) | Self::BadReply | Self::ClientLimit => true,
             _ => false,
         }
     }
@@ -101,6 +97,7 @@ impl fmt::Display for FailureKind {
             Self::HttpStatus(status) => write!(f, "http_status({status})"),
             Self::Closed(code) => write!(f, "closed({code})"),
             Self::BadReply => f.write_str("bad_reply"),
+            Self::ClientLimit => f.write_str("client_limit"),
             Self::Cancelled => f.write_str("cancelled"),
             Self::Io => f.write_str("io"),
         }
@@ -131,6 +128,7 @@ impl std::str::FromStr for FailureKind {
             ("http_status", _) => Self::HttpStatus(number()?),
             ("closed", _) => Self::Closed(number()?),
             ("bad_reply", None) => Self::BadReply,
+            ("client_limit", None) => Self::ClientLimit,
             ("cancelled", None) => Self::Cancelled,
             ("io", None) => Self::Io,
             _ => return Err(()),
@@ -264,6 +262,7 @@ mod tests {
             any::<u16>().prop_map(FailureKind::HttpStatus),
             any::<u16>().prop_map(FailureKind::Closed),
             Just(FailureKind::BadReply),
+            Just(FailureKind::ClientLimit),
             Just(FailureKind::Cancelled),
             Just(FailureKind::Io),
         ]

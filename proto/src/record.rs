@@ -1,6 +1,6 @@
 //! One session's row.
 
-use crate::outcome::Outcome;
+use crate::outcome::{FailureKind, Outcome};
 
 /// What one session did, in integer microseconds. Offsets count from its agent's start instant; durations are the
 /// agent's monotonic clock. A phase that was not completed has no value.
@@ -23,6 +23,14 @@ pub struct SessionRecord {
     pub total_us: Option<u64>,
     /// The waits that the server says it did, summed over the steps.
     pub waited_us: Option<u64>,
+    /// Waits and pauses that the session asked for, summed over the steps that it made.
+    pub asked_us: u64,
+    /// What each step asked the server to wait.
+    pub step_wait_us: u64,
+    /// The server said that the episode was over, and the steps ended there.
+    pub done: bool,
+    /// How the connection ended after the last answer, if not as it should. The session has succeeded all the same.
+    pub untidy: Option<FailureKind>,
     pub pid: Option<u64>,
     pub session_hash: Option<String>,
     pub host_url: Option<String>,
@@ -39,6 +47,15 @@ pub struct Split {
     pub lag_us: u64,
 }
 
+/// What went before a cut: whoever cuts a connection for want of an answer has waited for one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Silence {
+    /// From the server's last sign of life to the cut.
+    pub us: u64,
+    /// Of it, what this side was late by.
+    pub own_us: u64,
+}
+
 /// What the kernel measured of one session.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct WireRecord {
@@ -50,6 +67,14 @@ pub struct WireRecord {
     pub own_delay_us: Option<u64>,
     /// Of it, what was added until it was connected.
     pub connect_own_us: Option<u64>,
+    /// Of it, what was added until the first answer was read.
+    pub open_own_us: Option<u64>,
+    /// Pings of the server that were read.
+    pub pings: u32,
+    /// The longest that one of them lay in the kernel before it was answered.
+    pub ping_late_us: Option<u64>,
+    /// Of a session that the other side cut.
+    pub silence: Option<Silence>,
     /// The kernel's round trip of the TCP handshake.
     pub handshake_rtt_us: Option<u64>,
     /// SYN segments that had to be sent again: the peer's queue of connections was full, or the network lost them.
@@ -90,6 +115,10 @@ impl SessionRecord {
             close_us: None,
             total_us: None,
             waited_us: None,
+            asked_us: 0,
+            step_wait_us: 0,
+            done: false,
+            untidy: None,
             pid: None,
             session_hash: None,
             host_url: None,
@@ -121,10 +150,23 @@ impl SessionRecord {
         Some(self.started_us?.saturating_add(self.total_us?))
     }
 
-    /// Offset from which it counts as open: connected, for ws with the upgrade done.
+    /// Offset from which it counts as open: its first answer. A server may accept a connection, and even upgrade it, only
+    /// to refuse it then.
     #[must_use]
     pub fn opened_us(&self) -> Option<u64> {
-        Some(self.started_us?.saturating_add(self.connect_us?))
+        Some(self.started_us?.saturating_add(self.open_latency_us()?))
+    }
+
+    /// From its start to its first answer.
+    #[must_use]
+    pub fn open_latency_us(&self) -> Option<u64> {
+        Some(self.connect_us?.saturating_add(self.reset_us?))
+    }
+
+    /// What it took beyond the waits and pauses that it asked for.
+    #[must_use]
+    pub fn beyond_us(&self) -> Option<u64> {
+        Some(self.total_us?.saturating_sub(self.asked_us))
     }
 
     /// Sum of the step latencies, if every step it got to was completed at least once.

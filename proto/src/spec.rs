@@ -56,6 +56,10 @@ pub struct Script {
     pub close_timeout: Duration,
     /// Of the session from its actual start, if limited.
     pub total_timeout: Option<Duration>,
+    /// Steps end where a reply says that the episode is done.
+    pub until_done: bool,
+    /// The largest reply that is read.
+    pub message_bytes_max: usize,
 }
 
 /// When sessions are meant to start, relative to the start instant.

@@ -58,6 +58,12 @@ pub struct Vitals {
     pub host_cpus: u32,
     /// A target's address is this machine's own: load and server share its CPUs.
     pub beside_target: bool,
+    /// The longest from a session's last answer until its connection was closed. Others go on meanwhile.
+    #[serde(default)]
+    pub let_go_us_max: u64,
+    /// Connections that the server had not closed when it was not waited for any more.
+    #[serde(default)]
+    pub left_open: u64,
 }
 
 impl Vitals {

@@ -206,7 +206,7 @@ fn port_pool(source_ips: &[IpAddr]) -> String {
     format!("{}/{namespace}/{}", boot.trim(), sources.join("+"))
 }
 
-fn memory_available_bytes() -> u64 {
+pub(crate) fn memory_available_bytes() -> u64 {
     let groups = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"].map(read);
     let used = ["/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory/memory.usage_in_bytes"].map(read);
     let pairs: Vec<(&str, &str)> = groups.iter().map(String::as_str).zip(used.iter().map(String::as_str)).collect();

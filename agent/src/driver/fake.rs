@@ -4,8 +4,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use proto::{FailureKind, Phase};
+use tokio::time::{Instant, sleep_until};
 
-use super::{Driver, Fault, Reply};
+use super::{Closed, Driver, Fault, Reply};
 use crate::stamps::Times;
 
 /// What a phase of a session does.
@@ -42,6 +43,8 @@ impl<F: Fn(u64, Phase) -> Act> FakeDriver<F> {
 
 impl<F: Fn(u64, Phase) -> Act + 'static> Driver for FakeDriver<F> {
     type Session = u64;
+    type Rest = ();
+    const SETTLE_TIMEOUT: Duration = Duration::ZERO;
 
     async fn connect(&self, session: u64, _times: Option<Rc<Times>>) -> Result<u64, Fault> {
         self.act(session, Phase::Connect).await?;
@@ -60,7 +63,16 @@ impl<F: Fn(u64, Phase) -> Act + 'static> Driver for FakeDriver<F> {
         Ok(Reply { waited_us, pid: Some(1), ..Reply::default() })
     }
 
-    async fn close(&self, session: u64) -> Result<(), Fault> {
-        self.act(session, Phase::Close).await
+    async fn idle(&self, _session: &mut u64, until: Instant) -> Result<(), Fault> {
+        sleep_until(until).await;
+        Ok(())
     }
+
+    async fn close(&self, session: u64) -> Closed<()> {
+        Closed { rest: Some(()), untidy: self.act(session, Phase::Close).await.err() }
+    }
+
+    fn leave(&self, _session: u64) {}
+
+    async fn settle(&self, (): ()) {}
 }

@@ -7,13 +7,16 @@ use std::time::Duration;
 
 use proto::FailureKind;
 use proto::limits::ERROR_BYTES_MAX;
+use tokio::time::Instant;
 
+use crate::intake::Intake;
 use crate::stamps::Times;
 use crate::target::{Endpoint, Endpoints};
 use crate::wire::{Transport, Wire};
 
 #[cfg(any(test, feature = "sim"))]
 pub mod fake;
+pub mod frames;
 pub mod http;
 pub mod reply;
 pub mod upgrade;
@@ -22,9 +25,18 @@ pub mod ws;
 pub use reply::Reply;
 
 /// How one kind of session speaks. The engine calls each in turn and measures around the call.
+///
+/// What the protocol owes the other side is done at every instant of a session's life: while an answer is waited for, and in
+/// [`Driver::idle`] while none is.
 pub trait Driver: 'static {
     /// An open session.
     type Session;
+
+    /// The connection of a session that is over.
+    type Rest: 'static;
+
+    /// How long the other side may take to let go of it.
+    const SETTLE_TIMEOUT: Duration;
 
     /// Connects session number `session` until a request could be sent: TCP, TLS, upgrade. With `times`, what the kernel
     /// knows of this and every later phase goes there.
@@ -41,8 +53,27 @@ pub trait Driver: 'static {
         last: bool,
     ) -> impl Future<Output = Result<Reply, Fault>>;
 
-    /// Ends the session and sees the other side end it.
-    fn close(&self, session: Self::Session) -> impl Future<Output = Result<(), Fault>>;
+    /// Asks for nothing until `until`. Pings are answered meanwhile, and what comes unasked is noticed at once.
+    fn idle(&self, session: &mut Self::Session, until: Instant) -> impl Future<Output = Result<(), Fault>>;
+
+    /// Ends a session that has had all of its answers, up to the last one that is due. However the other side then ends it,
+    /// the session has succeeded.
+    fn close(&self, session: Self::Session) -> impl Future<Output = Closed<Self::Rest>>;
+
+    /// Says goodbye to a session that has failed while its connection is still good, without waiting for an answer.
+    fn leave(&self, session: Self::Session) -> Self::Rest;
+
+    /// Waits until the other side has let go of the connection. Nothing of it is measured with the session.
+    fn settle(&self, rest: Self::Rest) -> impl Future<Output = ()>;
+}
+
+/// A session that has ended after its last answer.
+#[derive(Debug)]
+pub struct Closed<R> {
+    /// `None`: the connection is gone.
+    pub rest: Option<R>,
+    /// What the other side did instead of what it should have.
+    pub untidy: Option<Fault>,
 }
 
 /// How a session ended before its time.
@@ -60,11 +91,57 @@ pub struct Fault {
     pub message: String,
     /// What the operating system said, if it was that.
     pub errno: Option<i32>,
+    /// What else a server's refusal tells.
+    pub refusal: Option<Box<Refusal>>,
+}
+
+/// What an HTTP answer other than the one that was due says besides its status.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Refusal {
+    /// When to come back, in seconds (RFC 9110 section 10.2.3).
+    pub retry_after_seconds: Option<u64>,
+    /// Where it is said to be instead.
+    pub location: Option<String>,
+}
+
+/// Of a location, in bytes.
+const LOCATION_BYTES_MAX: usize = 256;
+
+impl Refusal {
+    /// Of the header fields; `None` if they say nothing.
+    #[must_use]
+    pub fn of(retry_after: Option<&str>, location: Option<&str>) -> Option<Box<Self>> {
+        let refusal = Self {
+            retry_after_seconds: retry_after.and_then(|text| text.trim().parse().ok()),
+            location: location.map(|text| plain(text.chars().take(LOCATION_BYTES_MAX).collect())),
+        };
+        (refusal != Self::default()).then(|| Box::new(refusal))
+    }
 }
 
 impl Fault {
     pub fn new(kind: FailureKind, message: impl Into<String>) -> Self {
-        Self { ending: Ending::Failed(kind), message: clipped(plain(message.into())), errno: None }
+        Self { ending: Ending::Failed(kind), message: clipped(plain(message.into())), errno: None, refusal: None }
+    }
+
+    /// What was not there in time.
+    pub(crate) fn timed_out(message: String) -> Self {
+        Self { ending: Ending::TimedOut, message: clipped(message), errno: None, refusal: None }
+    }
+
+    /// A reply beyond the user's own limit.
+    #[must_use]
+    pub fn too_large(bytes_max: usize) -> Self {
+        Self::new(
+            FailureKind::ClientLimit,
+            format!("a reply of more than {bytes_max} bytes, the client's limit; raise session.message_bytes_max"),
+        )
+    }
+
+    /// The server has answered, and the connection is as good as before.
+    #[must_use]
+    pub fn leaves_open(&self) -> bool {
+        matches!(self.kind(), Some(FailureKind::ServerError(_)))
     }
 
     /// The kind of a failure; `None` for a time-out.
@@ -89,8 +166,7 @@ impl From<&io::Error> for Fault {
         use nix::errno::Errno;
         let kind = match error.raw_os_error().map(Errno::from_raw) {
             Some(Errno::ETIMEDOUT) => {
-                let message = clipped(error.to_string());
-                return Self { ending: Ending::TimedOut, message, errno: error.raw_os_error() };
+                return Self { errno: error.raw_os_error(), ..Self::timed_out(error.to_string()) };
             }
             Some(Errno::ECONNREFUSED) => FailureKind::Refused,
             Some(Errno::ECONNRESET | Errno::EPIPE | Errno::ECONNABORTED) => FailureKind::Reset,
@@ -129,15 +205,37 @@ fn clipped(mut message: String) -> String {
     message
 }
 
-/// What every driver needs to dial.
-#[derive(Debug)]
-pub struct Dialer {
+/// Where sessions go, and from where.
+#[derive(Debug, Clone)]
+pub struct Way {
     pub endpoints: Endpoints,
     /// Used in turn by session number; empty: the kernel chooses.
     pub source_ips: Vec<IpAddr>,
 }
 
+/// What every driver needs to dial.
+#[derive(Debug)]
+pub struct Dialer {
+    pub endpoints: Endpoints,
+    source_ips: Vec<IpAddr>,
+    /// The largest reply that is read.
+    pub message_bytes_max: usize,
+    /// Room for replies that are being read, all sessions of this dialer together.
+    pub intake: Rc<Intake>,
+}
+
 impl Dialer {
+    #[must_use]
+    pub fn new(way: Way, message_bytes_max: usize, intake: Rc<Intake>) -> Self {
+        Self { endpoints: way.endpoints, source_ips: way.source_ips, message_bytes_max, intake }
+    }
+
+    /// Of single sessions.
+    #[must_use]
+    pub fn alone(way: Way, message_bytes_max: usize) -> Self {
+        Self::new(way, message_bytes_max, Intake::unbounded())
+    }
+
     /// TCP and, for https and wss, TLS.
     async fn dial(&self, session: u64, times: Option<Rc<Times>>) -> Result<(&Endpoint, Transport), Fault> {
         let (endpoint, address) = self.endpoints.of_session(session);

@@ -1,20 +1,24 @@
 //! The upgrade from HTTP to WebSocket (RFC 6455 section 4.1), by hand.
 //!
 //! tungstenite has one, but it keeps several KiB for each handshake and builds header maps of the request and the
-//! reply: in a burst thousands of them are under way at once (docs/performance.md). Frames are tungstenite's.
+//! reply: in a burst thousands of them are under way at once (docs/performance.md).
+
+use std::borrow::Cow;
 
 use proto::FailureKind;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use super::Fault;
+use super::{Fault, Refusal, reply};
 use crate::target::Endpoint;
 use crate::wire::Transport;
 
-/// What a reply's head may at most have.
-const HEAD_BYTES_MAX: usize = 16 << 10;
-const HEADERS_MAX: usize = 64;
+/// Headers that there is room for at once; twice as many when there are more.
+const HEADERS_FIRST: usize = 32;
+/// Between head and body (RFC 9112 section 2.1).
+const HEAD_END: &[u8] = b"\r\n\r\n";
+const JUDGED_AT_ONCE_BYTES: usize = 1 << 10;
 
 /// One url's request, complete but for the key.
 #[derive(Debug)]
@@ -34,8 +38,9 @@ impl UpgradeRequest {
     /// Asks and waits for 101. Returns what was read beyond the head: frames may follow at once.
     ///
     /// # Errors
-    /// `upgrade_refused` with the status, `bad_reply` for what is no answer of RFC 6455, or what the connection does.
-    pub async fn send(&self, stream: &mut Transport) -> Result<Vec<u8>, Fault> {
+    /// `upgrade_refused` with the status, `bad_reply` for what is no answer of RFC 6455, `client_limit` for a head above
+    /// `bytes_max`, or what the connection does.
+    pub async fn send(&self, stream: &mut Transport, bytes_max: usize) -> Result<Vec<u8>, Fault> {
         let key = generate_key();
         let mut bytes = Vec::with_capacity(self.0.len() + key.len() + 4);
         bytes.extend_from_slice(self.0.as_bytes());
@@ -47,14 +52,20 @@ impl UpgradeRequest {
         // The request is not needed any more: the reply takes its room.
         bytes.clear();
         loop {
+            let before = bytes.len();
             if stream.read_buf(&mut bytes).await? == 0 {
                 return Err(Fault::new(FailureKind::Closed(1006), "closed before the upgrade was answered"));
             }
-            if let Some(head_bytes) = judge(&bytes, &key)? {
+            // A long head is looked at once, when it is whole; what is no HTTP shows in its first bytes.
+            let fresh = &bytes[before.saturating_sub(HEAD_END.len() - 1)..];
+            let ends = fresh.windows(HEAD_END.len()).any(|window| window == HEAD_END) || fresh.ends_with(b"\n\n");
+            if (ends || before < JUDGED_AT_ONCE_BYTES)
+                && let Some(head_bytes) = judge(&bytes, &key)?
+            {
                 return Ok(bytes.split_off(head_bytes));
             }
-            if bytes.len() > HEAD_BYTES_MAX {
-                return Err(bad("a head without an end"));
+            if bytes.len() > bytes_max {
+                return Err(Fault::too_large(bytes_max));
             }
         }
     }
@@ -69,24 +80,31 @@ fn bad(what: &str) -> Fault {
 /// # Errors
 /// See [`UpgradeRequest::send`].
 pub fn judge(bytes: &[u8], key: &str) -> Result<Option<usize>, Fault> {
-    let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
-    let mut response = httparse::Response::new(&mut headers);
-    let head_bytes = match response.parse(bytes) {
-        Ok(httparse::Status::Complete(bytes)) => bytes,
-        Ok(httparse::Status::Partial) => return Ok(None),
-        Err(error) => return Err(bad(&format!("no HTTP ({error})"))),
-    };
-    let status = response.code.unwrap_or(0);
-    if status != 101 {
-        let reason = response.reason.unwrap_or("");
-        return Err(Fault::new(
-            FailureKind::UpgradeRefused(status),
-            format!("the upgrade to WebSocket was answered with HTTP {status} {reason}").trim_end().to_owned(),
-        ));
+    let mut room = HEADERS_FIRST;
+    loop {
+        let mut headers = vec![httparse::EMPTY_HEADER; room];
+        let mut response = httparse::Response::new(&mut headers);
+        match response.parse(bytes) {
+            Ok(httparse::Status::Complete(head_bytes)) => {
+                return accepted(&response, key, &bytes[head_bytes..]).map(|()| Some(head_bytes));
+            }
+            Ok(httparse::Status::Partial) => return Ok(None),
+            Err(httparse::Error::TooManyHeaders) => room *= 2,
+            Err(error) => return Err(bad(&format!("no HTTP ({error})"))),
+        }
     }
+}
+
+/// Whether a whole head accepts the upgrade. `beyond` is what has come of the body.
+fn accepted(response: &httparse::Response<'_, '_>, key: &str, beyond: &[u8]) -> Result<(), Fault> {
     let values = |name: &'static str| {
         response.headers.iter().filter(move |header| header.name.eq_ignore_ascii_case(name)).map(|header| header.value)
     };
+    let status = response.code.unwrap_or(0);
+    if status != 101 {
+        let first = |name: &'static str| values(name).next().map(String::from_utf8_lossy);
+        return Err(refused(status, response.reason.unwrap_or(""), first("retry-after"), first("location"), beyond));
+    }
     // A list may come in several lines (RFC 9110 section 5.3).
     let has = |name: &'static str, token: &str| {
         values(name)
@@ -102,7 +120,26 @@ pub fn judge(bytes: &[u8], key: &str) -> Result<Option<usize>, Fault> {
     if values("sec-websocket-extensions").chain(values("sec-websocket-protocol")).next().is_some() {
         return Err(bad("an extension or subprotocol that was not asked for"));
     }
-    Ok(Some(head_bytes))
+    Ok(())
+}
+
+fn refused(
+    status: u16,
+    reason: &str,
+    retry_after: Option<Cow<'_, str>>,
+    location: Option<Cow<'_, str>>,
+    said: &[u8],
+) -> Fault {
+    let mut message =
+        format!("the upgrade to WebSocket was answered with HTTP {status} {reason}").trim_end().to_owned();
+    let said = String::from_utf8_lossy(said);
+    if !said.trim().is_empty() {
+        message.push_str(&format!(": {}", reply::excerpt(said.trim())));
+    }
+    Fault {
+        refusal: Refusal::of(retry_after.as_deref(), location.as_deref()),
+        ..Fault::new(FailureKind::UpgradeRefused(status), message)
+    }
 }
 
 #[cfg(test)]

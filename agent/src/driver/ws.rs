@@ -3,24 +3,16 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use futures_util::{SinkExt as _, StreamExt as _};
 use proto::FailureKind;
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
-use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
-use tokio_tungstenite::tungstenite::{Error as WsError, Message, Utf8Bytes};
+use tokio::time::{Instant, sleep_until};
 
+use super::frames::{Frames, Received};
 use super::upgrade::UpgradeRequest;
-use super::{Dialer, Driver, Fault, Reply, reply};
+use super::{Closed, Dialer, Driver, Fault, Reply, reply};
 use crate::stamps::Times;
-use crate::wire::Transport;
 
-/// Replies are a few hundred bytes; the library's default of 128 KiB is allocated at once for every session.
-const READ_BUFFER_BYTES: usize = 512;
-/// What a reply may at most have before the session fails as a bad reply.
-const MESSAGE_BYTES_MAX: usize = 1 << 20;
-/// What may wait to be sent: a server that pings and never reads must not pile answers up here.
-const WRITE_BUFFER_BYTES_MAX: usize = 4 << 10;
+const RESET: &str = r#"{"type":"reset","data":{}}"#;
+const CLOSE: &str = r#"{"type":"close"}"#;
 
 /// See [`Driver`].
 #[derive(Debug)]
@@ -28,24 +20,35 @@ pub struct WsDriver {
     dialer: Dialer,
     /// One a url.
     requests: Vec<UpgradeRequest>,
-    reset: Utf8Bytes,
-    close: Utf8Bytes,
-    step: (Duration, Utf8Bytes),
+    step: (Duration, String),
 }
 
 /// An upgraded connection.
 #[derive(Debug)]
 pub struct WsSession {
-    stream: WebSocketStream<Transport>,
+    frames: Frames,
     times: Option<Rc<Times>>,
     /// From the reset; a later reply of another environment would be another session's.
     hash: Option<String>,
 }
 
 impl WsSession {
-    fn request(&self) {
+    fn request(&mut self, text: &str) {
         if let Some(times) = &self.times {
             times.request();
+        }
+        self.frames.send(text);
+    }
+
+    async fn ask(&mut self, text: &str) -> Result<Reply, Fault> {
+        self.request(text);
+        match self.frames.receive().await? {
+            Received::Text(text) => reply::ws_observation(&text),
+            Received::Binary(bytes) => {
+                Err(Fault::new(FailureKind::BadReply, format!("a binary frame of {bytes} bytes")))
+            }
+            Received::Close { code, reason } => Err(closed(code, &reason)),
+            Received::End => Err(cut_off()),
         }
     }
 }
@@ -57,60 +60,30 @@ impl WsDriver {
         Self {
             requests: dialer.endpoints.list.iter().map(UpgradeRequest::to).collect(),
             dialer,
-            reset: Utf8Bytes::from_static(r#"{"type":"reset","data":{}}"#),
-            close: Utf8Bytes::from_static(r#"{"type":"close"}"#),
             step: (wait, step_text(wait)),
         }
     }
-
-    async fn ask(&self, session: &mut WsSession, text: Utf8Bytes) -> Result<Reply, Fault> {
-        session.request();
-        session.stream.send(Message::Text(text)).await.map_err(fault)?;
-        loop {
-            match session.stream.next().await {
-                Some(Ok(Message::Text(text))) => return reply::ws_observation(&text),
-                Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {}
-                Some(Ok(Message::Binary(data))) => {
-                    return Err(Fault::new(FailureKind::BadReply, format!("a binary frame of {} bytes", data.len())));
-                }
-                Some(Ok(Message::Close(frame))) => return Err(closed(frame.as_ref())),
-                Some(Err(error)) => return Err(fault(error)),
-                None => return Err(cut_off()),
-            }
-        }
-    }
 }
 
-fn step_text(wait: Duration) -> Utf8Bytes {
-    Utf8Bytes::from(format!(r#"{{"type":"step","data":{{"wait_seconds":{:?}}}}}"#, wait.as_secs_f64()))
+fn step_text(wait: Duration) -> String {
+    format!(r#"{{"type":"step","data":{{"wait_seconds":{:?}}}}}"#, wait.as_secs_f64())
 }
 
-/// A close frame came; one without a code counts as 1005 (RFC 6455 section 7.4.1).
-fn closed(frame: Option<&CloseFrame>) -> Fault {
-    let (code, reason) = frame.map_or((1005, ""), |frame| (frame.code.into(), frame.reason.as_str()));
-    Fault::new(FailureKind::Closed(code), format!("closed {code} {reason}"))
+fn closed(code: u16, reason: &str) -> Fault {
+    Fault::new(FailureKind::Closed(code), format!("closed {code} {reason}").trim_end())
 }
 
-/// No close frame came, which counts as 1006.
+/// No close frame came, which counts as 1006 (RFC 6455 section 7.4.1).
 fn cut_off() -> Fault {
     Fault::new(FailureKind::Closed(1006), "closed without a close frame")
-}
-
-fn fault(error: WsError) -> Fault {
-    match error {
-        WsError::Io(error) => error.into(),
-        WsError::ConnectionClosed | WsError::AlreadyClosed => cut_off(),
-        WsError::Protocol(tokio_tungstenite::tungstenite::error::ProtocolError::ResetWithoutClosingHandshake) => {
-            cut_off()
-        }
-        WsError::Tls(error) => Fault::new(FailureKind::Tls, error.to_string()),
-        other => Fault::new(FailureKind::BadReply, other.to_string()),
-    }
 }
 
 impl Driver for WsDriver {
     // Boxed: the session's future would hold room for several copies of it.
     type Session = Box<WsSession>;
+    type Rest = Box<WsSession>;
+    /// As long as the official client waits (docs/truth.md).
+    const SETTLE_TIMEOUT: Duration = Duration::from_secs(10);
 
     async fn connect(&self, session: u64, times: Option<Rc<Times>>) -> Result<Box<WsSession>, Fault> {
         let (_, mut transport) = self.dialer.dial(session, times.clone()).await?;
@@ -119,61 +92,81 @@ impl Driver for WsDriver {
         }
         let urls = self.requests.len() as u64;
         let request = &self.requests[usize::try_from(session % urls).unwrap_or(0)];
-        let beyond = request.send(&mut transport).await?;
-        let config = WebSocketConfig::default()
-            .read_buffer_size(READ_BUFFER_BYTES)
-            .write_buffer_size(0)
-            .max_write_buffer_size(WRITE_BUFFER_BYTES_MAX)
-            .max_message_size(Some(MESSAGE_BYTES_MAX))
-            .max_frame_size(Some(MESSAGE_BYTES_MAX));
-        let stream = WebSocketStream::from_partially_read(transport, beyond, Role::Client, Some(config)).await;
-        Ok(Box::new(WsSession { stream, times, hash: None }))
+        let bytes_max = self.dialer.message_bytes_max;
+        let beyond = request.send(&mut transport, bytes_max).await?;
+        let frames = Frames::new(transport, times.clone(), beyond, bytes_max, self.dialer.intake.share());
+        Ok(Box::new(WsSession { frames, times, hash: None }))
     }
 
     async fn reset(&self, session: &mut Box<WsSession>) -> Result<Reply, Fault> {
-        let reply = self.ask(session, self.reset.clone()).await?;
+        let reply = session.ask(RESET).await?;
         session.hash.clone_from(&reply.session_hash);
         Ok(reply)
     }
 
     async fn step(&self, session: &mut Box<WsSession>, wait: Duration, _last: bool) -> Result<Reply, Fault> {
-        let text = if wait == self.step.0 { self.step.1.clone() } else { step_text(wait) };
-        let reply = self.ask(session, text).await?;
-        if reply.session_hash != session.hash {
-            return Err(Fault::new(
+        let reply =
+            if wait == self.step.0 { session.ask(&self.step.1).await? } else { session.ask(&step_text(wait)).await? };
+        match (&reply.session_hash, &session.hash) {
+            (Some(now), Some(then)) if now != then => Err(Fault::new(
                 FailureKind::BadReply,
-                format!("the step was answered by session {:?}, the reset by {:?}", reply.session_hash, session.hash),
-            ));
+                format!("the step was answered by session {now:?}, the reset by {then:?}"),
+            )),
+            _ => Ok(reply),
         }
-        Ok(reply)
     }
 
-    async fn close(&self, mut session: Box<WsSession>) -> Result<(), Fault> {
-        session.request();
-        session.stream.send(Message::Text(self.close.clone())).await.map_err(fault)?;
-        let mut code = None;
+    async fn idle(&self, session: &mut Box<WsSession>, until: Instant) -> Result<(), Fault> {
+        if let Some(times) = &session.times {
+            times.rest();
+        }
+        let received = tokio::select! {
+            // What has come is known before the pause is over.
+            biased;
+            received = session.frames.receive() => received?,
+            () = sleep_until(until) => return Ok(()),
+        };
+        Err(match received {
+            Received::Text(text) => reply::ws_error(&text)
+                .unwrap_or_else(|| Fault::new(FailureKind::BadReply, "a message that nobody had asked for")),
+            Received::Binary(bytes) => Fault::new(FailureKind::BadReply, format!("a binary frame of {bytes} bytes")),
+            Received::Close { code, reason } => closed(code, &reason),
+            Received::End => cut_off(),
+        })
+    }
+
+    /// The last answer that is due is the close frame. What is not in order about it makes no session fail.
+    async fn close(&self, mut session: Box<WsSession>) -> Closed<Box<WsSession>> {
+        session.request(CLOSE);
+        let mut untidy = None;
         loop {
-            match session.stream.next().await {
-                Some(Ok(Message::Close(frame))) => {
-                    if frame.as_ref().is_some_and(|f| f.code != CloseCode::Normal) {
-                        return Err(closed(frame.as_ref()));
-                    }
-                    code = Some(());
+            match session.frames.receive().await {
+                Ok(Received::Close { code: 1000 | 1005, .. }) => return Closed { rest: Some(session), untidy },
+                Ok(Received::Close { code, reason }) => {
+                    return Closed { rest: Some(session), untidy: untidy.or_else(|| Some(closed(code, &reason))) };
                 }
-                Some(Ok(Message::Text(text))) => {
-                    if let Some(said) = reply::ws_error(&text) {
-                        return Err(said);
-                    }
-                    return Err(Fault::new(FailureKind::BadReply, "a reply to close, which has none"));
+                Ok(Received::Text(text)) => {
+                    untidy.get_or_insert_with(|| {
+                        reply::ws_error(&text)
+                            .unwrap_or_else(|| Fault::new(FailureKind::BadReply, "a reply to close, which has none"))
+                    });
                 }
-                Some(Ok(_)) => {}
-                // The server closes TCP first; we stay until it did, so that TIME_WAIT is on its side.
-                None | Some(Err(WsError::ConnectionClosed)) if code.is_some() => return Ok(()),
-                // After the close frames the session is over, however the server then drops the connection.
-                Some(Err(_)) if code.is_some() => return Ok(()),
-                Some(Err(error)) => return Err(fault(error)),
-                None => return Err(cut_off()),
+                Ok(Received::Binary(_)) => {
+                    untidy.get_or_insert_with(|| Fault::new(FailureKind::BadReply, "a binary frame after close"));
+                }
+                Ok(Received::End) => return Closed { rest: None, untidy: untidy.or_else(|| Some(cut_off())) },
+                Err(fault) => return Closed { rest: None, untidy: untidy.or(Some(fault)) },
             }
         }
+    }
+
+    fn leave(&self, mut session: Box<WsSession>) -> Box<WsSession> {
+        session.frames.send(CLOSE);
+        session
+    }
+
+    /// The server closes TCP first; we stay until it did, so that TIME_WAIT is on its side.
+    async fn settle(&self, mut rest: Box<WsSession>) {
+        rest.frames.drain().await;
     }
 }

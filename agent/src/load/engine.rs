@@ -7,16 +7,19 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use proto::convert::micros;
 use proto::{Bounds, Outcome, Script, SessionRecord};
-use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::overshoot::{Overshoot, TICK};
 use super::pace::Schedule;
 use super::recorder::{Counters, Recorder};
 use super::session::{self, Course, Ended};
+use crate::attention::{self, Turns};
 use crate::driver::Driver;
+use crate::vitals::LetGo;
 
 /// Sessions launched before the loop looks at what else there is: enough to keep the burst tight, few enough for
 /// sockets that are ready to be served in between.
@@ -48,8 +51,8 @@ impl ThreadShare {
     }
 }
 
-/// Launches and collects until every session of the share has its record. After `cancel` nothing more is launched, and
-/// sessions in flight end as cancelled at once.
+/// Launches and collects until every session of the share has its record and every connection has been let go of. After
+/// `cancel` nothing more is launched, sessions in flight end as cancelled at once, and connections are dropped.
 pub async fn run<D: Driver>(
     driver: Rc<D>,
     share: &ThreadShare,
@@ -61,21 +64,24 @@ pub async fn run<D: Driver>(
     let script = Rc::new(share.script.clone());
     let mut recorder = Recorder::new(share.bounds, count);
     let mut overshoot = Overshoot::new();
-    let mut sessions: JoinSet<Ended> = JoinSet::new();
+    let mut sessions: JoinSet<Ended<D::Rest>> = JoinSet::new();
+    // Of sessions that are over: they have descriptors and ports still, and no part in what is measured.
+    let mut rests: JoinSet<LetGo> = JoinSet::new();
     let mut next = 0;
+    let mut cancelled = false;
+    let (mut turn, mut turns) = (None, Turns::default());
     let (timer, tick) = (sleep_until(origin), sleep_until(origin + TICK));
     tokio::pin!(timer, tick);
 
-    while next < count || !sessions.is_empty() {
+    while next < count || !sessions.is_empty() || !rests.is_empty() {
+        let taken = (sessions.len() + rests.len()) as u64;
         tokio::select! {
             biased;
-            () = cancel.cancelled(), if next < count => {
+            () = cancel.cancelled(), if !cancelled => {
+                cancelled = true;
+                rests.abort_all();
                 for nth in next..count {
-                    let (local, intended_us) = share.schedule.get(nth);
-                    let mut record = SessionRecord::without_life(
-                        share.first_session + local, Outcome::NeverStarted, "cancelled before its start".to_owned());
-                    record.intended_us = intended_us;
-                    recorder.record(record);
+                    recorder.record(never_started(share, nth));
                 }
                 next = count;
             }
@@ -84,9 +90,11 @@ pub async fn run<D: Driver>(
                 overshoot.fired(now - tick.deadline());
                 tick.as_mut().reset(now + TICK);
             }
-            () = &mut timer, if next < count && (sessions.len() as u64) < share.in_flight_max => {
-                let places = share.in_flight_max - sessions.len() as u64;
-                let slice_end = count.min(next + LAUNCH_SLICE.min(places));
+            took = Turn::over(&mut turn) => {
+                turn = turns.another(took, attention::take_late()).then(Turn::begin);
+            }
+            () = &mut timer, if next < count && taken < share.in_flight_max && turn.is_none() => {
+                let slice_end = count.min(next + LAUNCH_SLICE.min(share.in_flight_max - taken));
                 let now = Instant::now();
                 while next < slice_end {
                     let (local, intended_us) = share.schedule.get(next);
@@ -104,17 +112,23 @@ pub async fn run<D: Driver>(
                     });
                     next += 1;
                 }
-                recorder.in_flight_max = recorder.in_flight_max.max(sessions.len() as u64);
+                recorder.in_flight_max = recorder.in_flight_max.max((sessions.len() + rests.len()) as u64);
                 if next < count {
                     timer.as_mut().reset(origin + Duration::from_micros(share.schedule.get(next).1));
                 }
+                turn = attention::take_late().then(Turn::begin);
                 // The launched tasks and ready sockets get their turn before the next slice.
                 tokio::task::yield_now().await;
             }
-            Some(ended) = sessions.join_next() => collect(&mut recorder, ended),
+            Some(ended) = sessions.join_next() => collect(&mut recorder, &mut rests, &driver, ended, cancelled),
+            Some(let_go) = rests.join_next() => recorder.let_go.add(let_go.unwrap_or_default()),
         }
         while let Some(ended) = sessions.try_join_next() {
-            collect(&mut recorder, ended);
+            collect(&mut recorder, &mut rests, &driver, ended, cancelled);
+        }
+        while let Some(let_go) = rests.try_join_next() {
+            // One that was dropped has no account.
+            recorder.let_go.add(let_go.unwrap_or_default());
         }
     }
     recorder.overshoot = overshoot.into_histogram();
@@ -122,15 +136,64 @@ pub async fn run<D: Driver>(
     recorder
 }
 
-fn collect(recorder: &mut Recorder, ended: Result<Ended, tokio::task::JoinError>) {
+fn never_started(share: &ThreadShare, nth: u64) -> SessionRecord {
+    let (local, intended_us) = share.schedule.get(nth);
+    let why = "cancelled before its start".to_owned();
+    let record = SessionRecord::without_life(share.first_session + local, Outcome::NeverStarted, why);
+    SessionRecord { intended_us, ..record }
+}
+
+fn collect<D: Driver>(
+    recorder: &mut Recorder,
+    rests: &mut JoinSet<LetGo>,
+    driver: &Rc<D>,
+    ended: Result<Ended<D::Rest>, tokio::task::JoinError>,
+    cancelled: bool,
+) {
     match ended {
-        Ok(Ended { record, errno }) => {
+        Ok(Ended { record, errno, rest, fault: _ }) => {
             recorder.record(record);
             if let Some(errno) = errno {
                 *recorder.errnos.entry(errno).or_default() += 1;
             }
+            if let Some(rest) = rest.filter(|_| !cancelled) {
+                let driver = driver.clone();
+                rests.spawn_local(async move { settled(&*driver, rest).await });
+            }
         }
         Err(error) => tracing::error!("a session's task died: {error}"),
+    }
+}
+
+/// Waits for the other side to let go of a connection, up to the driver's limit.
+pub async fn settled<D: Driver>(driver: &D, rest: D::Rest) -> LetGo {
+    let begun = Instant::now();
+    let in_time = timeout(D::SETTLE_TIMEOUT, driver.settle(rest)).await.is_ok();
+    LetGo { us_max: micros(begun.elapsed()), left_open: u64::from(!in_time) }
+}
+
+/// One turn of everything that waited on this thread when it began.
+struct Turn {
+    begun: Instant,
+    task: JoinHandle<()>,
+}
+
+impl Turn {
+    fn begin() -> Self {
+        // Tasks of a thread run in the order in which they were woken: this one after all of them.
+        Self { begun: Instant::now(), task: tokio::task::spawn_local(async {}) }
+    }
+
+    /// How long it took; never, if there is none.
+    async fn over(turn: &mut Option<Self>) -> Duration {
+        match turn {
+            None => std::future::pending().await,
+            Some(turn) => {
+                // It does nothing, and so can't fail.
+                let _ = (&mut turn.task).await;
+                turn.begun.elapsed()
+            }
+        }
     }
 }
 
@@ -157,6 +220,8 @@ mod tests {
             step_timeout: ms(1_000),
             close_timeout: ms(1_000),
             total_timeout: None,
+            until_done: true,
+            message_bytes_max: 1 << 20,
         }
     }
 

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::recorder::Counters;
 use self::squad::{Measured, Squad};
-use crate::driver::Dialer;
+use crate::driver::Way;
 use crate::probe::Means;
 use crate::target::{Endpoints, TargetError};
 
@@ -80,8 +80,8 @@ impl Default for Loader {
         Self::new(|share, means, threads| {
             Box::pin(async move {
                 let endpoints = looked_up(&means, &share).await.map_err(|error| error.to_string())?;
-                let dialer = || Dialer { endpoints: endpoints.clone(), source_ips: means.source_ips.clone() };
-                Ok(Box::new(Squad::arm(share, dialer, threads).await?) as Box<dyn Carry>)
+                let way = Way { endpoints, source_ips: means.source_ips.clone() };
+                Ok(Box::new(Squad::arm(share, way, threads).await?) as Box<dyn Carry>)
             })
         })
     }

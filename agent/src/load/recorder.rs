@@ -7,7 +7,7 @@ use hdrhistogram::Histogram;
 use proto::{Bounds, HistogramSet, Ledger, Outcome, SessionRecord};
 
 use super::overshoot;
-use crate::vitals::Scheduled;
+use crate::vitals::{LetGo, Scheduled};
 
 /// Everything one thread measured.
 #[derive(Debug)]
@@ -20,6 +20,8 @@ pub struct Recorder {
     /// Sessions begun and not ended.
     pub in_flight_max: u64,
     pub overshoot: Histogram<u64>,
+    /// Connections of sessions that were over.
+    pub let_go: LetGo,
     /// Of the thread, since it was let go.
     pub scheduled: Scheduled,
 }
@@ -34,6 +36,7 @@ impl Recorder {
             errnos: BTreeMap::new(),
             in_flight_max: 0,
             overshoot: overshoot::empty(),
+            let_go: LetGo::default(),
             scheduled: Scheduled::default(),
         }
     }
@@ -49,8 +52,9 @@ impl Recorder {
 #[derive(Debug, Default)]
 pub struct Counters {
     launched: AtomicU64,
-    connected: AtomicU64,
-    /// Of those connected.
+    /// Had their first answer.
+    opened: AtomicU64,
+    /// Of those.
     ended_open: AtomicU64,
     succeeded: AtomicU64,
     failed: AtomicU64,
@@ -70,11 +74,11 @@ impl Counters {
         self.launched.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub fn connected(&self) {
-        self.connected.fetch_add(1, Ordering::Relaxed);
+    pub fn opened(&self) {
+        self.opened.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A session is over; `was_open` if it had connected.
+    /// A session is over; `was_open` if it had had its first answer.
     pub fn ended(&self, outcome: &Outcome, was_open: bool) {
         if was_open {
             self.ended_open.fetch_add(1, Ordering::Relaxed);
@@ -90,7 +94,7 @@ impl Counters {
         Snapshot {
             succeeded: self.succeeded.load(Ordering::Relaxed),
             failed: self.failed.load(Ordering::Relaxed),
-            open: self.connected.load(Ordering::Relaxed).saturating_sub(ended_open),
+            open: self.opened.load(Ordering::Relaxed).saturating_sub(ended_open),
             launched: self.launched.load(Ordering::Relaxed),
         }
     }

@@ -7,6 +7,7 @@ use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use hdrhistogram::serialization::{Serializer as _, V2Serializer};
 use proto::{Assignment, Bounds, HistogramSet, Ledger, Mode, Outcome, SessionRecord, Vitals, WireState};
@@ -20,12 +21,19 @@ use super::overshoot;
 use super::pace::Pace;
 use super::recorder::{Counters, Recorder};
 use super::{Carry, Later};
-use crate::driver::Dialer;
+use crate::capacity::memory_available_bytes;
 use crate::driver::http::HttpDriver;
 use crate::driver::ws::WsDriver;
+use crate::driver::{Dialer, Way};
+use crate::intake::Intake;
 use crate::stamps::Switch;
 use crate::target::is_here;
-use crate::vitals::{FromThreads, Sampler, Scheduled};
+use crate::vitals::{FromThreads, LetGo, Sampler, Scheduled};
+
+/// Of the memory that is free: replies that are being read may have so much of it.
+const INTAKE_PART: u64 = 4;
+/// Also where the kernel does not tell how much that is.
+const INTAKE_BYTES_MIN: u64 = 64 << 20;
 
 /// An agent's whole measurement of one attempt.
 #[derive(Debug)]
@@ -57,7 +65,7 @@ impl Squad {
     ///
     /// # Errors
     /// If a thread can't be started or a driver can't be built.
-    pub async fn arm(assignment: Assignment, dialer: impl Fn() -> Dialer, threads: u32) -> Result<Self, String> {
+    pub async fn arm(assignment: Assignment, way: Way, threads: u32) -> Result<Self, String> {
         // Each thread has a place at least.
         let threads = u64::from(threads).min(assignment.sessions).min(assignment.in_flight_max).max(1);
         let stamping = if assignment.wire {
@@ -79,9 +87,10 @@ impl Squad {
             counters: Arc::default(),
             assignment: assignment.clone(),
             stamping,
-            beside_target: dialer().endpoints.list.iter().flat_map(|e| &e.addresses).any(|a| is_here(*a)),
+            beside_target: way.endpoints.list.iter().flat_map(|e| &e.addresses).any(|a| is_here(*a)),
         };
         let pace = Pace::of(&assignment);
+        let intake_bytes = (memory_available_bytes() / INTAKE_PART).max(INTAKE_BYTES_MIN) / threads;
         for thread in 0..threads {
             let (go_tx, go) = oneshot::channel();
             let share = ThreadShare {
@@ -95,7 +104,7 @@ impl Squad {
                 wire: squad.stamping.is_ok(),
                 in_flight_max: in_flight_max(assignment.in_flight_max, thread, threads),
             };
-            let (mode, dialer) = (assignment.mode, dialer());
+            let (mode, way, bytes_max) = (assignment.mode, way.clone(), assignment.script.message_bytes_max);
             // A token of its own: its lock is then this thread's alone.
             let (cancel, counters) = (squad.cancel.child_token(), squad.counters.clone());
             let (ready, done) = (ready_tx.clone(), done_tx.clone());
@@ -103,6 +112,7 @@ impl Squad {
                 // Dropped last, also on a panic: the waiting side always hears of this thread's end.
                 let _done = done;
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+                let dialer = Dialer::new(way, bytes_max, Intake::new(intake_bytes));
                 Ok(LocalSet::new().block_on(&runtime, work(share, mode, dialer, ready, go, &cancel, &counters)))
             });
             squad.threads.push(spawned.map_err(|error| format!("load thread {thread}: {error}"))?);
@@ -132,10 +142,10 @@ impl Squad {
         while self.done.recv().await.is_some() {}
         let mut histograms = HistogramSet::new(self.assignment.bounds);
         let mut ledger = Ledger::default();
-        let wall = start.elapsed();
         let mut records = Vec::with_capacity(usize::try_from(self.assignment.sessions).unwrap_or(0));
         let mut told = FromThreads { run_queue_us: Some(0), ..FromThreads::default() };
         let mut late = overshoot::empty();
+        let mut let_go = LetGo::default();
         for thread in self.threads.drain(..) {
             let recorder = thread.join().map_err(|_| "a load thread panicked".to_owned())?;
             let recorder = recorder.map_err(|error| format!("a load thread can't start: {error}"))?;
@@ -147,6 +157,7 @@ impl Squad {
             told.run_queue_us = told.run_queue_us.zip(recorder.scheduled.run_queue_us).map(|(sum, own)| sum + own);
             // An upper bound: not every thread had its most at the same instant.
             told.in_flight_max += recorder.in_flight_max;
+            let_go.add(recorder.let_go);
             late.add(&recorder.overshoot).map_err(|error| error.to_string())?;
             for (errno, count) in recorder.errnos {
                 *told.errnos.entry(errno).or_default() += count;
@@ -165,7 +176,10 @@ impl Squad {
             Ok(_) => WireState::Measured,
         };
         told.beside_target = self.beside_target;
-        let vitals = sampler.finish(wall, told, step_us);
+        told.let_go = let_go;
+        // Up to the last answer: connections that are let go of after it are no part of the batch.
+        let wall = records.iter().filter_map(SessionRecord::ended_us).max().unwrap_or(0);
+        let vitals = sampler.finish(Duration::from_micros(wall), told, step_us);
         // The first one's, from when it was meant to start: in a ramp agents begin one after the other on purpose.
         let first = records.iter().filter(|record| record.started_us.is_some()).min_by_key(|record| record.started_us);
         let start_offset_us = first.and_then(SessionRecord::launch_lag_us).unwrap_or(0);
@@ -214,6 +228,9 @@ fn void(records: &mut [SessionRecord], bounds: Bounds) -> HistogramSet {
         record.wire.steps = Vec::new();
         record.wire.own_delay_us = None;
         record.wire.connect_own_us = None;
+        record.wire.open_own_us = None;
+        record.wire.ping_late_us = None;
+        record.wire.silence = None;
         histograms.record(record);
     }
     histograms
@@ -265,6 +282,10 @@ mod tests {
             steps: vec![split, split],
             own_delay_us: Some(9),
             connect_own_us: Some(3),
+            open_own_us: Some(4),
+            pings: 2,
+            ping_late_us: Some(7),
+            silence: None,
             handshake_rtt_us: Some(30),
             syn_retransmits: Some(1),
         };

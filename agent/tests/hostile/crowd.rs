@@ -5,7 +5,7 @@ use agent::load::squad::{Measured, Squad};
 use proto::{Assignment, AttemptId, Bounds, Launch, Mode, PlanHash, RunId, Script, Target};
 use tokio::time::Instant;
 
-use crate::support::dialer_of;
+use crate::support::way_of;
 
 /// A burst of `sessions` over `urls` in turn, on one load thread with kernel stamps; its ledger balances.
 pub(crate) async fn run(mode: Mode, urls: &[String], ca_pem: &str, sessions: u64, script: &Script) -> Measured {
@@ -27,9 +27,7 @@ pub(crate) async fn run(mode: Mode, urls: &[String], ca_pem: &str, sessions: u64
         clock_step_us_max: u64::MAX,
         in_flight_max: sessions,
     };
-    let endpoints = dialer_of(mode, urls, ca_pem).await.endpoints;
-    let dialer = || agent::driver::Dialer { endpoints: endpoints.clone(), source_ips: Vec::new() };
-    let squad = Squad::arm(assignment, dialer, 1).await.expect("armed");
+    let squad = Squad::arm(assignment, way_of(mode, urls, ca_pem).await, 1).await.expect("armed");
     let measured = Box::new(squad).finish(Instant::now()).await.expect("measured");
     assert!(measured.ledger.balances() && measured.ledger.planned == sessions, "{}", measured.ledger);
     assert_eq!(measured.ledger.never_started + measured.ledger.lost, 0, "{}", measured.ledger);

@@ -99,6 +99,11 @@ fn bad(phase: Phase) -> Outcome {
     Outcome::Failed(FailureKind::BadReply, phase)
 }
 
+/// Beyond what the client was told to read.
+fn limit(phase: Phase) -> Outcome {
+    Outcome::Failed(FailureKind::ClientLimit, phase)
+}
+
 fn send(bytes: impl Into<Vec<u8>>) -> Act {
     Act::Send(bytes.into())
 }

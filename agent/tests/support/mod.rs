@@ -4,9 +4,10 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 
-use agent::driver::Dialer;
 use agent::driver::http::HttpDriver;
 use agent::driver::ws::WsDriver;
+use agent::driver::{Dialer, Driver, Way};
+use agent::load::engine;
 use agent::load::recorder::Counters;
 use agent::load::session::{self, Course};
 use agent::probe::Means;
@@ -42,6 +43,8 @@ pub(crate) fn script() -> Script {
         step_timeout: DEADLINE,
         close_timeout: DEADLINE,
         total_timeout: None,
+        until_done: true,
+        message_bytes_max: 1 << 20,
     }
 }
 
@@ -54,9 +57,13 @@ pub(crate) async fn dialer(mode: Mode, url: &str, ca_pem: &str) -> Dialer {
 }
 
 pub(crate) async fn dialer_of(mode: Mode, urls: &[String], ca_pem: &str) -> Dialer {
+    Dialer::alone(way_of(mode, urls, ca_pem).await, script().message_bytes_max)
+}
+
+pub(crate) async fn way_of(mode: Mode, urls: &[String], ca_pem: &str) -> Way {
     let target = Target { urls: urls.to_vec(), ca_pem: ca_pem.as_bytes().to_vec() };
     let endpoints = Means::default().endpoints(&target, mode).await.expect("endpoints");
-    Dialer { endpoints, source_ips: Vec::new() }
+    Way { endpoints, source_ips: Vec::new() }
 }
 
 /// Session `number`, from start to end.
@@ -74,13 +81,18 @@ pub(crate) async fn live_with(
 ) -> SessionRecord {
     let counters = Counters::default();
     let course = Course { script, origin: Instant::now(), cancel, counters: &counters, wire };
-    let ended = match dialer.endpoints.mode {
-        Mode::Ws => {
-            let driver = WsDriver::new(dialer, script.wait);
-            session::live(&driver, &course, number, 0).await
-        }
-        Mode::Http => session::live(&HttpDriver::new(dialer), &course, number, 0).await,
-    };
+    match dialer.endpoints.mode {
+        Mode::Ws => whole(&WsDriver::new(dialer, script.wait), &course, number).await,
+        Mode::Http => whole(&HttpDriver::new(dialer), &course, number).await,
+    }
+}
+
+/// A session and its end on the wire.
+async fn whole<D: Driver>(driver: &D, course: &Course<'_>, number: u64) -> SessionRecord {
+    let ended = session::live(driver, course, number, 0).await;
+    if let Some(rest) = ended.rest {
+        engine::settled(driver, rest).await;
+    }
     ended.record
 }
 

@@ -122,6 +122,8 @@ pub(super) fn metric(value: i32) -> Checked<Metric> {
         Ok(wire::Metric::Wire) => Metric::Wire,
         Ok(wire::Metric::ReceiveLag) => Metric::ReceiveLag,
         Ok(wire::Metric::HandshakeRtt) => Metric::HandshakeRtt,
+        Ok(wire::Metric::Beyond) => Metric::Beyond,
+        Ok(wire::Metric::WireBeyond) => Metric::WireBeyond,
         _ => return invalid("metric", format!("unknown value {value}")),
     })
 }
@@ -139,6 +141,8 @@ pub(super) fn wire_metric(metric: Metric) -> i32 {
         Metric::Wire => wire::Metric::Wire,
         Metric::ReceiveLag => wire::Metric::ReceiveLag,
         Metric::HandshakeRtt => wire::Metric::HandshakeRtt,
+        Metric::Beyond => wire::Metric::Beyond,
+        Metric::WireBeyond => wire::Metric::WireBeyond,
     }
     .into()
 }

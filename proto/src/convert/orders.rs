@@ -37,6 +37,8 @@ impl From<&Script> for wire::Script {
             step_timeout_us: micros(script.step_timeout),
             close_timeout_us: micros(script.close_timeout),
             total_timeout_us: script.total_timeout.map(micros),
+            until_done: script.until_done,
+            message_bytes_max: script.message_bytes_max as u64,
         }
     }
 }
@@ -55,6 +57,13 @@ pub(super) fn script(value: Option<wire::Script>) -> Checked<Script> {
         step_timeout: duration("script.step_timeout_us", value.step_timeout_us)?,
         close_timeout: duration("script.close_timeout_us", value.close_timeout_us)?,
         total_timeout: value.total_timeout_us.map(|us| duration("script.total_timeout_us", us)).transpose()?,
+        until_done: value.until_done,
+        message_bytes_max: usize::try_from(at_most(
+            "script.message_bytes_max",
+            value.message_bytes_max,
+            max::REPLY_BYTES_MAX,
+        )?)
+        .or_else(|_| invalid("script.message_bytes_max", "more than this machine can address"))?,
     })
 }
 

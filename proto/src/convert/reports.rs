@@ -7,8 +7,8 @@ use super::basics::{
 use crate::histograms::{EncodedHistogram, Metric};
 use crate::limits as max;
 use crate::message::{Hello, Report};
-use crate::outcome::Outcome;
-use crate::record::{SessionRecord, Split, WireRecord};
+use crate::outcome::{FailureKind, Outcome};
+use crate::record::{SessionRecord, Silence, Split, WireRecord};
 use crate::spec::Capacity;
 use crate::wire;
 
@@ -134,10 +134,23 @@ impl From<SessionRecord> for wire::Record {
             step_lag_us: record.wire.steps.iter().map(|split| split.lag_us).collect(),
             own_delay_us: record.wire.own_delay_us,
             connect_own_us: record.wire.connect_own_us,
+            open_own_us: record.wire.open_own_us,
+            asked_us: record.asked_us,
+            step_wait_us: record.step_wait_us,
+            done: record.done,
+            untidy: record.untidy.map(|kind| kind.to_string()),
+            pings: record.wire.pings,
+            ping_late_us: record.wire.ping_late_us,
+            silence_us: record.wire.silence.map(|silence| silence.us),
+            silence_own_us: record.wire.silence.map(|silence| silence.own_us),
             handshake_rtt_us: record.wire.handshake_rtt_us,
             syn_retransmits: record.wire.syn_retransmits,
         }
     }
+}
+
+fn failure_kind(field: &'static str, value: String) -> Checked<FailureKind> {
+    text(field, value, max::TEXT_BYTES_MAX)?.parse().or_else(|()| invalid(field, "unknown kind"))
 }
 
 impl TryFrom<wire::Record> for SessionRecord {
@@ -146,12 +159,9 @@ impl TryFrom<wire::Record> for SessionRecord {
     fn try_from(value: wire::Record) -> Checked<Self> {
         let outcome = match wire::Outcome::try_from(value.outcome) {
             Ok(wire::Outcome::Succeeded) => Outcome::Succeeded,
-            Ok(wire::Outcome::Failed) => Outcome::Failed(
-                text("error_type", value.error_type, max::TEXT_BYTES_MAX)?
-                    .parse()
-                    .or_else(|()| invalid("error_type", "unknown kind"))?,
-                phase(value.phase)?,
-            ),
+            Ok(wire::Outcome::Failed) => {
+                Outcome::Failed(failure_kind("error_type", value.error_type)?, phase(value.phase)?)
+            }
             Ok(wire::Outcome::TimedOut) => Outcome::TimedOut(phase(value.phase)?),
             Ok(wire::Outcome::Lost) => Outcome::Lost,
             Ok(wire::Outcome::NeverStarted) => Outcome::NeverStarted,
@@ -177,6 +187,10 @@ impl TryFrom<wire::Record> for SessionRecord {
             steps: steps.map(|(wire_us, lag_us)| Split { wire_us, lag_us }).collect(),
             own_delay_us: value.own_delay_us,
             connect_own_us: value.connect_own_us,
+            open_own_us: value.open_own_us,
+            pings: value.pings,
+            ping_late_us: value.ping_late_us,
+            silence: value.silence_us.zip(value.silence_own_us).map(|(us, own_us)| Silence { us, own_us }),
             handshake_rtt_us: value.handshake_rtt_us,
             syn_retransmits: value.syn_retransmits,
         };
@@ -193,6 +207,10 @@ impl TryFrom<wire::Record> for SessionRecord {
             close_us: value.close_us,
             total_us: value.total_us,
             waited_us: value.waited_us,
+            asked_us: value.asked_us,
+            step_wait_us: value.step_wait_us,
+            done: value.done,
+            untidy: value.untidy.map(|kind| failure_kind("untidy", kind)).transpose()?,
             pid: value.pid,
             session_hash: short("session_hash", value.session_hash)?,
             host_url: short("host_url", value.host_url)?,

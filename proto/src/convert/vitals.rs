@@ -36,6 +36,8 @@ impl From<Vitals> for wire::Vitals {
             .into(),
             host_cpus: v.host_cpus,
             beside_target: v.beside_target,
+            let_go_us_max: v.let_go_us_max,
+            left_open: v.left_open,
         }
     }
 }
@@ -80,6 +82,8 @@ impl TryFrom<wire::Vitals> for Vitals {
             wire: state,
             host_cpus: v.host_cpus,
             beside_target: v.beside_target,
+            let_go_us_max: v.let_go_us_max,
+            left_open: v.left_open,
         })
     }
 }

@@ -2,7 +2,7 @@
 
 use proto::{FailureKind, Mode, Outcome, Phase};
 
-use super::{Act, At, HEAD_KIB, MESSAGE_KIB, Row, bad, send};
+use super::{Act, At, HEAD_KIB, MESSAGE_KIB, Row, bad, limit, send};
 use crate::support::peer::{HASH, http, observation};
 
 const RESET: At = At::Asked(Phase::Reset);
@@ -95,23 +95,23 @@ fn statuses(elsewhere: &str) -> Vec<Row> {
 }
 
 fn floods() -> Vec<Row> {
-    let reset = || bad(Phase::Reset);
+    let (reset, too_large) = (|| bad(Phase::Reset), || limit(Phase::Reset));
     let started = || send("HTTP/1.1 200 OK\r\n");
     let chunked = || ok("Transfer-Encoding: chunked\r\n", b"");
     let header = format!("X-Filler: {}\r\n", "x".repeat(1_000)).into_bytes();
     let chunk = [b"1000\r\n".to_vec(), vec![b'x'; 0x1000], b"\r\n".to_vec()].concat();
     let empty = || Act::Flood(vec![b'x'; 4_096]);
     vec![
-        row("endless headers", RESET, [started(), Act::Flood(header)], reset()).crowd(HEAD_KIB),
-        row("endless small headers", RESET, [started(), Act::Flood(b"A: b\r\n".repeat(1_000))], reset())
-            .crowd(HEAD_KIB),
-        row("an endless header", RESET, [started(), empty()], reset()).crowd(HEAD_KIB),
-        row("64 MiB, really sent", RESET, [ok("Content-Length: 67108864\r\n", b""), empty()], reset())
+        row("endless headers", RESET, [started(), Act::Flood(header)], too_large()).crowd(MESSAGE_KIB),
+        row("endless small headers", RESET, [started(), Act::Flood(b"A: b\r\n".repeat(1_000))], too_large())
             .crowd(MESSAGE_KIB),
-        row("a terabyte", STEP, [ok("Content-Length: 1000000000000\r\n", b""), empty()], bad(Phase::Step)),
-        row("a body until the end that never comes", RESET, [ok("", b""), empty()], reset()),
-        row("endless chunks", RESET, [chunked(), Act::Flood(chunk)], reset()).crowd(MESSAGE_KIB),
-        row("endless small chunks", RESET, [chunked(), Act::Flood(b"8\r\nxxxxxxxx\r\n".repeat(1_000))], reset()),
+        row("an endless header", RESET, [started(), empty()], too_large()).crowd(MESSAGE_KIB),
+        row("64 MiB, really sent", RESET, [ok("Content-Length: 67108864\r\n", b""), empty()], too_large())
+            .crowd(MESSAGE_KIB),
+        row("a terabyte", STEP, [ok("Content-Length: 1000000000000\r\n", b""), empty()], limit(Phase::Step)),
+        row("a body until the end that never comes", RESET, [ok("", b""), empty()], too_large()),
+        row("endless chunks", RESET, [chunked(), Act::Flood(chunk)], too_large()).crowd(MESSAGE_KIB),
+        row("endless small chunks", RESET, [chunked(), Act::Flood(b"8\r\nxxxxxxxx\r\n".repeat(1_000))], too_large()),
         row("an endless chunk size", RESET, [chunked(), Act::Flood(vec![b'f'; 4_096])], reset()).crowd(HEAD_KIB),
         row("an endless chunk extension", RESET, [chunked(), send("1;"), empty()], reset()).crowd(HEAD_KIB),
         row("endless trailers", RESET, [chunked(), send("0\r\n"), Act::Flood(b"A: b\r\n".repeat(1_000))], reset())
