@@ -98,7 +98,8 @@ async fn whole<D: Driver>(driver: &D, course: &Course<'_>, number: u64) -> Sessi
 
 /// One session against `url`.
 pub(crate) async fn run(mode: Mode, url: &str, script: &Script) -> SessionRecord {
-    live(dialer(mode, url, "").await, 0, script, &CancellationToken::new()).await
+    let way = way_of(mode, &[url.to_owned()], "").await;
+    live(Dialer::alone(way, script.message_bytes_max), 0, script, &CancellationToken::new()).await
 }
 
 /// A server of which every connection does what `play` says; ends with the test.
