@@ -11,7 +11,7 @@ pub mod template;
 
 use std::time::Duration;
 
-use proto::{Launch, Mode, PlanHash, Script};
+use proto::{Bounds, Launch, Mode, PlanHash, Script};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -85,6 +85,18 @@ pub struct Target {
     pub ready_timeout_us: u64,
     pub embedded: bool,
     pub ca_file: Option<String>,
+    #[serde(default)]
+    pub on_restart: OnRestart,
+}
+
+/// What becomes of an attempt under which the server was restarted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnRestart {
+    #[default]
+    Repeat,
+    Keep,
+    Abort,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -116,6 +128,21 @@ pub struct Session {
     pub close_timeout_us: u64,
     pub total_timeout_us: Option<u64>,
     pub launch: Launch,
+    /// Steps end where a reply says that the episode is done.
+    #[serde(default = "yes")]
+    pub until_done: bool,
+    /// The largest reply that is read.
+    #[serde(default = "message_bytes_max")]
+    pub message_bytes_max: u64,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// 16 MiB.
+pub(crate) fn message_bytes_max() -> u64 {
+    16 << 20
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -203,6 +230,8 @@ impl Plan {
             step_timeout: Duration::from_micros(s.step_timeout_us),
             close_timeout: Duration::from_micros(s.close_timeout_us),
             total_timeout: s.total_timeout_us.map(Duration::from_micros),
+            until_done: s.until_done,
+            message_bytes_max: usize::try_from(s.message_bytes_max).unwrap_or(usize::MAX),
         }
     }
 
@@ -210,6 +239,32 @@ impl Plan {
     #[must_use]
     pub fn session_floor_us(&self, wait_us: u64) -> u64 {
         u64::from(self.session.steps).saturating_mul(wait_us.saturating_add(self.session.think_us))
+    }
+
+    /// The longest that a session may last from its intended start, every limit of its own used up.
+    #[must_use]
+    pub fn session_ceiling_us(&self) -> u64 {
+        let s = &self.session;
+        let longest_wait_us = self.grid.waits_us.iter().copied().max().unwrap_or(0);
+        let step_us = s.think_us.saturating_add(longest_wait_us).saturating_add(s.step_timeout_us);
+        let phases =
+            [s.connect_timeout_us, s.reset_timeout_us, step_us.saturating_mul(s.steps.into()), s.close_timeout_us];
+        let all = phases.into_iter().fold(0, u64::saturating_add);
+        s.total_timeout_us.map_or(all, |total| total.min(all)).saturating_add(s.launch.over_us())
+    }
+
+    /// The histograms of every batch of the run: what a session may last is in their range.
+    #[must_use]
+    pub fn bounds(&self) -> Bounds {
+        Bounds::reaching(self.session_ceiling_us())
+    }
+
+    /// Sessions that the server says it takes at once, all of its workers and nodes together.
+    #[must_use]
+    pub fn known_capacity(&self) -> Option<u64> {
+        let server = &self.server;
+        let each = server.max_concurrent_envs?.saturating_mul(server.workers?);
+        Some(each.saturating_mul(server.nodes.unwrap_or(1).max(1)))
     }
 
     /// The success criterion.
@@ -221,14 +276,20 @@ impl Plan {
 
     /// The latency criterion: p99 <= multiplier x (steps x (wait + think) + overhead).
     #[must_use]
+    pub fn latency_limit_us(&self, wait_us: u64) -> u64 {
+        self.latency_limit_of_us(self.session_floor_us(wait_us))
+    }
+
+    /// The same for a session that asked for so much: one whose episode was over early asked for less.
+    #[must_use]
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
         clippy::cast_precision_loss,
         reason = "in range"
     )]
-    pub fn latency_limit_us(&self, wait_us: u64) -> u64 {
-        let base = self.session_floor_us(wait_us).saturating_add(self.success.overhead_us);
+    pub fn latency_limit_of_us(&self, asked_us: u64) -> u64 {
+        let base = asked_us.saturating_add(self.success.overhead_us);
         (base as f64 * self.success.max_latency_multiplier) as u64
     }
 }

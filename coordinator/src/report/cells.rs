@@ -45,6 +45,15 @@ pub struct CellHistograms {
     parts: BTreeMap<(Mode, u64, u64, Metric), usize>,
 }
 
+/// What a cell's p99 is, of totals of which some are above the histograms' range.
+fn clipped_p99_us(runs: &[&Summary], merged: Option<&Histogram<u64>>) -> Option<u64> {
+    let within = merged.map_or(0, Histogram::len);
+    let above: u64 = runs.iter().map(|run| run.total_over_range).sum();
+    let all = within + above;
+    let rank = (all * 99).div_ceil(100);
+    (above > 0 && rank > within).then(|| runs.iter().map(|run| run.range_us).max().unwrap_or(0))
+}
+
 impl CellHistograms {
     pub fn add(&mut self, batch: &Batch, histograms: &HistogramSet) {
         // One set of bounds for the whole run: this can't fail.
@@ -184,6 +193,11 @@ impl<'a> Grid<'a> {
             if histograms.parts(cell, Metric::Total) < counting {
                 // A merged p99 is at most the largest of its parts': what there is where not all their histograms are.
                 cell.p99_us = cell.runs.iter().map(|run| run.total.p99_us).max().filter(|p99_us| *p99_us > 0);
+            }
+            let merged = histograms.get(cell.mode, cell.batch_size, cell.wait_us, Metric::Total);
+            if let Some(end_us) = clipped_p99_us(&cell.runs, merged) {
+                cell.p99_us = Some(end_us);
+                continue;
             }
             // The bucket's upper edge may lie beyond the largest value there was.
             let max_us = cell.runs.iter().map(|run| run.total_max_us).max().unwrap_or(0);

@@ -317,7 +317,7 @@ fn launches(run: &Run) -> Vec<Figure> {
             })
             .collect(),
         start_skew_us: summary.start_skew_us,
-        launch_window_us: summary.launch_window_us,
+        launch_window_us: summary.launch_window_us.unwrap_or(0),
     };
     let grid = run.grid();
     let mut seen = Vec::new();

@@ -32,8 +32,35 @@ pub struct AgentResult {
     /// How late its load threads' own timers fired.
     pub timer_overshoot: Option<Overshoot>,
     pub vitals: Option<Vitals>,
+    /// How late its sessions answered pings of the server; `None` if none came.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pings: Option<Pings>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lost: Option<String>,
+}
+
+/// Of pings that a server sent to the sessions of one agent.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pings {
+    pub sessions: u64,
+    pub pings: u64,
+    /// Of the longest that one lay unanswered in each session; `None` where the kernel did not stamp them.
+    pub late_p99_us: Option<u64>,
+    pub late_us_max: Option<u64>,
+}
+
+impl Pings {
+    fn of(rows: &[Row]) -> Option<Self> {
+        let pinged = || rows.iter().map(|row| &row.record.wire).filter(|wire| wire.pings > 0);
+        let late: Vec<u64> = pinged().filter_map(|wire| wire.ping_late_us).collect();
+        let pings = Self {
+            sessions: pinged().count() as u64,
+            pings: pinged().map(|wire| u64::from(wire.pings)).sum(),
+            late_us_max: late.iter().copied().max(),
+            late_p99_us: p99(late),
+        };
+        (pings.sessions > 0).then_some(pings)
+    }
 }
 
 /// What is kept of a histogram of late timers, in microseconds.
@@ -74,6 +101,7 @@ impl AgentResult {
     pub fn measured(&mut self, rows: &[Row], vitals: Vitals) {
         self.launch_lag_p99_us = p99(rows.iter().filter_map(|row| row.record.launch_lag_us()).collect());
         self.own_delay_p99_us = p99(rows.iter().filter_map(|row| row.record.wire.own_delay_us).collect());
+        self.pings = Pings::of(rows);
         let overshoot = proto::histograms::decode_one(&vitals.overshoot).ok();
         self.timer_overshoot = overshoot.filter(|o| !o.is_empty()).map(|o| Overshoot::of(&o));
         self.vitals = Some(vitals);
@@ -91,7 +119,7 @@ impl AgentResult {
 }
 
 /// The value that 99 of 100 do not exceed.
-fn p99(mut values: Vec<u64>) -> Option<u64> {
+pub fn p99(mut values: Vec<u64>) -> Option<u64> {
     let rank = (values.len() * 99).div_ceil(100).checked_sub(1)?;
     Some(*values.select_nth_unstable(rank).1)
 }
@@ -152,4 +180,19 @@ pub struct Verdict {
     pub hosts_missing: bool,
     /// And nothing else is wrong that would make it degraded or invalid.
     pub only_hosts_missing: bool,
+    /// The server was restarted, or cut off, while sessions ran.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outage: Option<Outage>,
+}
+
+/// Sessions that a server cut by going away, and how that is known.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outage {
+    /// Of the first cut, after the start of the batch.
+    pub at_us: u64,
+    pub cut: u64,
+    /// Connections that nobody took meanwhile, in the batch and after it.
+    pub refused_connects: u64,
+    /// In words.
+    pub evidence: Vec<String>,
 }

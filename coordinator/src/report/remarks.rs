@@ -25,7 +25,7 @@ pub fn timeouts(results: &[Done]) -> String {
             cell(summary),
             count(summary.ledger.timed_out),
             count(summary.ledger.planned),
-            latency(summary.response.p99_us)
+            summary.response.map_or_else(|| "-".to_owned(), |response| latency(response.p99_us))
         ));
     }
     if cut.len() > TOLD_MAX {
@@ -102,7 +102,7 @@ mod tests {
         };
         let mut summary = Summary::of(&context, &[], &HistogramSet::new(Bounds::STANDARD));
         summary.ledger = Ledger { planned: size, succeeded: size - timed_out, timed_out, ..Ledger::default() };
-        summary.response.p99_us = 120_000_000;
+        summary.response = Some(crate::report::summary::Percentiles { p99_us: 120_000_000, ..Default::default() });
         summary.hosts = hosts.iter().map(|(host, n)| ((*host).to_owned(), *n)).collect();
         Done::Ran(Box::new(summary))
     }

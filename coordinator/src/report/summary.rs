@@ -8,9 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use super::format::{seconds_short, seconds6};
 use crate::plan::expand::Batch;
-use crate::report::facts::{AgentResult, Row, Verdict};
+use crate::report::facts::{AgentResult, Row, Verdict, p99};
 
-/// Percentiles of one metric in microseconds, from the merged histogram; all 0 when it is empty.
+/// Percentiles of one metric in microseconds, from the merged histogram; a value above its range stands at the range's end.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Percentiles {
     pub p50_us: u64,
@@ -32,7 +32,11 @@ pub struct Summary {
     pub reset: Percentiles,
     pub step: Percentiles,
     pub total: Percentiles,
-    pub response: Percentiles,
+    /// From the intended starts; `None` if no session succeeded or timed out.
+    pub response: Option<Percentiles>,
+    /// Of succeeded sessions, beyond the waits and pauses that they asked for.
+    #[serde(default)]
+    pub beyond: Option<Percentiles>,
     pub total_min_us: u64,
     pub total_max_us: u64,
     pub total_avg_us: f64,
@@ -42,16 +46,41 @@ pub struct Summary {
     pub unique_sessions: u64,
     /// Succeeded sessions by host.
     pub hosts: BTreeMap<String, u64>,
+    /// Sessions that had an answer, by the process that gave it: `host pid`.
+    #[serde(default)]
+    pub workers: BTreeMap<String, u64>,
+    /// Episodes that the server said were over.
+    #[serde(default)]
+    pub done: u64,
+    /// Succeeded sessions whose connections did not end as they should have, by how they did.
+    #[serde(default)]
+    pub untidy: BTreeMap<String, u64>,
     pub agents: u64,
     pub attempt: u32,
     pub accepted: bool,
     pub open_max: u64,
-    pub launch_window_us: u64,
-    pub launch_lag_p99_us: u64,
+    /// `None` if no session was started.
+    pub launch_window_us: Option<u64>,
+    pub launch_lag_p99_us: Option<u64>,
+    /// Values above the histograms' range, of all metrics, and of the totals alone.
     pub over_range: u64,
+    #[serde(default)]
+    pub total_over_range: u64,
+    /// Where the histograms' range ends.
+    #[serde(default)]
+    pub range_us: u64,
     /// Of step replies; `None` unless the kernel stamped (nearly) all of them.
     pub wire: Option<Percentiles>,
+    /// The same beyond the wait that each step asked for.
+    #[serde(default)]
+    pub wire_beyond: Option<Percentiles>,
     pub receive_lag_p99_us: Option<u64>,
+    /// Of what the agents added to each session.
+    #[serde(default)]
+    pub own_delay_p99_us: Option<u64>,
+    /// Of the longest that a ping of the server lay unanswered, in each session that had one.
+    #[serde(default)]
+    pub ping_late_p99_us: Option<u64>,
     /// Of the TCP handshakes of succeeded sessions, as the kernel measured them.
     pub handshake_rtt: Option<Percentiles>,
     /// SYN segments that had to be sent again, all sessions together; `None` where nobody asked the kernel.
@@ -63,6 +92,9 @@ pub struct Summary {
     /// What went wrong, by kind and phase, most frequent first.
     pub errors: Vec<(String, u64)>,
     pub verdict: Verdict,
+    /// Why earlier attempts at this batch did not count.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub refused_before: Vec<String>,
 }
 
 /// What [`Summary::of`] needs beside the rows.
@@ -93,6 +125,8 @@ impl Summary {
         let mut largest = Largest::default();
         let (mut steps, mut stamped) = (0_u64, 0_u64);
         let mut syn_retransmits = None;
+        let (mut workers, mut untidy) = (BTreeMap::<String, u64>::new(), BTreeMap::<String, u64>::new());
+        let (mut done, mut own_delays, mut pings_late) = (0, Vec::new(), Vec::new());
         for row in rows {
             let record = &row.record;
             ledger.count(&record.outcome);
@@ -100,6 +134,16 @@ impl Summary {
                 syn_retransmits = Some(syn_retransmits.unwrap_or(0_u64).saturating_add(again.into()));
             }
             wall_us = wall_us.max(record.ended_us().unwrap_or(0));
+            done += u64::from(record.done);
+            own_delays.extend(record.wire.own_delay_us);
+            pings_late.extend(record.wire.ping_late_us);
+            if let Some(kind) = &record.untidy {
+                *untidy.entry(kind.to_string()).or_default() += 1;
+            }
+            if let (Some(pid), Some(_)) = (record.pid, record.opened_us()) {
+                let host = record.host_url.as_deref().unwrap_or("?");
+                *workers.entry(format!("{host} {pid}")).or_default() += 1;
+            }
             largest.see(record);
             if let Some(started) = record.started_us {
                 first_start = first_start.min(started);
@@ -130,6 +174,8 @@ impl Summary {
         let mut errors: Vec<(String, u64)> = errors.into_iter().collect();
         errors.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
         let wall_seconds = wall_us as f64 / 1e6;
+        let of = |metric| percentiles(histograms, metric, &largest);
+        let all_stamped = nearly_all(stamped, steps);
         let per_second = |value: f64| if wall_us == 0 { 0.0 } else { value / wall_seconds };
         Self {
             batch: context.batch,
@@ -137,11 +183,13 @@ impl Summary {
             hardware: context.hardware.to_owned(),
             timestamp: context.timestamp,
             total_wall_us: wall_us,
-            connect: percentiles(histograms, Metric::Connect, &largest),
-            reset: percentiles(histograms, Metric::Reset, &largest),
-            step: percentiles(histograms, Metric::Step, &largest),
-            total: percentiles(histograms, Metric::Total, &largest),
-            response: percentiles(histograms, Metric::Response, &largest),
+            // The historical script's columns always hold a number: 0 where nothing succeeded.
+            connect: of(Metric::Connect).unwrap_or_default(),
+            reset: of(Metric::Reset).unwrap_or_default(),
+            step: of(Metric::Step).unwrap_or_default(),
+            total: of(Metric::Total).unwrap_or_default(),
+            response: of(Metric::Response),
+            beyond: of(Metric::Beyond),
             total_min_us: if total_count == 0 { 0 } else { total_min },
             total_max_us: total_max,
             total_avg_us: if total_count == 0 { 0.0 } else { total_sum as f64 / total_count as f64 },
@@ -150,23 +198,30 @@ impl Summary {
             unique_pids: pids.len() as u64,
             unique_sessions: sessions.len() as u64,
             hosts,
+            workers,
+            done,
+            untidy,
             agents: context.agents,
             attempt: context.attempt,
             accepted: true,
             open_max: open_max(rows),
-            launch_window_us: last_start.saturating_sub(first_start),
-            launch_lag_p99_us: percentiles(histograms, Metric::LaunchLag, &largest).p99_us,
+            launch_window_us: last_start.checked_sub(first_start),
+            launch_lag_p99_us: of(Metric::LaunchLag).map(|lag| lag.p99_us),
             over_range: histograms.over_range(),
-            wire: nearly_all(stamped, steps).then(|| percentiles(histograms, Metric::Wire, &largest)),
-            receive_lag_p99_us: nearly_all(stamped, steps)
-                .then(|| percentiles(histograms, Metric::ReceiveLag, &largest).p99_us),
-            handshake_rtt: (!histograms.get(Metric::HandshakeRtt).is_empty())
-                .then(|| percentiles(histograms, Metric::HandshakeRtt, &largest)),
+            total_over_range: histograms.over_range_of(Metric::Total),
+            range_us: histograms.bounds().high_us,
+            wire: of(Metric::Wire).filter(|_| all_stamped),
+            wire_beyond: of(Metric::WireBeyond).filter(|_| all_stamped),
+            receive_lag_p99_us: of(Metric::ReceiveLag).filter(|_| all_stamped).map(|lag| lag.p99_us),
+            own_delay_p99_us: p99(own_delays),
+            ping_late_p99_us: p99(pings_late),
+            handshake_rtt: of(Metric::HandshakeRtt),
             syn_retransmits,
             start_skew_us: None,
             by_agent: Vec::new(),
             errors,
             verdict: Verdict::default(),
+            refused_before: Vec::new(),
             ledger,
         }
     }
@@ -204,14 +259,10 @@ impl Largest {
 
 /// A percentile is the upper edge of its bucket, which may lie beyond the largest value there was: no percentile is
 /// above the maximum.
-fn percentiles(histograms: &HistogramSet, metric: Metric, largest: &Largest) -> Percentiles {
-    let histogram = histograms.get(metric);
-    if histogram.is_empty() {
-        return Percentiles::default();
-    }
+fn percentiles(histograms: &HistogramSet, metric: Metric, largest: &Largest) -> Option<Percentiles> {
     let largest = largest.0.get(&metric).copied().unwrap_or(u64::MAX);
-    let at = |quantile: f64| histogram.value_at_quantile(quantile).min(largest);
-    Percentiles { p50_us: at(0.50), p90_us: at(0.90), p95_us: at(0.95), p99_us: at(0.99) }
+    let at = |quantile: f64| histograms.quantile(metric, quantile).map(|us| us.min(largest));
+    Some(Percentiles { p50_us: at(0.50)?, p90_us: at(0.90)?, p95_us: at(0.95)?, p99_us: at(0.99)? })
 }
 
 /// Most sessions that were open at one instant, over all agents, on the common time line of their start instants.
@@ -233,7 +284,7 @@ pub fn most_at_once(intervals: impl Iterator<Item = (u64, u64)>) -> u64 {
 }
 
 /// The columns of summary.csv, historical ones first, all in their fixed order.
-pub const COLUMNS: [&str; 55] = [
+pub const COLUMNS: [&str; 65] = [
     "mode",
     "url",
     "num_requests",
@@ -289,6 +340,16 @@ pub const COLUMNS: [&str; 55] = [
     "handshake_rtt_p50",
     "handshake_rtt_p99",
     "syn_retransmissions",
+    "done",
+    "fullest_worker",
+    "untidy",
+    "outage",
+    "beyond_p50",
+    "beyond_p99",
+    "wire_beyond_p50",
+    "wire_beyond_p99",
+    "generator_delay_p99",
+    "ping_late_p99",
 ];
 
 impl Summary {
@@ -340,12 +401,12 @@ impl Summary {
             l.lost.to_string(),
             l.never_started.to_string(),
             self.open_max.to_string(),
-            seconds6(self.response.p50_us),
-            seconds6(self.response.p99_us),
+            measured(self.response.map(|response| response.p50_us)),
+            measured(self.response.map(|response| response.p99_us)),
             measured(self.wire.map(|wire| wire.p50_us)),
             measured(self.wire.map(|wire| wire.p99_us)),
-            seconds6(self.launch_window_us),
-            seconds6(self.launch_lag_p99_us),
+            measured(self.launch_window_us),
+            measured(self.launch_lag_p99_us),
             measured(self.receive_lag_p99_us),
             measured(self.start_skew_us),
             self.over_range.to_string(),
@@ -356,6 +417,16 @@ impl Summary {
             measured(self.handshake_rtt.map(|rtt| rtt.p50_us)),
             measured(self.handshake_rtt.map(|rtt| rtt.p99_us)),
             self.syn_retransmits.map(|n| n.to_string()).unwrap_or_default(),
+            self.done.to_string(),
+            self.workers.values().max().map(u64::to_string).unwrap_or_default(),
+            self.untidy.values().sum::<u64>().to_string(),
+            self.verdict.outage.as_ref().map(|outage| outage.cut.to_string()).unwrap_or_default(),
+            measured(self.beyond.map(|beyond| beyond.p50_us)),
+            measured(self.beyond.map(|beyond| beyond.p99_us)),
+            measured(self.wire_beyond.map(|beyond| beyond.p50_us)),
+            measured(self.wire_beyond.map(|beyond| beyond.p99_us)),
+            measured(self.own_delay_p99_us),
+            measured(self.ping_late_p99_us),
         ]
     }
 }
@@ -378,6 +449,7 @@ mod tests {
         let mut record = SessionRecord::without_life(0, Outcome::Succeeded, String::new());
         record.started_us = Some(0);
         record.connect_us = Some(opened);
+        record.reset_us = Some(0);
         record.total_us = Some(ended);
         Row { agent: Arc::from("a"), record }
     }
@@ -410,8 +482,10 @@ mod tests {
         let cells = summary.cells();
         for (column, cell) in COLUMNS.iter().zip(&cells) {
             let number = cell.parse::<f64>();
-            let latency = ["connect_", "reset_", "step_", "total_", "response_"].iter().any(|p| column.starts_with(p));
+            let latency = ["connect_", "reset_", "step_", "total_"].iter().any(|p| column.starts_with(p));
             assert!(!latency || number == Ok(0.0), "{column} = {cell:?}");
+            let nothing = ["response_", "launch_", "beyond_", "wire_"].iter().any(|p| column.starts_with(p));
+            assert!(!nothing || cell.is_empty(), "a percentile of nothing is no zero: {column} = {cell:?}");
         }
         assert_eq!(cells[6], "1970-01-01T00:00:00.000000Z");
         assert_eq!(cells[4], "0.1");

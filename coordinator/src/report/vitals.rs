@@ -107,7 +107,7 @@ fn of_batch(run: &Run, summary: &Summary) -> Vec<String> {
         percent(l.succeeded, l.planned),
         some(summary.total.p50_us),
         some(summary.total.p99_us),
-        if summary.response.p99_us == 0 { "-".to_owned() } else { latency(summary.response.p99_us) },
+        summary.response.map_or_else(|| "-".to_owned(), |response| latency(response.p99_us)),
         summary.wire.map_or_else(|| "-".to_owned(), |wire| latency(wire.p99_us)),
         if l.succeeded == 0 { "-".to_owned() } else { rate(summary.requests_per_second) },
         if run.judged() { count(summary.open_max) } else { "-".to_owned() },

@@ -13,7 +13,7 @@ use proto::message::{RecordChunk, Report, Resend};
 use proto::{AttemptId, Bounds, HistogramSet, Ledger, Outcome, SessionRecord};
 
 use super::clock::{Offset, Started, start_skew_us};
-use super::verdict::{self, Evidence};
+use super::verdict::{self, Evidence, Fate};
 use crate::plan::Plan;
 use crate::plan::expand::Batch;
 use crate::report::facts::{AgentResult, Row};
@@ -206,7 +206,12 @@ impl Part {
     }
 
     /// This agent's rows and histograms, and what is wrong with them.
-    fn open(self, batch: &Batch, faults: &mut Vec<String>) -> (Vec<Row>, Option<HistogramSet>, AgentResult) {
+    fn open(
+        self,
+        batch: &Batch,
+        bounds: Bounds,
+        faults: &mut Vec<String>,
+    ) -> (Vec<Row>, Option<HistogramSet>, AgentResult) {
         let agent = self.agent.clone();
         let mut result = AgentResult {
             name: agent.to_string(),
@@ -219,6 +224,7 @@ impl Part {
             own_delay_p99_us: None,
             timer_overshoot: None,
             vitals: None,
+            pings: None,
             lost: self.lost.clone().or_else(|| self.leaving.clone()),
         };
         let row = |record| Row { agent: agent.clone(), record };
@@ -263,7 +269,7 @@ impl Part {
         result.ledger = report.ledger;
         result.start_offset_us = Some(report.start_offset_us);
         result.measured(&rows, *report.vitals);
-        let histograms = HistogramSet::decode(Bounds::STANDARD, &report.histograms);
+        let histograms = HistogramSet::decode(bounds, &report.histograms);
         let histograms = histograms.map_err(|error| faults.push(format!("agent {agent}: {error}"))).ok();
         (rows, histograms, result)
     }
@@ -279,6 +285,19 @@ pub struct Finished {
     pub histograms: HistogramSet,
     /// Whether this attempt is the batch's row in summary.csv: the accepted one, or the last when none was.
     pub stands: bool,
+    /// What the collector found wrong with the uploads.
+    pub faults: Vec<String>,
+    /// Who was lost and why.
+    pub lost: Vec<String>,
+}
+
+impl Finished {
+    /// Says what it is worth, by all that is known of it.
+    pub fn judge(&mut self, plan: &Plan, fate: &Fate) {
+        let Self { summary, rows, faults, lost, .. } = self;
+        let verdict = verdict::judge(&Evidence { plan, summary, rows, faults, lost, fate });
+        summary.verdict = verdict;
+    }
 }
 
 /// Puts the parts of an attempt together. `started` is the coordinator's wall clock at the start instant.
@@ -286,11 +305,12 @@ pub struct Finished {
 pub fn finish(plan: &Plan, batch: Batch, id: AttemptId, url: &str, started: Timestamp, parts: Vec<Part>) -> Finished {
     let mut faults = Vec::new();
     let mut rows = Vec::with_capacity(usize::try_from(batch.batch_size).unwrap_or(0));
-    let mut histograms = HistogramSet::new(Bounds::STANDARD);
+    let bounds = plan.bounds();
+    let mut histograms = HistogramSet::new(bounds);
     let mut agents = Vec::with_capacity(parts.len());
     let mut lost = Vec::new();
     for part in parts {
-        let (part_rows, part_histograms, result) = part.open(&batch, &mut faults);
+        let (part_rows, part_histograms, result) = part.open(&batch, bounds, &mut faults);
         rows.extend(part_rows);
         if let Some(set) = part_histograms
             && let Err(error) = histograms.merge(&set)
@@ -305,7 +325,7 @@ pub fn finish(plan: &Plan, batch: Batch, id: AttemptId, url: &str, started: Time
     rows.sort_by_key(|row| row.record.session);
 
     // The merge must be the histogram of all records, bucket by bucket.
-    let mut derived = HistogramSet::new(Bounds::STANDARD);
+    let mut derived = HistogramSet::new(bounds);
     for row in &rows {
         derived.record(&row.record);
     }
@@ -325,9 +345,9 @@ pub fn finish(plan: &Plan, batch: Batch, id: AttemptId, url: &str, started: Time
     let mut summary = Summary::of(&context, &rows, &histograms);
     summary.by_agent = agents;
     summary.start_skew_us = start_skew(&summary.by_agent);
-    let evidence = Evidence { plan, summary: &summary, rows: &rows, faults: &faults, lost: &lost };
-    summary.verdict = verdict::judge(&evidence);
-    Finished { id, summary, rows, histograms, stands: true }
+    let mut finished = Finished { id, summary, rows, histograms, stands: true, faults, lost };
+    finished.judge(plan, &Fate::default());
+    finished
 }
 
 /// `None` unless the achieved start of every agent that had sessions is known.
@@ -366,6 +386,7 @@ mod tests {
         let mut record = SessionRecord::without_life(session, Outcome::Succeeded, String::new());
         record.started_us = Some(session);
         record.connect_us = Some(10);
+        record.reset_us = Some(10);
         record.total_us = Some(1_000_000 + session);
         record
     }

@@ -222,7 +222,10 @@ pub struct Machine {
     phase: Phase,
     results: Vec<Done>,
     interrupted: bool,
-    /// A loss with `on_loss = "abort"`.
+    /// Of the attempts at the present batch: under how many the server went away, and why any of them did not count.
+    outages: u32,
+    refused: Vec<String>,
+    /// A loss with `on_loss = "abort"`, or a restart with `on_restart = "abort"`.
     aborted: bool,
     /// Modes in which the readiness check got a whole session.
     worked: BTreeSet<Mode>,
@@ -253,6 +256,8 @@ impl Machine {
             phase: Phase::Gathering { deadline },
             results: setup.history.decided.values().map(|summary| Done::Ran(Box::new(summary.clone()))).collect(),
             interrupted: false,
+            outages: 0,
+            refused: Vec::new(),
             aborted: false,
             worked: BTreeSet::new(),
             ending: None,

@@ -7,5 +7,7 @@ pub mod collect;
 pub mod event_loop;
 pub mod events;
 pub mod machine;
+pub mod outage;
 pub mod share;
+pub mod side;
 pub mod verdict;

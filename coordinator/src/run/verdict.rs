@@ -11,9 +11,10 @@ mod limit;
 mod words;
 
 use crate::plan::Plan;
-use crate::report::facts::{Limit, Row, Verdict, Worth};
+use crate::report::facts::{Limit, Outage, Row, Verdict, Worth, p99};
 use crate::report::format::{count, latency};
 use crate::report::summary::Summary;
+use crate::run::side::sides;
 
 /// One attempt as it is judged.
 #[derive(Debug, Clone, Copy)]
@@ -25,6 +26,26 @@ pub struct Evidence<'a> {
     pub faults: &'a [String],
     /// Who was lost and why.
     pub lost: &'a [String],
+    pub fate: &'a Fate,
+}
+
+/// What became of an attempt besides its sessions.
+#[derive(Debug, Clone, Default)]
+pub struct Fate {
+    pub outage: Option<(Outage, Treated)>,
+    /// Why it does not count, if it does not and no agent was lost.
+    pub given_up: Option<String>,
+}
+
+/// What an attempt is worth under which the server went away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Treated {
+    /// It does not count.
+    Refused,
+    /// The user wants it kept as it is.
+    Kept,
+    /// The server went away in each of so many attempts: that is what the batch does to it.
+    EveryTime { attempts: u32 },
 }
 
 /// Judges one attempt.
@@ -42,26 +63,44 @@ pub fn judge(evidence: &Evidence<'_>) -> Verdict {
         judge.say(Worth::Degraded, format!("agent {who}"));
     }
     judge.clocks(plan, summary);
+    let crashes = judge.fate(evidence.fate);
     let otherwise = judge.worth;
     let hosts_missing = judge.hosts(plan, summary);
+    let sides = sides(evidence.rows, &summary.by_agent);
     let criteria = Criteria::of(evidence);
-    for reason in generator::why(evidence, &criteria) {
-        judge.say(Worth::GeneratorLimited, reason);
+    if !crashes {
+        for reason in generator::why(evidence, &criteria, &sides) {
+            judge.say(Worth::GeneratorLimited, reason);
+        }
     }
     let (limit, reasons) = match judge.worth {
         Worth::GeneratorLimited => (Limit::Generator, Vec::new()),
+        Worth::Valid if crashes => (Limit::Server, Vec::new()),
         Worth::Valid if criteria.met() => (Limit::None, Vec::new()),
-        Worth::Valid => limit::of(evidence, &criteria),
+        Worth::Valid => limit::of(evidence, &criteria, &sides),
         Worth::Degraded | Worth::Invalid => (Limit::Unknown, Vec::new()),
     };
     judge.reasons.extend(reasons);
+    judge.reasons.extend(over_range(summary));
     Verdict {
         worth: judge.worth,
         limit,
         reasons: judge.reasons,
         hosts_missing,
         only_hosts_missing: hosts_missing && otherwise < Worth::Degraded,
+        outage: evidence.fate.outage.as_ref().map(|(outage, _)| outage.clone()),
     }
+}
+
+/// Percentiles stop where the histograms' range does; criteria go by the sessions themselves.
+fn over_range(summary: &Summary) -> Option<String> {
+    (summary.over_range > 0).then(|| {
+        format!(
+            "{} values are above the range of the histograms ({}): percentiles among them stand at its end",
+            count(summary.over_range),
+            latency(summary.range_us)
+        )
+    })
 }
 
 /// The conclusion of a batch, and what it would be without the generator's own delay.
@@ -80,16 +119,23 @@ impl Criteria {
     fn of(evidence: &Evidence<'_>) -> Self {
         let Evidence { plan, summary, rows, .. } = evidence;
         let good = || rows.iter().map(|row| &row.record).filter(|r| r.outcome == proto::Outcome::Succeeded);
-        let known: Vec<u64> = good().filter_map(|r| r.total_without_own_delay_us()).collect();
+        let limit_us = plan.latency_limit_us(summary.batch.wait_us);
+        // A session whose episode was over early has asked for less, and is held to less: its time is scaled to the limit of
+        // one that asked for everything.
+        let scaled = |r: &proto::SessionRecord, us: u64| match plan.latency_limit_of_us(r.asked_us) {
+            own_us if !r.done || own_us == limit_us || own_us == 0 => us,
+            own_us => u64::try_from(u128::from(us) * u128::from(limit_us) / u128::from(own_us)).unwrap_or(u64::MAX),
+        };
+        let known: Vec<u64> = good().filter_map(|r| Some(scaled(r, r.total_without_own_delay_us()?))).collect();
         let all = summary.ledger.succeeded;
         // One session in a thousand without a stamp does not move a 99th percentile.
         let enough = all > 0 && (known.len() as u64).saturating_mul(1_000) >= all.saturating_mul(999);
         Self {
             success: plan.enough_succeeded(summary.ledger.succeeded, summary.ledger.planned),
-            limit_us: plan.latency_limit_us(summary.batch.wait_us),
+            limit_us,
             // Exactly, as what it is compared with: the upper edge of a bucket may lie on the other side of the criterion.
-            total_p99_us: p99(good().filter_map(|r| r.total_us).collect()).unwrap_or(0),
-            response_p99_us: p99(good().filter_map(|r| r.response_us()).collect()).unwrap_or(0),
+            total_p99_us: p99(good().filter_map(|r| Some(scaled(r, r.total_us?))).collect()).unwrap_or(0),
+            response_p99_us: p99(good().filter_map(|r| Some(scaled(r, r.response_us()?))).collect()).unwrap_or(0),
             without_own_p99_us: if enough { p99(known) } else { None },
         }
     }
@@ -103,12 +149,6 @@ impl Criteria {
     }
 }
 
-/// The value that 99 of 100 do not exceed.
-fn p99(mut values: Vec<u64>) -> Option<u64> {
-    let rank = (values.len() * 99).div_ceil(100).checked_sub(1)?;
-    Some(*values.select_nth_unstable(rank).1)
-}
-
 struct Judge {
     worth: Worth,
     reasons: Vec<String>,
@@ -118,6 +158,33 @@ impl Judge {
     fn say(&mut self, worth: Worth, reason: String) {
         self.worth = self.worth.max(worth);
         self.reasons.push(reason);
+    }
+
+    /// What became of the attempt; `true` if the server goes away each time.
+    fn fate(&mut self, fate: &Fate) -> bool {
+        let crashes = matches!(fate.outage, Some((_, Treated::EveryTime { .. })));
+        if let Some((outage, treated)) = &fate.outage {
+            let what = outage.evidence.join("; ");
+            match treated {
+                Treated::EveryTime { attempts } => {
+                    self.reasons
+                        .push(format!("by the server: it crashed in {attempts} of {attempts} attempts: {what}"));
+                }
+                Treated::Kept => self.say(
+                    Worth::Degraded,
+                    format!(
+                        "the server was restarted while sessions ran, and the batch is kept (target.on_restart): {what}"
+                    ),
+                ),
+                Treated::Refused => {
+                    self.say(Worth::Degraded, format!("the server was restarted while sessions ran: {what}"));
+                }
+            }
+        }
+        if let Some(why) = &fate.given_up {
+            self.say(Worth::Degraded, format!("given up: {why}"));
+        }
+        crashes
     }
 
     /// A start together is only as good as what is known of the clocks; with one agent there is nothing to compare.

@@ -78,6 +78,12 @@ struct Line {
     verdict: Option<Worth>,
     verdict_reasons: Option<String>,
     accepted: Option<bool>,
+    done: Option<u64>,
+    beyond_p50: Option<f64>,
+    beyond_p99: Option<f64>,
+    wire_beyond_p50: Option<f64>,
+    wire_beyond_p99: Option<f64>,
+    generator_delay_p99: Option<f64>,
 }
 
 /// A line of raw.jsonl, as far as it is needed.
@@ -314,7 +320,11 @@ fn summary(index: u32, line: &Line, shift: u32) -> Summary {
     summary.reset = of(line.reset_p50, 0.0, line.reset_p95, line.reset_p99);
     summary.step = of(line.step_p50, 0.0, line.step_p95, line.step_p99);
     summary.total = of(line.total_p50, line.total_p90, line.total_p95, line.total_p99);
-    summary.response = of(line.response_p50.unwrap_or(0.0), 0.0, 0.0, line.response_p99.unwrap_or(0.0));
+    summary.response = line.response_p99.map(|p99| of(line.response_p50.unwrap_or(0.0), 0.0, 0.0, p99));
+    summary.beyond = line.beyond_p99.map(|p99| of(line.beyond_p50.unwrap_or(0.0), 0.0, 0.0, p99));
+    summary.wire_beyond = line.wire_beyond_p99.map(|p99| of(line.wire_beyond_p50.unwrap_or(0.0), 0.0, 0.0, p99));
+    summary.own_delay_p99_us = line.generator_delay_p99.map(us);
+    summary.done = line.done.unwrap_or(0);
     summary.wire = line.wire_p99.map(|p99| of(line.wire_p50.unwrap_or(0.0), 0.0, 0.0, p99));
     (summary.total_min_us, summary.total_max_us) = (us(line.total_min), us(line.total_max));
     summary.total_avg_us = line.total_avg * 1e6;
@@ -324,8 +334,8 @@ fn summary(index: u32, line: &Line, shift: u32) -> Summary {
     // Their names are in the records only.
     summary.hosts = (1..=line.unique_hosts).map(|n| (format!("host {n}"), 0)).collect();
     summary.open_max = line.open_max.unwrap_or(0);
-    summary.launch_window_us = us(line.launch_window.unwrap_or(0.0));
-    summary.launch_lag_p99_us = us(line.launch_lag_p99.unwrap_or(0.0));
+    summary.launch_window_us = line.launch_window.map(us);
+    summary.launch_lag_p99_us = line.launch_lag_p99.map(us);
     summary.receive_lag_p99_us = line.receive_lag_p99.map(us);
     summary.start_skew_us = line.start_skew.map(us);
     summary.over_range = line.over_range.unwrap_or(0);

@@ -14,6 +14,7 @@ struct Line {
     agent: String,
     start_offset: Option<f64>,
     connect_latency: Option<f64>,
+    reset_latency: Option<f64>,
     total_latency: Option<f64>,
     success: bool,
 }
@@ -45,7 +46,7 @@ fn life(line: Line) -> Option<Life> {
     let started = line.start_offset?;
     Some(Life {
         agent: line.agent,
-        opened_us: line.connect_latency.map(|connect| us(started + connect)),
+        opened_us: line.connect_latency.zip(line.reset_latency).map(|(connect, reset)| us(started + connect + reset)),
         ended_us: us(started + line.total_latency?),
         succeeded: line.success,
     })

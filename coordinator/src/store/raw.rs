@@ -61,6 +61,16 @@ struct Line<'a> {
     connect_generator_delay: Option<Number>,
     handshake_rtt: Option<Number>,
     syn_retransmissions: Option<u32>,
+    /// Waits and pauses that were asked for, of the steps that were made.
+    asked: Number,
+    done: bool,
+    untidy: Option<String>,
+    open_generator_delay: Option<Number>,
+    pings: u32,
+    ping_late: Option<Number>,
+    /// Before a cut: how long the server had been silent, and what the agent was late by in that time.
+    silence: Option<Number>,
+    silence_generator_delay: Option<Number>,
 }
 
 /// Bytes that are put together before they are written.
@@ -126,6 +136,14 @@ fn line<'a>(finished: &'a Finished, row: &'a Row) -> Line<'a> {
         connect_generator_delay: seconds(r.wire.connect_own_us),
         handshake_rtt: seconds(r.wire.handshake_rtt_us),
         syn_retransmissions: r.wire.syn_retransmits,
+        asked: Number(seconds6(r.asked_us)),
+        done: r.done,
+        untidy: r.untidy.as_ref().map(ToString::to_string),
+        open_generator_delay: seconds(r.wire.open_own_us),
+        pings: r.wire.pings,
+        ping_late: seconds(r.wire.ping_late_us),
+        silence: seconds(r.wire.silence.map(|silence| silence.us)),
+        silence_generator_delay: seconds(r.wire.silence.map(|silence| silence.own_us)),
     }
 }
 

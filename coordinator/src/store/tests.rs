@@ -54,7 +54,7 @@ fn finished(index: u32, attempt: u32, accepted: bool) -> Finished {
     let worth = if accepted { Worth::Valid } else { Worth::Degraded };
     summary.verdict = Verdict { worth, reasons: vec!["because, \"so\"".to_owned()], ..Verdict::default() };
     let id = AttemptId { run: RunId(uuid::Uuid::nil()), batch: index, attempt };
-    Finished { id, summary, rows, histograms, stands: accepted }
+    Finished { id, summary, rows, histograms, stands: accepted, faults: Vec::new(), lost: Vec::new() }
 }
 
 fn put_run(store: &Store, plan: &Plan, papers: &Papers) {

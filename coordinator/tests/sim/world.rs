@@ -250,6 +250,8 @@ async fn agent(name: &'static str, number: u8, life: u8) -> turmoil::Result {
                 last_word: true,
                 problem: String::new(),
                 addresses: vec!["10.0.0.1:1".to_owned()],
+                served_by: Vec::new(),
+                refused_connects: 0,
             });
             tell.try_send(results.collect()).expect("room for one");
             told

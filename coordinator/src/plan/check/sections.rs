@@ -7,7 +7,8 @@ use super::launch::Launching;
 use super::reader::{Reader, nearest};
 use crate::plan::parse::{Layer, Shape, Value};
 use crate::plan::{
-    Agents, Experiment, Grid, Measure, Modes, OnLoss, OnShortfall, Order, Output, Raw, Server, Session, Success, Target,
+    Agents, Experiment, Grid, Measure, Modes, OnLoss, OnRestart, OnShortfall, Order, Output, Raw, Server, Session,
+    Success, Target, message_bytes_max,
 };
 
 /// Every section with its keys: what is not here is unknown.
@@ -27,7 +28,19 @@ pub const KEYS: &[(&str, &[&str])] = &[
             "proxy_sessions_max",
         ],
     ),
-    ("target", &["urls", "mode", "expected_hosts", "require_hosts", "ready_timeout_seconds", "embedded", "ca_file"]),
+    (
+        "target",
+        &[
+            "urls",
+            "mode",
+            "expected_hosts",
+            "require_hosts",
+            "ready_timeout_seconds",
+            "embedded",
+            "ca_file",
+            "on_restart",
+        ],
+    ),
     (
         "grid",
         &["batch_sizes", "wait_seconds", "repetitions", "cooldown_seconds", "order", "stop_after_failing", "warmup"],
@@ -45,6 +58,8 @@ pub const KEYS: &[(&str, &[&str])] = &[
             "close_timeout_seconds",
             "total_timeout_seconds",
             "launch",
+            "until_done",
+            "message_bytes_max",
         ],
     ),
     (
@@ -65,6 +80,8 @@ pub(super) struct Sessions {
     pub(super) arrivals: Option<u64>,
 }
 
+/// A reply of the benchmark environment has a few hundred bytes.
+const MESSAGE_BYTES_MIN: u64 = 1_024;
 /// Batches of one run.
 const BATCHES_MAX: u64 = 100_000;
 
@@ -221,6 +238,12 @@ impl Reader<'_> {
             ready_timeout_us: self.seconds_or("target", "ready_timeout_seconds", 0.1, 60_000_000),
             embedded,
             ca_file: self.find("target", "ca_file").and_then(|found| self.text(&found)),
+            on_restart: self.choice_or(
+                "target",
+                "on_restart",
+                &[("repeat", OnRestart::Repeat), ("keep", OnRestart::Keep), ("abort", OnRestart::Abort)],
+                OnRestart::Repeat,
+            ),
         }
     }
 
@@ -308,6 +331,10 @@ impl Reader<'_> {
                 .find("session", "total_timeout_seconds")
                 .and_then(|found| self.seconds(&found, 0.001)),
             launch,
+            until_done: self.flag_or("session", "until_done", true),
+            message_bytes_max: self
+                .integer_of("session", "message_bytes_max", MESSAGE_BYTES_MIN..=limits::REPLY_BYTES_MAX, "bytes")
+                .unwrap_or_else(message_bytes_max),
         };
         Sessions { session, arrivals }
     }

@@ -3,21 +3,22 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use proto::{Assignment, AttemptId, Bounds, FromCoordinator, Launch};
+use proto::{Assignment, AttemptId, FromCoordinator, Launch};
 
 use super::{
     ARM_TIMEOUT, CUT_TIMEOUT, Current, Effect, Key, Machine, Now, Phase, START_AFTER, START_AFTER_ROUND_TRIPS,
     UPLOAD_TIMEOUT, UPLOAD_TIMEOUT_PER_SESSION,
 };
 use crate::exit::{End, Failure};
-use crate::plan::OnLoss;
 use crate::plan::expand::Batch;
+use crate::plan::{OnLoss, OnRestart};
 use crate::report::cells::{Done, failing_sizes};
-use crate::report::facts::{Limit, Worth};
+use crate::report::facts::Outage;
 use crate::run::clock::Offset;
 use crate::run::collect::{Finished, Part, finish};
 use crate::run::events::{Place, RunEvent};
 use crate::run::share::Share;
+use crate::run::verdict::{Fate, Treated};
 
 impl Machine {
     pub(super) fn next_batch(&mut self, now: Now) {
@@ -79,7 +80,7 @@ impl Machine {
                 seed: plan.session.seed,
                 agent_index,
                 agent_count,
-                bounds: Bounds::STANDARD,
+                bounds: plan.bounds(),
                 wire: plan.measure.wire,
                 clock_step_us_max: plan.measure.max_clock_error_us,
                 in_flight_max: share.at_once,
@@ -211,31 +212,49 @@ impl Machine {
         if refused.is_none() && self.is_suspect(&finished) {
             return self.recheck(now, finished);
         }
-        self.keep(finished, refused, lost);
+        let fate = Fate { given_up: refused.clone().filter(|_| !lost), ..Fate::default() };
+        self.keep(finished, refused, &fate);
+    }
+
+    /// The server went away under the attempt.
+    pub(super) fn keep_outage(&mut self, finished: Finished, outage: Outage) {
+        self.outages += 1;
+        let attempts = self.attempts_here();
+        let why = outage.evidence.first().cloned().unwrap_or_default();
+        let (treated, refused) = match self.setup.plan.target.on_restart {
+            OnRestart::Keep => (Treated::Kept, None),
+            // Others of them ended for other reasons: then nothing is known of what the batch does to the server.
+            OnRestart::Repeat if !self.may_repeat() && self.outages == attempts => {
+                (Treated::EveryTime { attempts }, None)
+            }
+            OnRestart::Repeat => (Treated::Refused, Some(why)),
+            OnRestart::Abort => {
+                self.aborted = true;
+                (Treated::Refused, Some(why))
+            }
+        };
+        let given_up = refused.clone();
+        self.keep(finished, refused, &Fate { outage: Some((outage, treated)), given_up });
     }
 
     /// Has an attempt written down; `refused` says why it does not count.
-    pub(super) fn keep(&mut self, mut finished: Finished, refused: Option<String>, lost: bool) {
+    pub(super) fn keep(&mut self, mut finished: Finished, refused: Option<String>, fate: &Fate) {
         let batch = finished.summary.batch;
-        if let Some(why) = &refused {
-            finished.summary.accepted = false;
-            if !lost {
-                // Of a loss the verdict has spoken already.
-                finished.summary.verdict.worth = finished.summary.verdict.worth.max(Worth::Degraded);
-                finished.summary.verdict.limit = Limit::Unknown;
-                finished.summary.verdict.reasons.push(format!("given up: {why}"));
-            }
-        }
+        finished.judge(&self.setup.plan, fate);
         // Whether those who are left can carry it is found out then.
         let again = self.may_repeat() && self.ending.is_none();
         if let Some(why) = &refused {
-            self.tell(RunEvent::AttemptRefused {
-                batch,
-                attempt: finished.id.attempt,
-                // Of a loss the verdict's first reason says more.
-                why: finished.summary.verdict.reasons.first().filter(|_| lost).unwrap_or(why).clone(),
-                again,
-            });
+            finished.summary.accepted = false;
+            // Of a loss, or a restart, the verdict's first reason says more.
+            let said =
+                finished.summary.verdict.reasons.first().filter(|_| fate.given_up.is_none() || fate.outage.is_some());
+            let why = said.unwrap_or(why).clone();
+            let attempt = finished.id.attempt;
+            finished.summary.refused_before = self.refused.clone();
+            self.refused.push(format!("attempt {attempt}: {why}"));
+            self.tell(RunEvent::AttemptRefused { batch, attempt, why, again });
+        } else {
+            finished.summary.refused_before = std::mem::take(&mut self.refused);
         }
         // The last attempt stands in the tables with its verdict, when none was accepted. Of a run that ends before that the
         // batch stays open.
@@ -248,10 +267,14 @@ impl Machine {
         self.effects.push(Effect::Store(Box::new(finished)));
     }
 
+    /// Attempts at this batch in this life of the run, the present one among them.
+    fn attempts_here(&self) -> u32 {
+        self.attempt + 1 - self.first_attempt()
+    }
+
     pub(super) fn may_repeat(&self) -> bool {
         // Those of an earlier life of the run don't count: they were not all losses.
-        let attempts = self.attempt + 1 - self.first_attempt();
-        !self.interrupted && !self.aborted && attempts < self.setup.plan.agents.max_attempts
+        !self.interrupted && !self.aborted && self.attempts_here() < self.setup.plan.agents.max_attempts
     }
 
     pub(super) fn stored(&mut self, now: Now, result: Result<(), String>) {

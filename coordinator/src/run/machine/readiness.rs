@@ -45,6 +45,7 @@ impl Machine {
             modes: plan.target.mode.list().to_vec(),
             deadline: Duration::from_micros(plan.target.ready_timeout_us),
             script: plan.script(0),
+            sessions: 1,
         }
     }
 

@@ -1,5 +1,6 @@
-//! After a batch that missed the success criterion without one word of the server's: is the target still there? One that is gone
-//! refuses everything, as fast as one that is full, and what it refuses is no measurement of it.
+//! After a batch that missed the success criterion without one word of the server's, or whose sessions were cut together: is the
+//! target still there, and is it the same? One that is gone refuses everything, as fast as one that is full, and one that was
+//! restarted has cut what it held: neither is a measurement of it.
 //!
 //! As before the first batch, the target has its time to answer again. A batch after which it does not is left open: the run ends,
 //! and `--resume` begins with it.
@@ -17,6 +18,8 @@ use crate::report::facts::Row;
 use crate::report::format::count;
 use crate::run::collect::Finished;
 use crate::run::events::RunEvent;
+use crate::run::outage::{self, After};
+use crate::run::verdict::Fate;
 
 /// A batch that waits for what the agents find.
 #[derive(Debug)]
@@ -24,9 +27,12 @@ pub(super) struct Suspect {
     finished: Box<Finished>,
     asked: BTreeSet<Key>,
     results: BTreeMap<Key, Vec<ProbeResult>>,
-    told: bool,
+    after: After,
     pub(super) deadline: Duration,
 }
+
+/// To each address: several meet several workers of one server.
+const SESSIONS: u32 = 8;
 
 impl Machine {
     /// Whether the batch may say more of whether the target was there than of what it holds. A mode that never worked is no sign,
@@ -34,25 +40,26 @@ impl Machine {
     pub(super) fn is_suspect(&self, finished: &Finished) -> bool {
         let (batch, ledger) = (&finished.summary.batch, &finished.summary.ledger);
         let answered = |row: &Row| matches!(&row.record.outcome, Outcome::Failed(kind, _) if kind.is_answer());
-        batch.index != AttemptId::WARMUP
-            && !self.setup.plan.enough_succeeded(ledger.succeeded, ledger.planned)
+        let silent = !self.setup.plan.enough_succeeded(ledger.succeeded, ledger.planned)
             && self.worked.contains(&batch.mode)
-            && !finished.rows.iter().any(answered)
+            && !finished.rows.iter().any(answered);
+        batch.index != AttemptId::WARMUP && (silent || outage::is_suspect(&finished.rows))
     }
 
     pub(super) fn recheck(&mut self, now: Now, finished: Finished) {
         let asked: BTreeSet<Key> =
             self.agents.iter().filter(|(_, agent)| agent.ready && !agent.leaving).map(|(key, _)| *key).collect();
         if asked.is_empty() {
-            return self.keep(finished, None, false);
+            return self.rejudged(finished, &After::default());
         }
-        let probe = Probe { modes: vec![finished.summary.batch.mode], ..self.readiness_check() };
+        let probe = Probe { modes: vec![finished.summary.batch.mode], sessions: SESSIONS, ..self.readiness_check() };
         for key in &asked {
             self.send(*key, FromCoordinator::Probe(probe.clone()));
         }
         let deadline = now.mono + probe.deadline + PROBE_SLACK;
         let finished = Box::new(finished);
-        self.phase = Phase::Rechecking(Suspect { finished, asked, results: BTreeMap::new(), told: false, deadline });
+        let after = After::default();
+        self.phase = Phase::Rechecking(Suspect { finished, asked, results: BTreeMap::new(), after, deadline });
     }
 
     /// An answer to it; what is none is given back.
@@ -67,11 +74,10 @@ impl Machine {
         suspect.results.insert(key, found);
         match problem {
             Some(problem) => {
-                if !std::mem::replace(&mut suspect.told, true) {
-                    let time = self.setup.plan.target.ready_timeout_us / 1_000_000;
+                if suspect.after.told.is_empty() {
+                    suspect.after.told.push(problem.clone());
                     self.tell(RunEvent::Note(format!(
-                        "too little succeeded, and the target does not answer ({problem}); it has {time} s \
-                         (target.ready_timeout_seconds) to show that it is still there"
+                        "sessions failed without a word of the server, and the target does not answer: {problem}"
                     )));
                 }
             }
@@ -100,14 +106,15 @@ impl Machine {
 
     /// Everyone has had the last word, or the time is over.
     pub(super) fn recheck_judged(&mut self) {
-        let Some(Suspect { finished, asked, results, .. }) = self.take_suspect() else { return };
+        let Some(Suspect { finished, asked, results, mut after, .. }) = self.take_suspect() else { return };
         let mut faults = Vec::new();
         for key in &asked {
+            after.add(results.get(key).map_or(&[][..], Vec::as_slice));
             let name = self.agents.get(key).map_or("", |agent| agent.name.as_str());
             faults.extend(judge(&self.setup.urls, name, results.get(key).map_or(&[][..], Vec::as_slice)).0);
         }
         if faults.is_empty() {
-            return self.keep(*finished, None, false);
+            return self.rejudged(*finished, &after);
         }
         let text = format!(
             "the target is not there any more, after a batch of which {} of {} sessions succeeded; the batch is left open:\n  {}",
@@ -116,13 +123,26 @@ impl Machine {
             faults.join("\n  ")
         );
         self.ending = Some(End::failed(Failure::TargetNotReady(text)));
-        self.keep(*finished, Some("the target was not there any more after it".to_owned()), false);
+        self.give_up(*finished, "the target was not there any more after it");
+    }
+
+    /// The target is there.
+    fn rejudged(&mut self, finished: Finished, after: &After) {
+        match outage::judge(&finished.rows, after) {
+            Some(outage) => self.keep_outage(finished, outage),
+            None => self.keep(finished, None, &Fate::default()),
+        }
+    }
+
+    fn give_up(&mut self, finished: Finished, why: &str) {
+        let fate = Fate { given_up: Some(why.to_owned()), ..Fate::default() };
+        self.keep(finished, fate.given_up.clone(), &fate);
     }
 
     /// Nobody will know any more: the batch is left open.
     pub(super) fn recheck_interrupted(&mut self) {
         if let Some(suspect) = self.take_suspect() {
-            self.keep(*suspect.finished, Some("interrupted".to_owned()), false);
+            self.give_up(*suspect.finished, "interrupted");
         }
     }
 

@@ -209,6 +209,8 @@ impl Machine {
     /// On to the batch after this one; attempts at it in an earlier life of the run count on.
     pub(super) fn begin_next(&mut self) {
         self.next += 1;
+        self.outages = 0;
+        self.refused.clear();
         self.attempt = self.first_attempt();
     }
 

@@ -55,6 +55,8 @@ fn answer(
                     last_word: true,
                     problem: String::new(),
                     addresses: vec!["10.0.0.1:1".to_owned()],
+                    served_by: Vec::new(),
+                    refused_connects: 0,
                 })
                 .collect(),
         )],
@@ -298,6 +300,8 @@ fn a_target_that_is_not_ready_is_named_with_who_says_so() {
         last_word: false,
         problem: "refused at connect".to_owned(),
         addresses: Vec::new(),
+        served_by: Vec::new(),
+        refused_connects: 0,
     };
     play.say(1, FromAgent::Probed(vec![result.clone()]));
     assert!(play.end.is_none());
@@ -353,6 +357,8 @@ fn an_agent_that_comes_late_gets_a_share_when_the_target_answers_it_and_else_cos
         last_word: true,
         problem: "not allowed".to_owned(),
         addresses: Vec::new(),
+        served_by: Vec::new(),
+        refused_connects: 0,
     };
     play.say(3, FromAgent::Probed(vec![refused]));
     assert_eq!(play.hung_up, [3]);

@@ -5,12 +5,13 @@ use proto::{FailureKind, Launch, Outcome, Phase, SessionRecord};
 use super::words::{busiest, cure, exact};
 use super::{Criteria, Evidence};
 use crate::report::format::{count, latency};
-use crate::report::summary::most_at_once;
+use crate::report::summary::{Summary, most_at_once};
+use crate::run::side::{Side, is_provoked};
 
 /// Why the conclusion would have been another one; empty if it would not.
-pub(super) fn why(evidence: &Evidence<'_>, criteria: &Criteria) -> Vec<String> {
-    let Evidence { plan, summary, rows, .. } = evidence;
-    let refused = rows.iter().filter(|row| refused(&row.record)).count() as u64;
+pub(super) fn why(evidence: &Evidence<'_>, criteria: &Criteria, sides: &[Option<Side>]) -> Vec<String> {
+    let Evidence { plan, summary, .. } = evidence;
+    let refused = sides.iter().flatten().filter(|side| side.is_theirs()).count() as u64;
     let mut reasons = Vec::new();
     if !plan.enough_succeeded(summary.ledger.planned - refused, summary.ledger.planned) {
         // What the server refused it would have refused a faster generator too, and that failure stands; unless it was
@@ -18,17 +19,13 @@ pub(super) fn why(evidence: &Evidence<'_>, criteria: &Criteria) -> Vec<String> {
         reasons.extend(stretched(evidence, refused));
         return reasons;
     }
-    reasons.extend(own_failures(evidence, criteria));
+    reasons.extend(own_failures(evidence, criteria, sides));
     reasons.extend(late_reads(evidence, criteria));
     match plan.session.launch {
         Launch::Burst => reasons.extend(never_all_open(evidence)),
         Launch::Ramp { .. } | Launch::Arrivals { .. } => reasons.extend(late_starts(evidence, criteria)),
     }
     reasons
-}
-
-fn refused(record: &SessionRecord) -> bool {
-    matches!(&record.outcome, Outcome::Failed(kind, _) if kind.blames_server())
 }
 
 /// In a ramp or with arrivals, sessions that the agents make longer pile up. Would as many have been open, had each begun
@@ -66,12 +63,10 @@ fn stretched(evidence: &Evidence<'_>, refused_number: u64) -> Option<String> {
     })
 }
 
-/// Sessions that this side could not begin, or spent its own time limit on.
-fn own_failures(evidence: &Evidence<'_>, criteria: &Criteria) -> Option<String> {
+/// Sessions that this side could not begin or read, that the server gave up because this side was late, or that spent their own
+/// time limit on it.
+fn own_failures(evidence: &Evidence<'_>, criteria: &Criteria, sides: &[Option<Side>]) -> Option<String> {
     let Evidence { plan, summary, rows, .. } = evidence;
-    let ran_out = |r: &SessionRecord| {
-        matches!(&r.outcome, Outcome::Failed(FailureKind::PortExhausted | FailureKind::FdExhausted, _))
-    };
     // Within a phase of one round trip a reply that is there is read before the limit is looked at. What this side added can
     // use up the limit of a whole session, or of connect, which has several.
     let cut = |r: &SessionRecord| {
@@ -82,10 +77,18 @@ fn own_failures(evidence: &Evidence<'_>, criteria: &Criteria) -> Option<String> 
             r.total_us >= Some(limit) && r.total_without_own_delay_us().is_some_and(|us| us < limit - limit / 10)
         })
     };
-    let number = |what: &dyn Fn(&SessionRecord) -> bool| rows.iter().filter(|row| what(&row.record)).count() as u64;
-    let (starved, late) = (number(&ran_out), number(&cut));
-    let would_do = plan.enough_succeeded(summary.ledger.succeeded + starved + late, summary.ledger.planned);
-    if criteria.success || !would_do || starved + late == 0 {
+    let ours =
+        || rows.iter().zip(sides).filter(|(_, side)| **side == Some(Side::Generator)).map(|(row, _)| &row.record);
+    let number = |what: &dyn Fn(&FailureKind) -> bool| {
+        ours().filter(|r| matches!(&r.outcome, Outcome::Failed(kind, _) if what(kind))).count() as u64
+    };
+    let starved = number(&|kind| matches!(kind, FailureKind::PortExhausted | FailureKind::FdExhausted));
+    let unread = number(&|kind| *kind == FailureKind::ClientLimit);
+    let provoked = number(&is_provoked);
+    let late = rows.iter().filter(|row| cut(&row.record)).count() as u64;
+    let own = starved + unread + provoked + late;
+    let would_do = plan.enough_succeeded(summary.ledger.succeeded + own, summary.ledger.planned);
+    if criteria.success || !would_do || own == 0 {
         return None;
     }
     let mut parts = Vec::new();
@@ -93,6 +96,23 @@ fn own_failures(evidence: &Evidence<'_>, criteria: &Criteria) -> Option<String> 
         parts.push(format!(
             "{} sessions failed for want of ports or descriptors on the agents: add agents, --source-ip, or raise ulimit -Hn",
             count(starved)
+        ));
+    }
+    if unread > 0 {
+        parts.push(format!(
+            "{} sessions had replies of more than {} bytes, which is the client's limit: raise session.message_bytes_max",
+            count(unread),
+            count(plan.session.message_bytes_max)
+        ));
+    }
+    if provoked > 0 {
+        let silences = ours().filter_map(|r| r.wire.silence.map(|silence| silence.own_us)).max();
+        parts.push(format!(
+            "{} sessions were ended by a server that had not heard from their agent{}: {}{}",
+            count(provoked),
+            silences.map(|us| format!(", which was up to {} late", latency(us))).unwrap_or_default(),
+            cure(plan),
+            late_pings(summary)
         ));
     }
     if late > 0 {
@@ -103,6 +123,16 @@ fn own_failures(evidence: &Evidence<'_>, criteria: &Criteria) -> Option<String> 
         ));
     }
     Some(parts.join("; "))
+}
+
+/// `; agent n2 answered pings up to 17.2s late (p99 16.8s)`: the one that was latest.
+fn late_pings(summary: &Summary) -> String {
+    let pinged =
+        summary.by_agent.iter().filter_map(|agent| Some((agent.pings?.late_us_max?, agent.pings?, &agent.name)));
+    pinged.max_by_key(|(late_us, ..)| *late_us).map_or_else(String::new, |(late_us, pings, name)| {
+        let p99 = latency(pings.late_p99_us.unwrap_or(0));
+        format!("; agent {name} answered pings up to {} late (p99 {p99})", latency(late_us))
+    })
 }
 
 /// What the agents added to sessions moves the latency criterion.
@@ -146,33 +176,28 @@ const OVERSHOOT_LOOKS_MIN: u64 = 100;
 /// first had ended, or it would have been open before that without the agents' own delay.
 fn never_all_open(evidence: &Evidence<'_>) -> Option<String> {
     let Evidence { summary, rows, .. } = evidence;
-    if summary.open_max >= summary.batch.batch_size {
+    // Of those that lived their whole life: what the server refused, or ended, is not missed by the agents' doing.
+    let lived = || rows.iter().map(|row| &row.record).filter(|record| record.outcome == Outcome::Succeeded);
+    let together = most_at_once(lived().filter_map(|r| Some((r.opened_us()?, r.ended_us()?))));
+    if together >= summary.ledger.succeeded {
         return None;
     }
-    let last_start = rows.iter().filter_map(|row| row.record.started_us).max().unwrap_or(0);
-    // Only sessions that lived their whole life: a refused one ends early by the server's doing.
-    let first_end = rows
-        .iter()
-        .map(|row| &row.record)
-        .filter(|record| record.outcome == Outcome::Succeeded)
-        .filter_map(SessionRecord::ended_us)
-        .min()
-        .unwrap_or(u64::MAX);
-    // With a generator that adds nothing all begin at once: a session is open after its connect, and ends after its total,
+    let last_start = lived().filter_map(|r| r.started_us).max().unwrap_or(0);
+    let first_end = lived().filter_map(SessionRecord::ended_us).min().unwrap_or(u64::MAX);
+    // With a generator that adds nothing all begin at once: a session is open with its first answer, and ends after its total,
     // both without what the agents added to them.
-    let could_open = |r: &SessionRecord| Some(r.connect_us?.saturating_sub(r.wire.connect_own_us?));
-    let all_could: Option<Vec<u64>> = rows.iter().map(|row| could_open(&row.record)).collect();
-    let good = rows.iter().map(|row| &row.record).filter(|record| record.outcome == Outcome::Succeeded);
-    let could_end = good.filter_map(SessionRecord::total_without_own_delay_us).min();
+    let could_open = |r: &SessionRecord| Some(r.open_latency_us()?.saturating_sub(r.wire.open_own_us?));
+    let all_could: Option<Vec<u64>> = lived().map(could_open).collect();
+    let could_end = lived().filter_map(SessionRecord::total_without_own_delay_us).min();
     let in_time = all_could.is_some_and(|opened| opened.into_iter().max() < could_end);
     (first_end < last_start || in_time).then(|| {
-        let last_open = rows.iter().filter_map(|row| row.record.opened_us()).max().unwrap_or(0);
+        let last_open = lived().filter_map(SessionRecord::opened_us).max().unwrap_or(0);
         format!(
             "only {} of {} sessions were open at once: launching took {}, the last was open after {}, the first had ended after \
              {}; add agents, or give a longer wait",
-            count(summary.open_max),
-            count(summary.batch.batch_size),
-            latency(summary.launch_window_us),
+            count(together),
+            count(summary.ledger.succeeded),
+            latency(summary.launch_window_us.unwrap_or(0)),
             latency(last_open),
             latency(first_end),
         )

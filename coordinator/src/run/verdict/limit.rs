@@ -9,6 +9,9 @@ use super::words::{busiest, exact, handshakes};
 use super::{Criteria, Evidence};
 use crate::report::facts::{Limit, Row};
 use crate::report::format::{count, latency};
+use crate::report::summary::Summary;
+use crate::run::outage::{same_age, silence_us};
+use crate::run::side::{Side, is_provoked};
 
 /// Agents that shared a machine with the target took CPU from it: above this share of a host that had none left, a slow
 /// server may be their doing.
@@ -16,13 +19,16 @@ const SHARED_CPU_PERMILLE_MIN: u64 = 200;
 const HOST_FULL_PERMILLE: u32 = 900;
 
 /// Who it was, with the evidence in words.
-pub(super) fn of(evidence: &Evidence<'_>, criteria: &Criteria) -> (Limit, Vec<String>) {
+pub(super) fn of(evidence: &Evidence<'_>, criteria: &Criteria, sides: &[Option<Side>]) -> (Limit, Vec<String>) {
     let Evidence { summary, rows, .. } = evidence;
     let mut reasons = Vec::new();
-    if !criteria.success && mostly_refused(rows) {
-        if let Some((kind, n)) = most_frequent_no(rows) {
-            reasons.push(format!("by the server: {} of {} {kind}", count(n), count(summary.ledger.planned)));
+    if !criteria.success && mostly_theirs(sides) {
+        if let Some((kind, n, side)) = most_frequent_no(rows, sides) {
+            let whose = if side == Side::Environment { "environment" } else { "server" };
+            reasons.push(format!("by the {whose}: {} of {} {kind}", count(n), count(summary.ledger.planned)));
         }
+        reasons.extend(cut_at_one_age(rows, sides));
+        reasons.extend(full_worker(summary));
         reasons.extend(handshakes(evidence));
         return (Limit::Server, reasons);
     }
@@ -149,21 +155,58 @@ fn slowest_phase(evidence: &Evidence<'_>) -> String {
 }
 
 /// The commonest of the server's refusals, by kind and phase.
-fn most_frequent_no(rows: &[Row]) -> Option<(String, u64)> {
-    let mut kinds: BTreeMap<String, u64> = BTreeMap::new();
-    for row in rows {
-        if let Outcome::Failed(kind, phase) = &row.record.outcome
-            && kind.blames_server()
+fn most_frequent_no(rows: &[Row], sides: &[Option<Side>]) -> Option<(String, u64, Side)> {
+    let mut kinds: BTreeMap<(String, Side), u64> = BTreeMap::new();
+    for (row, side) in rows.iter().zip(sides) {
+        if let (Outcome::Failed(kind, phase), Some(side)) = (&row.record.outcome, side)
+            && side.is_theirs()
         {
-            *kinds.entry(format!("{kind} at {phase}")).or_default() += 1;
+            *kinds.entry((format!("{kind} at {phase}"), *side)).or_default() += 1;
         }
     }
-    kinds.into_iter().max_by_key(|(_, n)| *n)
+    kinds.into_iter().max_by_key(|(_, n)| *n).map(|((kind, side), n)| (kind, n, side))
 }
 
-/// Whether most of what failed was refused by the server in so many words, as opposed to slow or silent.
-fn mostly_refused(rows: &[Row]) -> bool {
-    let failed = rows.iter().filter(|row| row.record.outcome != Outcome::Succeeded).count();
-    let said_no = |row: &&Row| matches!(&row.record.outcome, Outcome::Failed(kind, _) if kind.blames_server());
-    failed > 0 && rows.iter().filter(said_no).count() * 2 > failed
+/// Whether most of what failed was the server's doing in so many words, as opposed to slow or silent.
+fn mostly_theirs(sides: &[Option<Side>]) -> bool {
+    let failed = sides.iter().flatten().count();
+    failed > 0 && sides.iter().flatten().filter(|side| side.is_theirs()).count() * 2 > failed
+}
+
+/// Connections that are cut after the same time of silence were cut by a rule: an idle limit, of the server or of something
+/// between.
+fn cut_at_one_age(rows: &[Row], sides: &[Option<Side>]) -> Option<String> {
+    const CUT_MIN: usize = 3;
+    let cut = rows.iter().zip(sides).filter(|(row, side)| {
+        matches!(&row.record.outcome, Outcome::Failed(kind, Phase::Step | Phase::Reset) if is_provoked(kind))
+            && **side == Some(Side::Server)
+    });
+    let mut ages: Vec<u64> = cut.map(|(row, _)| silence_us(&row.record)).collect();
+    if ages.len() < CUT_MIN || !same_age(&ages) {
+        return None;
+    }
+    ages.sort_unstable();
+    let age_us = ages[ages.len() / 2];
+    Some(format!(
+        "{} connections were cut without an answer at the same age, {} after the last word of the server: does the server, or a \
+         proxy before it, close connections that are idle for that long? such a limit has to be above the longest wait and pause",
+        count(ages.len() as u64),
+        latency(age_us)
+    ))
+}
+
+/// One process of several took far more than its share: it may have been full while others had room.
+fn full_worker(summary: &Summary) -> Option<String> {
+    let (most, least) = (summary.workers.values().max()?, summary.workers.values().min()?);
+    (summary.workers.len() > 1 && *most > least + least / 4).then(|| {
+        let mut counts: Vec<u64> = summary.workers.values().copied().collect();
+        counts.sort_unstable_by(|a, b| b.cmp(a));
+        let shown: Vec<String> = counts.iter().take(4).map(|n| count(*n)).collect();
+        format!(
+            "sessions were not spread evenly over {} workers: {}{} each",
+            counts.len(),
+            shown.join(", "),
+            if counts.len() > 4 { ", ..." } else { "" }
+        )
+    })
 }

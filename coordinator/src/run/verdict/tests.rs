@@ -22,6 +22,7 @@ fn session(number: u64, outcome: Outcome, started: u64, total: u64) -> Row {
     let mut record = SessionRecord::without_life(number, outcome, String::new());
     record.started_us = Some(started);
     record.connect_us = Some(1);
+    record.reset_us = Some(0);
     record.total_us = Some(total);
     record.host_url = Some("one:1".to_owned());
     Row { agent: Arc::from("a"), record }
@@ -59,7 +60,14 @@ fn judged_with(plan: &Plan, rows: &[Row], faults: &[&str], lost: &[&str], vitals
     agent.measured(rows, vitals.clone());
     summary.by_agent = vec![agent];
     let owned = |texts: &[&str]| -> Vec<String> { texts.iter().map(|text| (*text).to_owned()).collect() };
-    judge(&Evidence { plan, summary: &summary, rows, faults: &owned(faults), lost: &owned(lost) })
+    judge(&Evidence {
+        plan,
+        summary: &summary,
+        rows,
+        faults: &owned(faults),
+        lost: &owned(lost),
+        fate: &Fate::default(),
+    })
 }
 
 fn good(count: u64) -> Vec<Row> {
@@ -273,7 +281,14 @@ fn clocks_that_are_not_known_well_make_a_start_together_invalid() {
         let rows = good(20);
         let mut summary = summary_of(&rows);
         summary.by_agent = agents;
-        judge(&Evidence { plan: &plan(""), summary: &summary, rows: &rows, faults: &[], lost: &[] })
+        judge(&Evidence {
+            plan: &plan(""),
+            summary: &summary,
+            rows: &rows,
+            faults: &[],
+            lost: &[],
+            fate: &Fate::default(),
+        })
     };
     assert_eq!(judge_of(two(2_000)).worth, Worth::Valid);
     let loose = judge_of(two(9_150));
@@ -354,7 +369,14 @@ fn arrivals_without_a_place_are_told_from_a_slow_agent() {
             AgentResult { name: "a".to_owned(), sessions: 20, at_once: Some(places), ..AgentResult::default() };
         agent.measured(&rows, proto::Vitals { in_flight_max: 8, ..vitals() });
         summary.by_agent = vec![agent];
-        let verdict = judge(&Evidence { plan: &arrivals, summary: &summary, rows: &rows, faults: &[], lost: &[] });
+        let verdict = judge(&Evidence {
+            plan: &arrivals,
+            summary: &summary,
+            rows: &rows,
+            faults: &[],
+            lost: &[],
+            fate: &Fate::default(),
+        });
         assert_eq!(verdict.worth, Worth::GeneratorLimited);
         verdict.reasons[0].clone()
     };
@@ -371,7 +393,7 @@ fn a_last_session_that_was_late_to_connect_is_told_from_a_server_that_was() {
                 let mut row = session(n, Outcome::Succeeded, 0, if n == 19 { 2 * SECOND } else { SECOND });
                 row.record.connect_us = Some(if n == 19 { SECOND + 1 } else { 10 });
                 row.record.wire.own_delay_us = Some(if n == 19 { own } else { 0 });
-                row.record.wire.connect_own_us = row.record.wire.own_delay_us;
+                row.record.wire.open_own_us = row.record.wire.own_delay_us;
                 row
             })
             .collect()
@@ -383,7 +405,7 @@ fn a_last_session_that_was_late_to_connect_is_told_from_a_server_that_was() {
     // What was added after it was open does not excuse it.
     let mut later = rows(SECOND);
     for row in &mut later {
-        row.record.wire.connect_own_us = Some(0);
+        row.record.wire.open_own_us = Some(0);
     }
     assert_eq!(judged(&plan(""), &later, &[], &[]).worth, Worth::Valid);
 }
@@ -450,6 +472,10 @@ mod corners {
                     steps: vec![Split { wire_us: us[6], lag_us: us[7] }; 2],
                     own_delay_us: Some(us[8]),
                     connect_own_us: Some(us[8]),
+                    open_own_us: Some(us[8]),
+                    pings: 0,
+                    ping_late_us: None,
+                    silence: None,
                     handshake_rtt_us: Some(us[7]),
                     syn_retransmits: again,
                 };

@@ -86,6 +86,8 @@ fn attempt(index: u32, row: &Row, size: u64, repetition: u32, succeeded: u64) ->
         rows: Vec::new(),
         histograms,
         stands: true,
+        faults: Vec::new(),
+        lost: Vec::new(),
     }
 }
 

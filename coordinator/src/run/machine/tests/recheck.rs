@@ -46,6 +46,8 @@ fn settle_with(
                         last_word: true,
                         problem,
                         addresses,
+                        served_by: Vec::new(),
+                        refused_connects: 0,
                     })
                 });
                 vec![FromAgent::Probed(found.collect())]

@@ -1,0 +1,186 @@
+//! PURE: whose doing it was that a session did not succeed: an ending, and what the generator was doing meanwhile.
+//!
+//! This is the only place that says so; the table is in docs/truth.md. Most endings speak for themselves. Some can be provoked
+//! by a client that is late: a server that hears no answer to its pings hangs up, and so does one that waits too long for the next
+//! request. Then it counts whose silence it was: from the server's last sign of life to the cut, what part of that time had
+//! this side let pass with something to do?
+
+use std::collections::BTreeMap;
+
+use proto::{FailureKind, Outcome, SessionRecord};
+
+use crate::report::facts::{AgentResult, Row};
+
+/// Whose doing an ending was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Side {
+    /// The server, or what stands before it.
+    Server,
+    /// The environment in it: an exception of its own.
+    Environment,
+    /// The server went away; what its sessions would have come to is not known.
+    Outage,
+    Generator,
+    Unknown,
+}
+
+impl Side {
+    /// A faster generator would have met with it too.
+    #[must_use]
+    pub fn is_theirs(self) -> bool {
+        matches!(self, Self::Server | Self::Environment | Self::Outage)
+    }
+}
+
+/// Of the silence before a cut: from this part on the agent's own lateness may have been the cause of it. Where it was most of
+/// the silence, it was all that the server waited for; where it was half, the two can't be told apart.
+const OWN_PART_PERCENT: u64 = 50;
+
+/// Without stamps, timers that fired later than this leave nothing to say for the agent.
+const TIMERS_LATE_US: u64 = 1_000_000;
+
+/// What is known of an agent that the record of a session does not tell.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Doing {
+    /// The latest that one of its timers fired.
+    pub timers_late_us: Option<u64>,
+}
+
+impl Doing {
+    #[must_use]
+    pub fn of(agent: &AgentResult) -> Self {
+        Self { timers_late_us: agent.timer_overshoot.map(|late| late.max_us) }
+    }
+}
+
+/// The sides of a batch's sessions, in the order of its rows; `None` for one that succeeded.
+#[must_use]
+pub fn sides(rows: &[Row], agents: &[AgentResult]) -> Vec<Option<Side>> {
+    let doing: BTreeMap<&str, Doing> = agents.iter().map(|agent| (agent.name.as_str(), Doing::of(agent))).collect();
+    rows.iter().map(|row| side(&row.record, doing.get(&*row.agent).copied().unwrap_or_default())).collect()
+}
+
+/// Whose doing the end of a session was; `None` if it succeeded.
+#[must_use]
+pub fn side(record: &SessionRecord, doing: Doing) -> Option<Side> {
+    Some(match &record.outcome {
+        Outcome::Succeeded => return None,
+        Outcome::Failed(kind, _) if is_provoked(kind) => provoked(record, doing),
+        Outcome::Failed(kind, _) => of_itself(kind),
+        // What was not there in time may have been slow on either side; the verdict looks at all of them together.
+        Outcome::TimedOut(_) | Outcome::Lost | Outcome::NeverStarted => Side::Unknown,
+    })
+}
+
+/// Endings that a server resorts to when it hears nothing from a client for too long.
+#[must_use]
+pub fn is_provoked(kind: &FailureKind) -> bool {
+    matches!(
+        kind,
+        FailureKind::Closed(1000 | 1001 | 1005 | 1006 | 1008 | 1011)
+            | FailureKind::Reset
+            | FailureKind::UpgradeRefused(408)
+            | FailureKind::HttpStatus(408)
+    )
+}
+
+fn provoked(record: &SessionRecord, doing: Doing) -> Side {
+    match (record.wire.silence, doing.timers_late_us) {
+        (Some(silence), _) if silence.own_us.saturating_mul(100) >= silence.us.saturating_mul(OWN_PART_PERCENT) => {
+            // A cut that follows on the heels of an answer was not waited for.
+            if silence.own_us < BRIEF_US { Side::Server } else { Side::Generator }
+        }
+        (Some(_), _) => Side::Server,
+        (None, Some(late_us)) if late_us >= TIMERS_LATE_US => Side::Generator,
+        (None, _) => Side::Server,
+    }
+}
+
+/// No server gives a client up for being silent for so short a time.
+const BRIEF_US: u64 = 100_000;
+
+fn of_itself(kind: &FailureKind) -> Side {
+    match kind {
+        FailureKind::Closed(1012) => Side::Outage,
+        FailureKind::ServerError(code) if code == "EXECUTION_ERROR" || code == "FACTORY_ERROR" => Side::Environment,
+        FailureKind::PortExhausted | FailureKind::FdExhausted | FailureKind::ClientLimit => Side::Generator,
+        FailureKind::Dns | FailureKind::Cancelled | FailureKind::Io => Side::Unknown,
+        FailureKind::Refused
+        | FailureKind::Reset
+        | FailureKind::Unreachable
+        | FailureKind::Tls
+        | FailureKind::UpgradeRefused(_)
+        | FailureKind::CapacityReached
+        | FailureKind::ServerError(_)
+        | FailureKind::HttpStatus(_)
+        | FailureKind::Closed(_)
+        | FailureKind::BadReply => Side::Server,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::{Phase, Silence};
+
+    use super::*;
+
+    fn ended(kind: FailureKind, silence: Option<(u64, u64)>) -> SessionRecord {
+        let mut record = SessionRecord::without_life(0, Outcome::Failed(kind, Phase::Step), String::new());
+        record.wire.silence = silence.map(|(ms, own_ms)| Silence { us: ms * 1_000, own_us: own_ms * 1_000 });
+        record
+    }
+
+    /// The table of docs/truth.md, row by row.
+    #[test]
+    fn every_ending_has_its_side() {
+        use FailureKind::*;
+        let prompt = Some((20_000, 5));
+        let late = Some((20_000, 19_000));
+        for (kind, when_prompt, when_late) in [
+            (Closed(1011), Side::Server, Side::Generator),
+            (Closed(1006), Side::Server, Side::Generator),
+            (Closed(1000), Side::Server, Side::Generator),
+            (Closed(1001), Side::Server, Side::Generator),
+            (Closed(1008), Side::Server, Side::Generator),
+            (Reset, Side::Server, Side::Generator),
+            (UpgradeRefused(408), Side::Server, Side::Generator),
+            (HttpStatus(408), Side::Server, Side::Generator),
+            (Closed(1012), Side::Outage, Side::Outage),
+            (Closed(1013), Side::Server, Side::Server),
+            (CapacityReached, Side::Server, Side::Server),
+            (UpgradeRefused(503), Side::Server, Side::Server),
+            (HttpStatus(429), Side::Server, Side::Server),
+            (Refused, Side::Server, Side::Server),
+            (Unreachable, Side::Server, Side::Server),
+            (Tls, Side::Server, Side::Server),
+            (BadReply, Side::Server, Side::Server),
+            (ServerError("EXECUTION_ERROR".to_owned()), Side::Environment, Side::Environment),
+            (ServerError("FACTORY_ERROR".to_owned()), Side::Environment, Side::Environment),
+            (ServerError("VALIDATION_ERROR".to_owned()), Side::Server, Side::Server),
+            (ClientLimit, Side::Generator, Side::Generator),
+            (PortExhausted, Side::Generator, Side::Generator),
+            (FdExhausted, Side::Generator, Side::Generator),
+            (Dns, Side::Unknown, Side::Unknown),
+            (Cancelled, Side::Unknown, Side::Unknown),
+            (Io, Side::Unknown, Side::Unknown),
+        ] {
+            let of = |silence| side(&ended(kind.clone(), silence), Doing::default());
+            assert_eq!((of(prompt), of(late)), (Some(when_prompt), Some(when_late)), "{kind}");
+        }
+        let succeeded = SessionRecord::without_life(0, Outcome::Succeeded, String::new());
+        assert_eq!(side(&succeeded, Doing::default()), None);
+    }
+
+    #[test]
+    fn where_it_cant_be_told_apart_it_is_ours() {
+        let of = |silence, late_us| {
+            side(&ended(FailureKind::Closed(1011), silence), Doing { timers_late_us: late_us }).expect("a side")
+        };
+        assert_eq!(of(Some((20_000, 10_000)), None), Side::Generator, "half of the silence");
+        assert_eq!(of(Some((20_000, 9_000)), Some(9_000_000)), Side::Server, "what is measured counts");
+        assert_eq!(of(Some((30, 30)), None), Side::Server, "a cut on the heels of an answer");
+        assert_eq!(of(None, Some(5_000_000)), Side::Generator, "without stamps, and late");
+        assert_eq!(of(None, Some(2_000)), Side::Server);
+        assert_eq!(of(None, None), Side::Server);
+    }
+}
