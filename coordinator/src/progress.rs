@@ -9,8 +9,9 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::plan::Plan;
 use crate::plan::expand::Batch;
 use crate::report::facts::{Limit, Worth};
-use crate::report::format::{count, duration, latency, percent, rate, seconds_short};
+use crate::report::format::{count, duration, milliseconds, percent, rate, seconds_short};
 use crate::report::summary::Summary;
+use crate::report::vitals::per_worker;
 use crate::run::events::{Counts, Place, RunEvent};
 
 /// Between two plain lines about the same batch.
@@ -207,7 +208,8 @@ impl Progress {
     fn header(&mut self) {
         if !std::mem::replace(&mut self.header_shown, true) {
             self.say(
-                " batch  mode    wait    rep  success      p50      p99  wire p99     rps  open max  hosts  verdict",
+                "                                                           beyond what was asked  step wire  own delay\n batch  mode    \
+                 wait    rep  open at once  success  sessions/s         p50       p99        p99        p99  per worker  verdict",
             );
         }
     }
@@ -283,15 +285,14 @@ fn cell(batch: &Batch, repetitions: u32) -> String {
 /// One finished batch.
 #[must_use]
 pub fn row(summary: &Summary, repetitions: u32) -> String {
-    let nothing = summary.ledger.succeeded == 0;
-    let time = |us: u64| if nothing { "-".to_owned() } else { latency(us) };
+    let time = |us: Option<u64>| us.map_or_else(|| "-".to_owned(), milliseconds);
     let success = percent(summary.ledger.succeeded, summary.ledger.planned);
-    let (p50, p99) = (time(summary.total.p50_us), time(summary.total.p99_us));
-    let wire = summary.wire.map_or_else(|| "-".to_owned(), |wire| latency(wire.p99_us));
-    let (rps, open) = (rate(summary.requests_per_second), count(summary.open_max));
-    let hosts = summary.unique_hosts();
+    let (p50, p99) = (time(summary.beyond.map(|b| b.p50_us)), time(summary.beyond.map(|b| b.p99_us)));
+    let (wire, own) = (time(summary.wire_beyond.map(|b| b.p99_us)), time(summary.own_delay_p99_us));
+    let (rate, open) = (rate(summary.requests_per_second), count(summary.open_max));
+    let workers = per_worker(summary);
     format!(
-        "{}  {success:>7}  {p50:>7}  {p99:>7}  {wire:>8}  {rps:>6}  {open:>8}  {hosts:>5}  {}",
+        "{}  {open:>12}  {success:>7}  {rate:>10}  {p50:>10}  {p99:>8}  {wire:>9}  {own:>9}  {workers:>10}  {}",
         cell(&summary.batch, repetitions),
         verdict(summary)
     )
@@ -307,7 +308,14 @@ fn verdict(summary: &Summary) -> String {
     if let Some((what, n)) = summary.errors.first() {
         text.push_str(&format!(": {} {what}", count(*n)));
     }
-    if verdict.worth > Worth::Valid {
+    let untidy: u64 = summary.untidy.values().sum();
+    if untidy > 0 {
+        text.push_str(&format!("; {} did not end tidily", count(untidy)));
+    }
+    if summary.done > 0 {
+        text.push_str(&format!("; {} ended with done", count(summary.done)));
+    }
+    if verdict.worth > Worth::Valid || verdict.outage.is_some() {
         for reason in &verdict.reasons {
             text.push_str(&format!("\n        {reason}"));
         }

@@ -90,6 +90,7 @@ fn says_what_is_run(args: &PlanArgs) -> bool {
         || !args.wait.is_empty()
         || args.reps.is_some()
         || args.mode.is_some()
+        || args.compare
 }
 
 /// Who may connect.

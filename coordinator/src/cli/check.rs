@@ -34,6 +34,17 @@ pub(super) fn describe(plan: &Plan) -> String {
     ));
     text.push_str(&needs(plan));
     text.push_str(&proxies(plan));
+    if let Some(warning) = beyond_the_server(plan) {
+        text.push_str(&format!("server     {warning}\n"));
+    }
+    let bounds = plan.bounds();
+    if bounds != proto::Bounds::STANDARD {
+        text.push_str(&format!(
+            "histograms reach {} h: a session with all of its waits and limits may last {}\n",
+            bounds.high_us / proto::Bounds::STANDARD.high_us,
+            duration(plan.session_ceiling_us())
+        ));
+    }
     text.push_str(&format!(
         "grid       {}{}\n",
         match plan.grid.order {
@@ -150,6 +161,31 @@ pub(super) fn beyond_the_proxies(plan: &Plan) -> Option<String> {
         if urls == 1 { "process" } else { "processes" },
         count(most)
     ))
+}
+
+/// Batches of more sessions than the server says it takes.
+#[must_use]
+pub(super) fn beyond_the_server(plan: &Plan) -> Option<String> {
+    // Of arrivals it is not known how many are open at once; over HTTP there are no sessions to be counted.
+    if matches!(plan.session.launch, Launch::Arrivals { .. }) || !plan.target.mode.list().contains(&Mode::Ws) {
+        return None;
+    }
+    let (most, server) = (plan.known_capacity()?, &plan.server);
+    let mut above: Vec<u64> = plan.grid.batch_sizes.iter().copied().filter(|size| *size > most).collect();
+    above.sort_unstable();
+    let sizes: Vec<String> = above.iter().map(|size| count(*size)).collect();
+    let nodes = server.nodes.filter(|nodes| *nodes > 1).map(|n| format!("{} nodes x ", count(n))).unwrap_or_default();
+    (!above.is_empty()).then(|| {
+        format!(
+            "{} {} more sessions than the server takes: {nodes}{} workers x {} environments = {} (server.workers, \
+             server.max_concurrent_envs); what is beyond that it refuses",
+            if above.len() == 1 { "a batch of" } else { "batches of" },
+            if above.len() == 1 { format!("{} has", sizes[0]) } else { format!("{} have", sizes.join(", ")) },
+            count(server.workers.unwrap_or(1)),
+            count(server.max_concurrent_envs.unwrap_or(0)),
+            count(most)
+        )
+    })
 }
 
 /// Every batch, or the first and last ones around a gap.

@@ -108,8 +108,8 @@ async fn go(args: &RunArgs, talk: Talk, what: What, trust: Trust, command: Vec<O
         progress.warn(note);
     }
     trust.tell(&progress);
-    if let Some(warning) = check::beyond_the_proxies(&plan) {
-        progress.warn(&warning);
+    for warning in [check::beyond_the_proxies(&plan), check::beyond_the_server(&plan)].into_iter().flatten() {
+        progress.warn(&format!("note: {warning}"));
     }
 
     let mut setup = Setup { plan: plan.clone(), run, urls: plan.target.urls.clone(), ca_pem, history };

@@ -10,7 +10,7 @@ use super::remarks;
 use super::run::Run;
 use super::sheet::Sheet;
 use super::tables::{answer, results_summary, scalings};
-use super::vitals::{AGENTS, VERDICTS, agents, batches, configuration, times, verdicts};
+use super::vitals::{AGENTS, BATCHES, VERDICTS, agents, batches, configuration, times, verdicts};
 use super::{charts, entry};
 
 /// A piece of a report.
@@ -77,6 +77,9 @@ pub fn of_run(run: &Run, published: &[Published]) -> Document {
     to.figures(charts::of_run(run, published));
     to.comparison(run, published);
     to.heading(2, "Every batch");
+    if run.judged() {
+        to.paragraph(BATCHES);
+    }
     to.table(batches(run));
     let agents = agents(run);
     if !agents.is_empty() {

@@ -41,6 +41,17 @@ pub fn latency(us: u64) -> String {
     }
 }
 
+/// A latency that is small beside what was asked for: `2.3 ms`, `330 ms`, `12.5 s`.
+#[must_use]
+#[expect(clippy::cast_precision_loss, reason = "for people")]
+pub fn milliseconds(us: u64) -> String {
+    match us {
+        10_000_000.. => format!("{:.1} s", us as f64 / 1e6),
+        10_000.. => format!("{} ms", count(us.saturating_add(500) / 1_000)),
+        _ => format!("{:.1} ms", us as f64 / 1e3),
+    }
+}
+
 /// A share as per cent: `100%`, `96.6%`. Only what is whole shows as `100%` or `0%`.
 #[must_use]
 #[expect(clippy::cast_precision_loss, reason = "for people")]
@@ -103,6 +114,7 @@ mod tests {
     fn numbers_for_people() {
         assert_eq!([0, 999, 1_000, 16_384, 1_234_567].map(count), ["0", "999", "1,000", "16,384", "1,234,567"]);
         assert_eq!([13_000, 1_084_000, 12_500_000, 124_000_000].map(latency), ["0.013s", "1.08s", "12.5s", "124s"]);
+        assert_eq!([340, 22_400, 1_440_000, 12_500_000].map(milliseconds), ["0.3 ms", "22 ms", "1,440 ms", "12.5 s"]);
         assert_eq!(percent(9_999_999, 10_000_000), "99.9%", "not quite all is not 100%");
         assert_eq!(percent(1, 10_000_000), "0.1%", "a little is not nothing");
         assert_eq!([percent(5, 5), percent(0, 5), percent(966, 1_000), percent(0, 0)], ["100%", "0%", "96.6%", "-"]);

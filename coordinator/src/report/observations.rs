@@ -46,7 +46,51 @@ pub fn observations(run: &Run) -> Vec<String> {
     said.extend(protocols(run, &grid));
     said.extend(outliers(&grid));
     said.extend(starts(run));
+    said.extend(outages(run));
+    said.extend(endings(run));
     said.extend(attempts(run));
+    said
+}
+
+/// Attempts under which the server went away.
+fn outages(run: &Run) -> Vec<String> {
+    let said = |summary: &Summary| {
+        let before = summary.refused_before.iter().map(|why| format!("{}, {why}", remarks::cell(summary)));
+        let own = summary.verdict.outage.as_ref().filter(|_| summary.accepted);
+        before
+            .chain(own.map(|outage| format!("{}: {}", remarks::cell(summary), outage.evidence.join("; "))))
+            .collect::<Vec<_>>()
+    };
+    let all: Vec<String> = summaries(run).flat_map(said).collect();
+    let rest = all.len().saturating_sub(TOLD_MAX);
+    let more = (rest > 0).then(|| format!("And {rest} more attempts that did not count: see journal.jsonl."));
+    all.into_iter().take(TOLD_MAX).map(|text| format!("{text}.")).chain(more).collect()
+}
+
+/// Sessions that ended early because the environment said so, and connections that did not end as they should have.
+fn endings(run: &Run) -> Vec<String> {
+    let (mut done, mut succeeded, mut untidy) = (0, 0, BTreeMap::<&str, u64>::new());
+    for summary in summaries(run) {
+        done += summary.done;
+        succeeded += summary.ledger.succeeded;
+        for (kind, n) in &summary.untidy {
+            *untidy.entry(kind).or_default() += n;
+        }
+    }
+    let mut said = Vec::new();
+    if done > 0 {
+        said.push(format!("{} episodes ended because the environment said that they were done.", count(done)));
+    }
+    let all: u64 = untidy.values().sum();
+    if all > 0 {
+        let kinds: Vec<String> = untidy.iter().map(|(kind, n)| format!("{} {kind}", count(*n))).collect();
+        said.push(format!(
+            "{} of {} succeeded sessions had all of their answers and no tidy end: {}.",
+            count(all),
+            count(succeeded),
+            kinds.join(", ")
+        ));
+    }
     said
 }
 

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::cells::{Cell, Done};
 use super::facts::{AgentResult, Limit, Worth};
-use super::format::{count, duration, latency, percent, rate, seconds_short};
+use super::format::{count, duration, latency, milliseconds, percent, rate, seconds_short};
 use super::run::Run;
 use super::sheet::Sheet;
 use super::summary::Summary;
@@ -23,25 +23,29 @@ pub fn batches(run: &Run) -> Sheet {
         "Success",
         "p50",
         "p99",
+        "Beyond p50",
+        "Beyond p99",
         "Response p99",
-        "Wire p99",
-        "RPS",
-        "Open max",
+        "Step wire beyond p99",
+        "Own delay p99",
+        "Sessions/s",
+        "Open at once",
+        "Per worker",
         "Hosts",
         "Agents",
         "Verdict",
         "Limit",
         "Reasons",
     ];
-    let mut sheet = Sheet::new(header, 1..13).with_prose();
+    let mut sheet = Sheet::new(header, 1..17).with_prose();
     for done in &run.results {
         let b = done.batch();
         let head = [b.mode.to_string(), b.batch_size.to_string(), seconds_short(b.wait_us), b.repetition.to_string()];
         let rest = match done {
             Done::Ran(summary) => of_batch(run, summary),
             Done::Skipped { why, .. } => {
-                let mut rest = vec![String::new(); 12];
-                (rest[0], rest[9], rest[11]) = ("skipped".to_owned(), "-".to_owned(), why.clone());
+                let mut rest = vec![String::new(); 16];
+                (rest[0], rest[13], rest[15]) = ("skipped".to_owned(), "-".to_owned(), why.clone());
                 rest
             }
         };
@@ -107,10 +111,14 @@ fn of_batch(run: &Run, summary: &Summary) -> Vec<String> {
         percent(l.succeeded, l.planned),
         some(summary.total.p50_us),
         some(summary.total.p99_us),
+        beyond(summary.beyond.map(|beyond| beyond.p50_us)),
+        beyond(summary.beyond.map(|beyond| beyond.p99_us)),
         summary.response.map_or_else(|| "-".to_owned(), |response| latency(response.p99_us)),
-        summary.wire.map_or_else(|| "-".to_owned(), |wire| latency(wire.p99_us)),
+        beyond(summary.wire_beyond.map(|beyond| beyond.p99_us)),
+        beyond(summary.own_delay_p99_us),
         if l.succeeded == 0 { "-".to_owned() } else { rate(summary.requests_per_second) },
         if run.judged() { count(summary.open_max) } else { "-".to_owned() },
+        per_worker(summary),
         summary.unique_hosts().to_string(),
         if run.judged() { summary.agents.to_string() } else { "-".to_owned() },
         judged(summary.verdict.worth.to_string()),
@@ -118,6 +126,31 @@ fn of_batch(run: &Run, summary: &Summary) -> Vec<String> {
         summary.verdict.reasons.join("; "),
     ]
 }
+
+/// `-`, where it is not known.
+fn beyond(us: Option<u64>) -> String {
+    us.map_or_else(|| "-".to_owned(), milliseconds)
+}
+
+/// Sessions that each worker process of the server answered: `100+59`, or `30 to 56 each of 48`; `-` where nobody says who it is.
+#[must_use]
+pub fn per_worker(summary: &Summary) -> String {
+    /// More would be a list that nobody reads.
+    const LISTED_MAX: usize = 4;
+    let mut sessions: Vec<u64> = summary.workers.values().copied().collect();
+    sessions.sort_unstable_by(|a, b| b.cmp(a));
+    match sessions.as_slice() {
+        [] => "-".to_owned(),
+        list if list.len() <= LISTED_MAX => list.iter().map(|n| count(*n)).collect::<Vec<_>>().join("+"),
+        [most, .., least] => format!("{} to {} each of {}", count(*least), count(*most), sessions.len()),
+        [one] => count(*one),
+    }
+}
+
+/// What the columns of [`batches`] mean.
+pub const BATCHES: &str = "\
+Beyond is what a session took beyond the waits and pauses that it asked for, step wire beyond what a step took until the kernel had \
+its reply, beyond its wait; own delay is what the agents added. Per worker: sessions that each process of the server answered.";
 
 /// What the cells of [`verdicts`] mean.
 pub const VERDICTS: &str = "\
@@ -203,11 +236,6 @@ fn of_agent(name: &str, known: Option<&Value>, results: &[&AgentResult]) -> Vec<
         number(vital(|vitals| Some(vitals.descriptors_max))),
         number(vital(|vitals| vitals.retransmits)),
     ]
-}
-
-#[expect(clippy::cast_precision_loss, reason = "for people")]
-fn milliseconds(us: u64) -> String {
-    format!("{:.1} ms", us as f64 / 1e3)
 }
 
 /// The facts of a log entry's Configuration, `- ` not yet before them. What the run does not know says so.

@@ -1,5 +1,6 @@
 //! The whole program as its users run it: real processes, real sockets, real files.
 
+mod as_they_are;
 mod endings;
 mod identity;
 mod main_job;
