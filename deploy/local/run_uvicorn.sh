@@ -19,7 +19,12 @@ Environment variables:
   PORT                 port to listen on                                  [8000]
   REACH                name by which clients reach this machine           [HOST]
   MAX_CONCURRENT_ENVS  WebSocket sessions at a time in each worker        [100]
-  VENV                 Python virtual environment, made if missing        [deploy/openenv/.venv]
+  OPENENV              the server's version: 0.3.0 (openenv-core) or
+                       0.10.0 (openenv)                                   [0.3.0]
+  VENV                 Python virtual environment, made if missing        [deploy/openenv/.venv, .venv-0.10.0]
+  APP_DIR, APP         folder and module:name of another application;
+                       it gets the environment variables of this script   [deploy/openenv, benchmark_env.app:app]
+  UVICORN_FLAGS        more flags of uvicorn, separated by spaces         []
   CONNECTION_FILE      where to write how to reach the server             [deploy/local/connection.toml]
   START_COMMAND        how it is started, for the connection file         [this script]
   LOG_LEVEL            uvicorn's; below critical, every client that goes
@@ -48,7 +53,16 @@ WORKERS=${WORKERS:-8}
 HOST=${HOST:-127.0.0.1}
 PORT=${PORT:-8000}
 MAX_CONCURRENT_ENVS=${MAX_CONCURRENT_ENVS:-100}
-VENV=${VENV:-$openenv/.venv}
+OPENENV=${OPENENV:-0.3.0}
+case $OPENENV in
+    0.3.0) requirements=$openenv/requirements.txt venv=$openenv/.venv ;;
+    0.10.0) requirements=$openenv/requirements-0.10.0.txt venv=$openenv/.venv-0.10.0 ;;
+    *) fail "OPENENV must be 0.3.0 or 0.10.0, not '$OPENENV'" ;;
+esac
+VENV=${VENV:-$venv}
+APP_DIR=${APP_DIR:-$openenv}
+APP=${APP:-benchmark_env.app:app}
+read -r -a uvicorn_flags <<<"${UVICORN_FLAGS-}"
 CONNECTION_FILE=${CONNECTION_FILE:-$here/connection.toml}
 LOG_LEVEL=${LOG_LEVEL:-critical}
 START_SECONDS_MAX=${START_SECONDS_MAX:-180}
@@ -73,7 +87,7 @@ install() {
             fail "VENV=$VENV is a folder with something else in it"
         fi
     fi
-    wanted=$(sha256sum "$openenv/requirements.txt" | cut -d ' ' -f 1)
+    wanted=$(sha256sum "$requirements" | cut -d ' ' -f 1)
     # Done already: then nothing is written, and nothing locked.
     [[ $(cat "$stamp" 2>/dev/null) != "$wanted" ]] || return 0
     mkdir -p "$VENV" || fail "the folder VENV=$VENV can't be made; VENV=FOLDER names another"
@@ -84,8 +98,8 @@ install() {
         printf 'run_uvicorn.sh: installing the Python packages into %s\n' "$VENV" >&2
         rm -f "$stamp"
         python3 -m venv "$VENV" || fail "cannot make the virtual environment $VENV"
-        "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check -r "$openenv/requirements.txt" ||
-            fail "cannot install the Python packages of $openenv/requirements.txt"
+        "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check -r "$requirements" ||
+            fail "cannot install the Python packages of $requirements"
         printf '%s\n' "$wanted" >"$stamp"
     fi
     exec 9>&-
@@ -180,10 +194,11 @@ trap 'exit 130' INT
 
 # Every session is a file descriptor.
 ulimit -n "$(ulimit -Hn)"
-cd "$openenv"
+[[ -d $APP_DIR ]] || fail "APP_DIR=$APP_DIR is no folder"
+cd "$APP_DIR"
 export MAX_CONCURRENT_ENVS PORT READY_DIR=$run/ready
-setsid "$VENV/bin/python" -m uvicorn benchmark_env.app:app \
-    --host "$HOST" --port "$PORT" --workers "$WORKERS" --log-level "$LOG_LEVEL" \
+setsid "$VENV/bin/python" -m uvicorn "$APP" \
+    --host "$HOST" --port "$PORT" --workers "$WORKERS" --log-level "$LOG_LEVEL" "${uvicorn_flags[@]}" \
     </dev/null >"$run/log" 2>&1 &
 server=$!
 cd "$OLDPWD"

@@ -160,4 +160,26 @@ lease_seconds = 3
         let other = plan_of(&SMALL.replace("[8]", "[9]")).expect("plan");
         assert_ne!(one.hash(), other.hash());
     }
+
+    #[test]
+    fn histograms_reach_as_far_as_sessions_may_last() {
+        use proto::Bounds;
+        let bounds = |more: &str| plan_of(&format!("{SMALL}{more}")).expect("plan").bounds();
+        assert_eq!(bounds(""), Bounds::STANDARD);
+        let hours = |n: u64| Bounds { high_us: n * Bounds::STANDARD.high_us, ..Bounds::STANDARD };
+        // Two steps of 1,900 s and 120 s, and three more limits of 120 s.
+        assert_eq!(bounds("wait_seconds=1900\n[session]\nsteps=2\n"), hours(2));
+        assert_eq!(bounds("wait_seconds=1900\n[session]\nsteps=2\ntotal_timeout_seconds=3900\n"), hours(2));
+        assert_eq!(bounds("[session]\nsteps=300\ntotal_timeout_seconds=3600\n"), hours(1));
+        assert_eq!(bounds("[session]\nlaunch={kind=\"ramp\",over_seconds=7200}\n"), hours(3));
+        assert!(bounds("wait_seconds=86400\n[session]\nsteps=10000\n").valid(), "a year at the most");
+    }
+
+    #[test]
+    fn what_a_server_takes_is_workers_times_environments() {
+        let capacity = |more: &str| plan_of(&format!("{SMALL}[server]\n{more}")).expect("plan").known_capacity();
+        assert_eq!(capacity("workers=4\nmax_concurrent_envs=100\n"), Some(400));
+        assert_eq!(capacity("workers=4\nmax_concurrent_envs=100\nnodes=2\n"), Some(800));
+        assert_eq!(capacity("workers=4\n"), None);
+    }
 }

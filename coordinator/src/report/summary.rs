@@ -490,4 +490,33 @@ mod tests {
         assert_eq!(cells[6], "1970-01-01T00:00:00.000000Z");
         assert_eq!(cells[4], "0.1");
     }
+
+    /// Sessions of 3,800 s in histograms that end at an hour: nothing of them is a zero, and nothing is clipped without a word.
+    #[test]
+    fn values_beyond_the_range_stand_at_its_end() {
+        let batch = Batch { index: 0, mode: Mode::Ws, batch_size: 3, wait_us: 1_900_000_000, repetition: 1 };
+        let context = Context {
+            batch,
+            url: "http://h",
+            hardware: "x",
+            timestamp: Timestamp::UNIX_EPOCH,
+            asked_wait_us: 3_800_000_000,
+            agents: 1,
+            attempt: 1,
+        };
+        let rows = [row(5, 3_800_000_000), row(5, 3_900_000_000), row(5, 3_000_000_000)];
+        let of = |bounds: Bounds| {
+            let mut histograms = HistogramSet::new(bounds);
+            rows.iter().for_each(|row| histograms.record(&row.record));
+            Summary::of(&context, &rows, &histograms)
+        };
+        let hour = of(Bounds::STANDARD);
+        assert_eq!((hour.total.p50_us, hour.total.p99_us), (3_600_000_000, 3_600_000_000));
+        assert_eq!((hour.total_over_range, hour.range_us), (2, 3_600_000_000));
+        let total_p99 = COLUMNS.iter().position(|column| *column == "total_p99").expect("a column");
+        assert_eq!(hour.cells()[total_p99], "3600.000000");
+        let two_hours = of(Bounds::reaching(3_900_000_000));
+        assert_eq!((two_hours.total.p99_us, two_hours.total_over_range), (3_900_000_000, 0));
+        assert!(hour.total_min_us < hour.total.p50_us && two_hours.total_min_us < two_hours.total.p50_us);
+    }
 }

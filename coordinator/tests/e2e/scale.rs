@@ -16,7 +16,7 @@ fn sixteen_thousand_sessions_over_four_agents_back_to_back() {
             "--batch-sizes",
             "16384",
             "--wait",
-            "1,5",
+            "1,8",
             "--reps",
             "3",
             "--local",
@@ -33,7 +33,7 @@ fn sixteen_thousand_sessions_over_four_agents_back_to_back() {
         assert_eq!((row["successful"].as_str(), row["failed"].as_str()), ("16384", "0"), "{row:?}");
         assert_eq!(row["unique_sessions"], "16384");
         assert_eq!(row["agents"], "4");
-        if row["wait_seconds"] == "5.0" {
+        if row["wait_seconds"] == "8.0" {
             assert_eq!(row["open_max"], "16384", "all open at one instant: {row:?}");
         }
     }

@@ -26,7 +26,7 @@ fn a_target_that_is_no_openenv_server_is_named_with_the_reason() {
     drop(free);
     let tls = html.url.replace("http", "https");
     for (url, mode, why) in [
-        (nobody.as_str(), "ws", "nothing listens there"),
+        (nobody.as_str(), "ws", "nothing listens on 127.0.0.1:"),
         ("http://no-such-host.invalid", "ws", "does not resolve"),
         (tls.as_str(), "ws", "is the scheme right"),
         (html.url.as_str(), "ws", "upgrade_refused(200)"),

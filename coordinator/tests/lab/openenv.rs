@@ -1,5 +1,6 @@
 //! The real thing: openenv-core under uvicorn, started by the script that users start it with.
 
+use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -16,21 +17,32 @@ struct Uvicorn {
 
 impl Uvicorn {
     fn start(dir: &Path, max_concurrent_envs: u32) -> Self {
+        Self::start_with(dir, max_concurrent_envs, "2", &[])
+    }
+
+    fn start_with(dir: &Path, max_concurrent_envs: u32, workers: &str, variables: &[(&str, &str)]) -> Self {
         let free = TcpListener::bind("127.0.0.1:0").expect("port");
         let port = free.local_addr().expect("address").port();
         drop(free);
         let connection = dir.join("connection.toml");
         let mut command = Command::new(workspace().join("deploy/local/run_uvicorn.sh"));
         command
-            .env("WORKERS", "2")
+            .env("WORKERS", workers)
             .env("PORT", port.to_string())
             .env("MAX_CONCURRENT_ENVS", max_concurrent_envs.to_string())
-            .env("CONNECTION_FILE", &connection);
+            .env("CONNECTION_FILE", &connection)
+            .envs(variables.iter().copied());
         let mut process = Process::start(command);
         // The connection file is written when it answers, and named then.
         process.line_with("connection.toml");
         assert!(connection.exists(), "the script names its connection file once it is there");
         Self { process: Some(process), connection }
+    }
+
+    /// The connection file's url.
+    fn url(&self) -> String {
+        let text = std::fs::read_to_string(&self.connection).expect("a connection file");
+        text.split('"').nth(1).expect("a url").to_owned()
     }
 
     fn bench(&self, out: &Path, flags: &[&str]) -> Ended {
@@ -93,4 +105,88 @@ fn a_full_server_is_told_as_capacity_reached_and_not_as_closed() {
     assert_eq!(refused + succeeded, 128, "nothing else happens to a session:\n{}", ended.text);
     assert!((20..=60).contains(&succeeded), "two workers with 20 each, a few more as places come free: {succeeded}");
     assert_eq!(results.summary()[0]["limit"], "server");
+}
+
+const VERSIONS: [&str; 2] = ["0.3.0", "0.10.0"];
+
+/// One batch without a warm-up; the row, after another program has checked the folder.
+fn one(server: &Uvicorn, out: &Path, batch: &str, wait: &str, settings: &[&str]) -> (BTreeMap<String, String>, Ended) {
+    let mut command = coordinator();
+    command.args(["run", "--target", &server.url(), "--batch-sizes", batch, "--wait", wait, "--reps", "1"]);
+    command.args(["--set", "grid.warmup=false", "--set", "success.overhead_seconds=5"]);
+    command.args(settings.iter().flat_map(|setting| ["--set", setting])).arg("--output").arg(out);
+    let ended = run(command);
+    assert_eq!(ended.code(), Some(0), "{}", ended.text);
+    let results = Results::of(out);
+    results.check_with_python();
+    (results.summary().remove(0), ended)
+}
+
+/// Pings while a session thinks, refusals near the criterion, and names that are not the benchmark's: on real servers.
+#[test]
+fn real_servers_of_both_versions_are_judged_as_they_are() {
+    for version in VERSIONS {
+        let dir = tempfile::tempdir().expect("dir");
+        let pings = "--ws-ping-interval 1 --ws-ping-timeout 1";
+        let server = Uvicorn::start_with(dir.path(), 100, "1", &[("OPENENV", version), ("UVICORN_FLAGS", pings)]);
+        let think = ["session.think_seconds=3", "session.steps=2"];
+        let (row, ended) = one(&server, &dir.path().join("pings"), "16", "0.1", &think);
+        assert_eq!((row["successful"].as_str(), row["verdict"].as_str()), ("16", "valid"), "{version}: {}", ended.text);
+        let (row, ended) = one(&server, &dir.path().join("refused"), "103", "2", &[]);
+        assert_eq!((row["successful"].as_str(), row["open_max"].as_str()), ("100", "100"), "{version}: {}", ended.text);
+        assert_eq!((row["verdict"].as_str(), row["limit"].as_str()), ("valid", "none"), "{version}: {}", ended.text);
+        drop(server);
+
+        let app = workspace().join("coordinator/tests/lab/environments");
+        let variables = [
+            ("OPENENV", version),
+            ("APP_DIR", app.to_str().expect("a plain path")),
+            ("APP", "as_it_is:app"),
+            ("DONE_AFTER", "3"),
+            ("REPLY_BYTES", "1500000"),
+        ];
+        let server = Uvicorn::start_with(dir.path(), 8, "1", &variables);
+        let (row, ended) = one(&server, &dir.path().join("done"), "4", "0.1", &["session.steps=5"]);
+        assert_eq!((row["successful"].as_str(), row["done"].as_str()), ("4", "4"), "{version}: {}", ended.text);
+    }
+}
+
+/// uvicorn that is told to end, or killed, in the middle of a batch, and is back a little later.
+#[test]
+fn a_restart_of_a_real_server_is_named() {
+    for (version, signal) in VERSIONS.into_iter().zip([Signal::SIGTERM, Signal::SIGKILL]) {
+        let dir = tempfile::tempdir().expect("dir");
+        let server = Uvicorn::start_with(dir.path(), 100, "1", &[("OPENENV", version)]);
+        let url = server.url();
+        let port = url.rsplit(':').next().expect("a port").to_owned();
+        let out = dir.path().join("out");
+        let mut command = coordinator();
+        command.args(["run", "--target", &url, "--batch-sizes", "32", "--wait", "8", "--reps", "1"]);
+        command.args(["--set", "grid.warmup=false", "--output"]).arg(&out);
+        let mut coordinator = Process::start(command);
+        coordinator.line_with("open 32");
+        for pid in serving(&port) {
+            nix::sys::signal::kill(pid, signal).expect("signal sent");
+        }
+        drop(server);
+        let _again = Uvicorn::start_with(dir.path(), 100, "1", &[("OPENENV", version), ("PORT", &port)]);
+        let ended = coordinator.end();
+        assert_eq!(ended.code(), Some(0), "{version}: {}", ended.text);
+        let results = Results::of(&out);
+        let row = results.summary().remove(0);
+        assert_eq!((row["attempt"].as_str(), row["successful"].as_str()), ("2", "32"), "{version}: {}", ended.text);
+        let outage = &results.journal()[0]["summary"]["verdict"]["outage"];
+        assert_eq!(outage["cut"].as_u64(), Some(32), "{version}: {outage}");
+    }
+}
+
+/// The uvicorn process of a port.
+fn serving(port: &str) -> Vec<nix::unistd::Pid> {
+    let wanted = format!("uvicorn\0benchmark_env.app:app\0--host\0127.0.0.1\0--port\0{port}\0");
+    let processes = std::fs::read_dir("/proc").expect("/proc").flatten();
+    processes
+        .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
+        .filter(|pid| std::fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.contains(&wanted)))
+        .map(nix::unistd::Pid::from_raw)
+        .collect()
 }

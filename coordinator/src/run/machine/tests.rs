@@ -79,14 +79,20 @@ fn answer(
 }
 
 fn report(attempt: AttemptId, first: u64, sessions: u64, outcome: impl Fn(u64) -> Outcome) -> Vec<FromAgent> {
+    report_of(attempt, first, sessions, |session| SessionRecord::without_life(session, outcome(session), String::new()))
+}
+
+/// The same of sessions that lived for a second.
+fn report_of(attempt: AttemptId, first: u64, sessions: u64, life: impl Fn(u64) -> SessionRecord) -> Vec<FromAgent> {
     let mut histograms = HistogramSet::new(Bounds::STANDARD);
     let mut ledger = Ledger::planned(sessions);
     let records: Vec<SessionRecord> = (first..first + sessions)
         .map(|session| {
-            let mut record = SessionRecord::without_life(session, outcome(session), String::new());
+            let mut record = life(session);
             record.started_us = Some(session);
             record.connect_us = Some(100);
-            record.total_us = Some(1_000_100);
+            record.reset_us = Some(100);
+            record.total_us = Some(1_000_200);
             histograms.record(&record);
             ledger.count(&record.outcome);
             record
@@ -583,5 +589,6 @@ fn a_full_disk_ends_the_run_at_once() {
 
 mod any_order;
 mod recheck;
+mod restarts;
 mod survey;
 mod uploads;

@@ -496,3 +496,92 @@ mod corners {
         }
     }
 }
+
+/// Of `n` sessions `failed` end like this, the others live for a second.
+fn some_failed(n: u64, failed: u64, kind: &FailureKind, silence: Option<(u64, u64)>) -> Vec<Row> {
+    let of = |number: u64| {
+        if number >= failed {
+            return session(number, Outcome::Succeeded, 0, SECOND);
+        }
+        let mut row = session(number, Outcome::Failed(kind.clone(), Phase::Step), 0, SECOND / 2);
+        row.record.wire.silence = silence.map(|(us, own_us)| proto::Silence { us, own_us });
+        row
+    };
+    (0..n).map(of).collect()
+}
+
+/// Refused sessions can't be missed: whether they are a few of a hundred, or many.
+#[test]
+fn what_the_server_refused_is_not_missed_among_those_that_were_open() {
+    for refused in [1, 3, 5, 8, 30] {
+        let mut rows: Vec<Row> = (0..100).map(|n| session(n, Outcome::Succeeded, 0, SECOND)).collect();
+        for row in rows.iter_mut().take(refused) {
+            row.record.outcome = Outcome::Failed(FailureKind::CapacityReached, Phase::Reset);
+            (row.record.reset_us, row.record.total_us) = (None, Some(3));
+        }
+        let verdict = judged(&plan(""), &rows, &[], &[]);
+        let limit = if refused <= 5 { Limit::None } else { Limit::Server };
+        assert_eq!((verdict.worth, verdict.limit), (Worth::Valid, limit), "{refused} refused: {:?}", verdict.reasons);
+    }
+}
+
+#[test]
+fn sessions_that_a_late_agent_lost_are_the_generators() {
+    let plan = plan("");
+    for kind in [FailureKind::Closed(1011), FailureKind::Closed(1006), FailureKind::HttpStatus(408), FailureKind::Reset]
+    {
+        let late = judged(&plan, &some_failed(100, 60, &kind, Some((20 * SECOND, 17 * SECOND))), &[], &[]);
+        assert_eq!((late.worth, late.limit), (Worth::GeneratorLimited, Limit::Generator), "{kind}: {:?}", late.reasons);
+        assert!(late.reasons[0].contains("which was up to 17.0s late"), "{:?}", late.reasons);
+        let prompt = judged(&plan, &some_failed(100, 60, &kind, Some((20 * SECOND, 9_000))), &[], &[]);
+        assert_eq!((prompt.worth, prompt.limit), (Worth::Valid, Limit::Server), "{kind}: {:?}", prompt.reasons);
+    }
+    let unread = judged(&plan, &some_failed(100, 60, &FailureKind::ClientLimit, None), &[], &[]);
+    assert_eq!((unread.worth, unread.limit), (Worth::GeneratorLimited, Limit::Generator));
+    assert!(unread.reasons[0].contains("raise session.message_bytes_max"), "{:?}", unread.reasons);
+    // Few enough that the criterion is met all the same.
+    let few = judged(&plan, &some_failed(100, 4, &FailureKind::ClientLimit, None), &[], &[]);
+    assert_eq!((few.worth, few.limit), (Worth::Valid, Limit::None));
+}
+
+#[test]
+fn an_episode_that_was_over_early_is_held_to_what_it_asked_for() {
+    // Five steps of a second: 2 x (5 s + 0.5 s). One that was over after the first is held to 2 x (1 s + 0.5 s).
+    let plan = plan("session.steps=5");
+    let of = |total: u64| -> Vec<Row> {
+        (0..50)
+            .map(|n| {
+                let mut row = session(n, Outcome::Succeeded, 0, total);
+                (row.record.done, row.record.asked_us, row.record.wire.own_delay_us) = (true, SECOND, Some(0));
+                row
+            })
+            .collect()
+    };
+    let quick = judged(&plan, &of(2 * SECOND), &[], &[]);
+    assert_eq!((quick.worth, quick.limit), (Worth::Valid, Limit::None), "{:?}", quick.reasons);
+    let slow = judged(&plan, &of(4 * SECOND), &[], &[]);
+    assert_eq!((slow.worth, slow.limit), (Worth::Valid, Limit::Server), "{:?}", slow.reasons);
+}
+
+#[test]
+fn values_above_the_range_are_told_and_the_criterion_goes_by_the_sessions() {
+    let rows: Vec<Row> = (0..10).map(|n| session(n, Outcome::Succeeded, 0, 3_700 * SECOND)).collect();
+    let verdict = judged(&plan(""), &rows, &[], &[]);
+    assert_ne!(verdict.limit, Limit::None, "it took an hour for a second: {verdict:?}");
+    assert!(
+        verdict.reasons.iter().any(|why| why.contains("above the range of the histograms")),
+        "{:?}",
+        verdict.reasons
+    );
+}
+
+#[test]
+fn connections_that_were_cut_after_the_same_silence_are_told_as_such() {
+    let kind = FailureKind::Closed(1006);
+    let same = judged(&plan(""), &some_failed(16, 16, &kind, Some((2 * SECOND, 0))), &[], &[]);
+    assert!(same.reasons.iter().any(|why| why.contains("at the same age, 2.00s")), "{:?}", same.reasons);
+    let mut rows = some_failed(16, 16, &kind, Some((2 * SECOND, 0)));
+    rows[0].record.wire.silence = Some(proto::Silence { us: 9 * SECOND, own_us: 0 });
+    let other = judged(&plan(""), &rows, &[], &[]);
+    assert!(!other.reasons.iter().any(|why| why.contains("at the same age")), "{:?}", other.reasons);
+}
