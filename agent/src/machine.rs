@@ -52,7 +52,7 @@ pub enum End {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Effect {
     Send(FromAgent),
-    Probe(Probe),
+    Probe(Box<Probe>),
     Prepare(Box<Assignment>),
     Launch {
         attempt: AttemptId,

@@ -259,7 +259,7 @@ impl Life {
                 Effect::Send(message) => send(out, message).await?,
                 Effect::Probe(probe) => {
                     self.show(&probe.target.urls);
-                    let mut told = self.settings.prober.start(probe, self.settings.means.clone(), probing.clone());
+                    let mut told = self.settings.prober.start(*probe, self.settings.means.clone(), probing.clone());
                     let done = done.clone();
                     tokio::spawn(async move {
                         while let Some(results) = told.recv().await {

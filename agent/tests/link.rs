@@ -222,7 +222,7 @@ fn a_whole_attempt() {
             script: script(),
             sessions: 1,
         };
-        visit.say(FromCoordinator::Probe(probe)).await;
+        visit.say(FromCoordinator::Probe(Box::new(probe))).await;
         let Some(FromAgent::Probed(probed)) = visit.hear().await else { panic!("no probe result") };
         assert_eq!(probed.len(), 2, "one a mode");
         for result in probed {

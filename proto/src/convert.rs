@@ -239,7 +239,7 @@ impl TryFrom<wire::CoordinatorMessage> for FromCoordinator {
                 },
                 message: text("message", refused.message, max::TEXT_BYTES_MAX)?,
             }),
-            Body::Probe(probe) => Self::Probe(Probe {
+            Body::Probe(probe) => Self::Probe(Box::new(Probe {
                 plan_hash: plan_hash(&probe.plan_hash)?,
                 target: target(probe.target)?,
                 modes: match probe.modes.len() {
@@ -252,7 +252,7 @@ impl TryFrom<wire::CoordinatorMessage> for FromCoordinator {
                     most @ 1..=max::PROBE_SESSIONS_MAX => most,
                     other => return invalid("sessions", format!("{other}, 1 to {}", max::PROBE_SESSIONS_MAX)),
                 },
-            }),
+            })),
             Body::Prepare(prepare) => Self::Prepare(Box::new(prepare.try_into()?)),
             Body::Go(go) => Self::Go {
                 attempt: attempt(go.attempt)?,

@@ -46,7 +46,7 @@ pub struct Pong {
 pub enum FromCoordinator {
     Welcome(Welcome),
     Refused(Refused),
-    Probe(Probe),
+    Probe(Box<Probe>),
     Prepare(Box<Assignment>),
     /// On the agent's own monotonic clock.
     Go {

@@ -73,6 +73,7 @@ fn assert_runnable(plan: &Plan) {
         assert!(plan.warmup_batch(*mode).batch_size >= 1);
     }
     assert_ne!(plan.hash(), PlanHash([0; 32]));
+    assert!(plan.bounds().valid(), "agents refuse these bounds");
     for wait_us in &plan.grid.waits_us {
         let urls = if plan.target.embedded { vec!["http://127.0.0.1:1".to_owned()] } else { plan.target.urls.clone() };
         let probe = Probe {
@@ -81,8 +82,9 @@ fn assert_runnable(plan: &Plan) {
             modes: plan.target.mode.list().to_vec(),
             deadline: Duration::from_micros(plan.target.ready_timeout_us),
             script: plan.script(*wait_us),
+            sessions: 1,
         };
-        let sent = FromCoordinator::Probe(probe);
+        let sent = FromCoordinator::Probe(Box::new(probe));
         let taken = FromCoordinator::try_from(wire::CoordinatorMessage::from(sent.clone()));
         assert_eq!(taken, Ok(sent), "agents refuse what the plan asks for");
     }

@@ -75,7 +75,7 @@ impl Machine {
         let probe = self.readiness_check();
         if let Some(agent) = self.agents.get_mut(&key).filter(|agent| !agent.checking) {
             agent.checking = true;
-            self.send(key, FromCoordinator::Probe(probe));
+            self.send(key, FromCoordinator::Probe(Box::new(probe)));
         }
     }
 

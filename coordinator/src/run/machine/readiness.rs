@@ -32,7 +32,7 @@ impl Machine {
         let clock_error_us = self.clock_error_us();
         self.tell(RunEvent::AgentsReady { names, threads, ports, clock_error_us });
         for key in keys {
-            self.send(key, FromCoordinator::Probe(probe.clone()));
+            self.send(key, FromCoordinator::Probe(Box::new(probe.clone())));
         }
         self.phase = Phase::Probing { deadline: now.mono + deadline + PROBE_SLACK, results: BTreeMap::new() };
     }

@@ -54,7 +54,7 @@ impl Machine {
         }
         let probe = Probe { modes: vec![finished.summary.batch.mode], sessions: SESSIONS, ..self.readiness_check() };
         for key in &asked {
-            self.send(*key, FromCoordinator::Probe(probe.clone()));
+            self.send(*key, FromCoordinator::Probe(Box::new(probe.clone())));
         }
         let deadline = now.mono + probe.deadline + PROBE_SLACK;
         let finished = Box::new(finished);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use coordinator::plan::check::plan_of;
 use coordinator::plan::expand::Batch;
 use coordinator::report::cells::{CellHistograms, Done};
-use coordinator::report::facts::{AgentResult, Limit, Overshoot, Verdict, Worth};
+use coordinator::report::facts::{AgentResult, Limit, Overshoot, Pings, Verdict, Worth};
 use coordinator::report::run::{Client, Run};
 use coordinator::report::summary::{Context, Summary};
 use coordinator::report::timeline::{Life, Traced};
@@ -93,6 +93,14 @@ fn batch(
         ("ip-26-0-164-45:8000".to_owned(), held / 2),
         ("ip-26-0-164-75:8000".to_owned(), held - held / 2),
     ]);
+    summary.workers = (0..12).map(|n| (format!("ip-26-0-164-45:8000 {}", 4_100 + n), held / 12 + 3 * n)).collect();
+    summary.own_delay_p99_us = Some(41_000);
+    summary.done = held / 3;
+    if index % 4 == 1 {
+        summary.untidy = BTreeMap::from([("closed(1006)".to_owned(), held / 50 + 1)]);
+        let why = "attempt 1: the server was restarted while sessions ran: process 4100 of ip-26-0-164-45:8000 closed 512 sessions";
+        summary.refused_before = vec![why.to_owned()];
+    }
     summary.start_skew_us = Some(1_300);
     if held < size {
         summary.errors =
@@ -127,6 +135,7 @@ fn agent(n: usize, agents: usize, size: u64) -> AgentResult {
             retransmits: Some(3),
             ..Vitals::default()
         }),
+        pings: Some(Pings { sessions, pings: 3 * sessions, late_p99_us: Some(4_000), late_us_max: Some(31_000) }),
         lost: None,
     }
 }
