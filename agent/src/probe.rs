@@ -301,7 +301,7 @@ fn judge(ended: &Ended<()>, address: &str) -> Result<(), Problem> {
             return Err(Problem { what, then: Then::Wait(None) });
         }
         Outcome::Failed(kind, _) => advice(kind, refusal),
-        Outcome::TimedOut(Phase::Connect) => (proxy_unused(), Then::Wait(None)),
+        Outcome::TimedOut(Phase::Connect) => (proxy_unused(variable), Then::Wait(None)),
         _ => (String::new(), Then::Wait(None)),
     };
     Err(Problem { what: format!("{what}{advice}"), then })
@@ -349,24 +349,36 @@ fn advice(kind: &FailureKind, refusal: Option<&Refusal>) -> (String, Then) {
             ("; if the server speaks TLS, the URL must start with https:// or wss://", wait)
         }
         FailureKind::CapacityReached => ("; the server is full: is another client using it?", wait),
-        FailureKind::Unreachable => return (proxy_unused(), wait),
+        FailureKind::Unreachable => return (proxy_unused(variable), wait),
         _ => ("", wait),
     };
     (text.to_owned(), then)
 }
 
 /// Whoever is used to a proxy may wonder.
-fn proxy_unused() -> String {
+fn proxy_unused(variable: impl Fn(&str) -> Option<std::ffi::OsString>) -> String {
     const NAMES: [&str; 6] = ["HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"];
-    let name = NAMES.into_iter().find(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty()));
+    let name = NAMES.into_iter().find(|name| variable(name).is_some_and(|value| !value.is_empty()));
     name.map_or_else(String::new, |name| {
         format!("; agents connect directly and do not use {name}: is there a way to the target without the proxy?")
     })
 }
 
+fn variable(name: &str) -> Option<std::ffi::OsString> {
+    std::env::var_os(name)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_proxy_that_is_not_used_is_named() {
+        let set = |name: &str| (name == "https_proxy").then(|| "http://proxy:3128".into());
+        assert!(proxy_unused(set).contains("do not use https_proxy"));
+        assert_eq!(proxy_unused(|_| None), "");
+        assert_eq!(proxy_unused(|_| Some("".into())), "");
+    }
 
     #[test]
     fn what_passes_is_waited_for_and_what_does_not_change_ends_the_wait() {

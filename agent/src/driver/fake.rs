@@ -20,11 +20,18 @@ pub enum Act {
 #[derive(Debug)]
 pub struct FakeDriver<F> {
     script: F,
+    settling: Duration,
 }
 
 impl<F: Fn(u64, Phase) -> Act> FakeDriver<F> {
     pub fn new(script: F) -> Self {
-        Self { script }
+        Self { script, settling: Duration::ZERO }
+    }
+
+    /// The other side lets go of a connection so long after the session.
+    #[must_use]
+    pub fn settling(self, settling: Duration) -> Self {
+        Self { settling, ..self }
     }
 
     async fn act(&self, session: u64, phase: Phase) -> Result<(), Fault> {
@@ -44,7 +51,7 @@ impl<F: Fn(u64, Phase) -> Act> FakeDriver<F> {
 impl<F: Fn(u64, Phase) -> Act + 'static> Driver for FakeDriver<F> {
     type Session = u64;
     type Rest = ();
-    const SETTLE_TIMEOUT: Duration = Duration::ZERO;
+    const SETTLE_TIMEOUT: Duration = Duration::from_secs(10);
 
     async fn connect(&self, session: u64, _times: Option<Rc<Times>>) -> Result<u64, Fault> {
         self.act(session, Phase::Connect).await?;
@@ -74,5 +81,7 @@ impl<F: Fn(u64, Phase) -> Act + 'static> Driver for FakeDriver<F> {
 
     fn leave(&self, _session: u64) {}
 
-    async fn settle(&self, (): ()) {}
+    async fn settle(&self, (): ()) {
+        tokio::time::sleep(self.settling).await;
+    }
 }

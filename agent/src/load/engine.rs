@@ -248,6 +248,14 @@ mod tests {
         cancel_after: Option<Duration>,
         act: impl Fn(u64, Phase) -> Act + 'static,
     ) -> Recorder {
+        carry_by(FakeDriver::new(act), share, cancel_after)
+    }
+
+    fn carry_by<F: Fn(u64, Phase) -> Act + 'static>(
+        driver: FakeDriver<F>,
+        share: &ThreadShare,
+        cancel_after: Option<Duration>,
+    ) -> Recorder {
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().expect("rt");
         LocalSet::new().block_on(&runtime, async {
@@ -259,7 +267,7 @@ mod tests {
                     cancel.cancel();
                 });
             }
-            run(Rc::new(FakeDriver::new(act)), share, Instant::now(), &cancel, &Arc::default()).await
+            run(Rc::new(driver), share, Instant::now(), &cancel, &Arc::default()).await
         })
     }
 
@@ -348,6 +356,24 @@ mod tests {
         assert!(p99(Metric::Total) < 200_000, "service {}", p99(Metric::Total));
         assert!(p99(Metric::Response) > 4_000_000, "response {}", p99(Metric::Response));
         assert!(p99(Metric::LaunchLag) > 4_000_000, "launch lag {}", p99(Metric::LaunchLag));
+    }
+
+    /// Two places; the server takes a second to let go of each connection, and the sessions take 10 ms.
+    #[test]
+    fn a_connection_that_is_not_let_go_of_holds_its_place_and_no_session_up() {
+        let short = Script { steps: 0, ..script() };
+        let share = ThreadShare { in_flight_max: 2, ..share(4, Launch::Burst, short) };
+        let recorder = carry_by(FakeDriver::new(|_, _| Act::Take(ms(4))).settling(ms(1_000)), &share, None);
+        let mut records = recorder.records;
+        records.sort_by_key(|record| record.started_us);
+        let started: Vec<u64> = records.iter().filter_map(|record| record.started_us).collect();
+        assert!(started[1] < 10_000 && started[2] >= 1_012_000, "{started:?}");
+        assert!(records.iter().all(|record| record.total_us == Some(12_000)), "no session is longer for it");
+        assert_eq!((recorder.in_flight_max, recorder.let_go.us_max, recorder.let_go.left_open), (2, 1_000_000, 0));
+        // One that never lets go is not waited for without an end, and after a cancellation not at all.
+        let never = || FakeDriver::new(|_, _| Act::Take(ms(4))).settling(Duration::from_secs(3_000));
+        assert_eq!(carry_by(never(), &share, None).let_go.left_open, 4);
+        assert_eq!(carry_by(never(), &share, Some(ms(50))).ledger.never_started, 2);
     }
 
     #[test]
