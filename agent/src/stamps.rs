@@ -112,6 +112,8 @@ impl Times {
             }
         }
         self.pinged_last.set(false);
+        // Of an earlier connection of the session.
+        self.cut_ns.set(0);
         self.had_ns.set(now_ns);
     }
 
@@ -212,6 +214,7 @@ impl Times {
             self.rtt_us.set(Some(rtt_us));
             let late = took.saturating_sub(Duration::from_micros(rtt_us));
             let late_ns = u64::try_from(late.as_nanos()).unwrap_or(u64::MAX);
+            self.cut_ns.set(0);
             self.signs.set([Sign::default(), Sign { at_ns: realtime_ns().saturating_sub(late_ns), own_ns: 0 }]);
             self.add_own(late);
         }

@@ -315,6 +315,9 @@ fn verdict(summary: &Summary) -> String {
     if summary.done > 0 {
         text.push_str(&format!("; {} ended with done", count(summary.done)));
     }
+    if summary.over_range > 0 {
+        text.push_str(&format!("; {} values above {}", count(summary.over_range), duration(summary.range_us)));
+    }
     if verdict.worth > Worth::Valid || verdict.outage.is_some() {
         for reason in &verdict.reasons {
             text.push_str(&format!("\n        {reason}"));

@@ -115,19 +115,16 @@ impl Frames {
         std::future::poll_fn(|cx| self.poll_receive(cx)).await
     }
 
-    /// Reads and throws away until the end of the stream; writes what is to be sent before.
+    /// Whether a close frame has been sent, or is about to be.
+    #[must_use]
+    pub fn is_closing(&self) -> bool {
+        self.close_sent
+    }
+
+    /// Writes what is to be sent and sees the other side end the connection; what it says before is of no interest, but that
+    /// its close frame is answered.
     pub async fn drain(&mut self) {
-        (self.inbox, self.message) = (Vec::new(), None);
-        std::future::poll_fn(|cx| {
-            loop {
-                let _ = self.poll_write(cx);
-                match ready!(self.poll_read(cx)) {
-                    Ok(0) | Err(_) => return Poll::Ready(()),
-                    Ok(_) => self.inbox = Vec::new(),
-                }
-            }
-        })
-        .await;
+        while !matches!(self.receive().await, Ok(Received::End) | Err(_)) {}
     }
 
     fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<Result<Received, Fault>> {

@@ -23,7 +23,7 @@ use crate::stamps::Times;
 
 /// What hyper may hold of a head and of a part of a body.
 const HEAD_BYTES_MAX: usize = 1 << 20;
-const HEADERS_MAX: usize = 4_096;
+const HEADERS_MAX: usize = 512;
 /// The least that hyper takes.
 const MIN_BUFFER_BYTES: usize = 8 << 10;
 /// How long a server may take to say what is wrong with a request that it has refused, and how much of it is read.
@@ -149,7 +149,14 @@ impl HttpDriver {
 
     fn fault(&self, error: &hyper::Error) -> Fault {
         if error.is_parse_too_large() {
-            return Fault::too_large(self.dialer.message_bytes_max.min(HEAD_BYTES_MAX));
+            let bytes_max = self.dialer.message_bytes_max.clamp(MIN_BUFFER_BYTES, HEAD_BYTES_MAX);
+            return Fault::new(
+                FailureKind::ClientLimit,
+                format!(
+                    "a head of more than {bytes_max} bytes or {HEADERS_MAX} headers, the client's limits; \
+                     session.message_bytes_max raises the first, up to {HEAD_BYTES_MAX}"
+                ),
+            );
         }
         fault(error)
     }

@@ -138,10 +138,14 @@ impl Fault {
         )
     }
 
-    /// The server has answered, and the connection is as good as before.
+    /// The server has spoken, and the connection is there still: a goodbye, or the answer to its close, is owed.
     #[must_use]
     pub fn leaves_open(&self) -> bool {
-        matches!(self.kind(), Some(FailureKind::ServerError(_)))
+        match self.kind() {
+            Some(FailureKind::ServerError(_) | FailureKind::CapacityReached) => true,
+            Some(FailureKind::Closed(code)) => *code != 1006,
+            _ => false,
+        }
     }
 
     /// The kind of a failure; `None` for a time-out.

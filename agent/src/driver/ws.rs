@@ -161,7 +161,9 @@ impl Driver for WsDriver {
     }
 
     fn leave(&self, mut session: Box<WsSession>) -> Box<WsSession> {
-        session.frames.send(CLOSE);
+        if !session.frames.is_closing() {
+            session.frames.send(CLOSE);
+        }
         session
     }
 

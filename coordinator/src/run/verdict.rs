@@ -35,6 +35,8 @@ pub struct Fate {
     pub outage: Option<(Outage, Treated)>,
     /// Why it does not count, if it does not and no agent was lost.
     pub given_up: Option<String>,
+    /// What the target did when it was asked after it, if it did not answer at once.
+    pub afterwards: Vec<String>,
 }
 
 /// What an attempt is worth under which the server went away.
@@ -180,6 +182,11 @@ impl Judge {
                     self.say(Worth::Degraded, format!("the server was restarted while sessions ran: {what}"));
                 }
             }
+        }
+        if fate.outage.is_none() {
+            self.reasons.extend(
+                fate.afterwards.iter().map(|told| format!("after the batch the target did not answer at once: {told}")),
+            );
         }
         if let Some(why) = &fate.given_up {
             self.say(Worth::Degraded, format!("given up: {why}"));

@@ -234,7 +234,7 @@ impl Machine {
             }
         };
         let given_up = refused.clone();
-        self.keep(finished, refused, &Fate { outage: Some((outage, treated)), given_up });
+        self.keep(finished, refused, &Fate { outage: Some((outage, treated)), given_up, afterwards: Vec::new() });
     }
 
     /// Has an attempt written down; `refused` says why it does not count.

@@ -123,14 +123,15 @@ impl Machine {
             faults.join("\n  ")
         );
         self.ending = Some(End::failed(Failure::TargetNotReady(text)));
-        self.give_up(*finished, "the target was not there any more after it");
+        let why = format!("the target was not there any more after it: {}", faults.join("; "));
+        self.give_up(*finished, &why);
     }
 
     /// The target is there.
     fn rejudged(&mut self, finished: Finished, after: &After) {
         match outage::judge(&finished.rows, after) {
             Some(outage) => self.keep_outage(finished, outage),
-            None => self.keep(finished, None, &Fate::default()),
+            None => self.keep(finished, None, &Fate { afterwards: after.told.clone(), ..Fate::default() }),
         }
     }
 
