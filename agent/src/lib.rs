@@ -22,5 +22,6 @@ pub mod service;
 pub mod slurm;
 pub mod stamps;
 pub mod target;
+pub mod trust;
 pub mod vitals;
 pub mod wire;

@@ -23,7 +23,8 @@ use crate::driver::ws::WsDriver;
 use crate::driver::{Dialer, Driver, Refusal, Way};
 use crate::load::recorder::Counters;
 use crate::load::session::{self, Course, Ended};
-use crate::target::{Endpoint, Endpoints, TargetError, resolve, tls_config};
+use crate::target::{Endpoint, Endpoints, TargetError, resolve};
+use crate::trust::tls_config;
 
 /// Pauses between two tries, the last one from then on: a server that answers at all is not to be flooded.
 const RETRIES: [Duration; 3] = [Duration::from_millis(250), Duration::from_millis(500), Duration::from_secs(1)];
@@ -233,7 +234,11 @@ async fn try_once(
     let target = Target { urls: vec![url.to_owned()], ca_pem: probe.target.ca_pem.clone() };
     let endpoints = means.endpoints(&target, mode).await.map_err(|error| Problem {
         what: error.to_string(),
-        then: if matches!(error, TargetError::Resolve { .. }) { Then::Wait(None) } else { Then::WaitLittle },
+        then: match error {
+            TargetError::Resolve { .. } => Then::Wait(None),
+            TargetError::TrustRoot(_) => Then::Stop,
+            TargetError::Url(_) | TargetError::NotAllowed { .. } => Then::WaitLittle,
+        },
     })?;
     let addresses: Vec<String> = endpoints.list[0].addresses.iter().map(ToString::to_string).collect();
     result.borrow_mut().addresses.clone_from(&addresses);
