@@ -10,6 +10,7 @@ pub mod capacity;
 pub mod cli;
 pub mod clock;
 pub mod driver;
+pub mod family;
 mod health;
 pub mod identity;
 pub mod intake;

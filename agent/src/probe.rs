@@ -21,6 +21,7 @@ use crate::allow::{self, AllowRule};
 use crate::driver::http::HttpDriver;
 use crate::driver::ws::WsDriver;
 use crate::driver::{Dialer, Driver, Refusal, Way};
+use crate::family;
 use crate::load::recorder::Counters;
 use crate::load::session::{self, Course, Ended};
 use crate::target::{Endpoint, Endpoints, TargetError, resolve};
@@ -44,7 +45,8 @@ pub struct Means {
 }
 
 impl Means {
-    /// Looks every url up, checks it against the allow-list and builds the TLS configuration if one is needed.
+    /// Looks every url up, checks it against the allow-list, takes one family of its addresses and builds the TLS
+    /// configuration if one is needed.
     ///
     /// # Errors
     /// See [`TargetError`].
@@ -53,7 +55,9 @@ impl Means {
         for text in &target.urls {
             let url = BaseUrl::parse(text)?;
             let addresses = resolve(&url).await?;
+            // All of them, before any is dialled.
             allow::check(&self.allow, &url, &addresses).await?;
+            let addresses = family::chosen(&url.host, addresses, &self.source_ips).await?;
             list.push(Endpoint { url, addresses });
         }
         let tls = if list.iter().any(|endpoint| endpoint.url.tls) { Some(tls_config(&target.ca_pem)?) } else { None };
@@ -236,7 +240,7 @@ async fn try_once(
         what: error.to_string(),
         then: match error {
             TargetError::Resolve { .. } => Then::Wait(None),
-            TargetError::TrustRoot(_) => Then::Stop,
+            TargetError::SourceFamily { .. } | TargetError::TrustRoot(_) => Then::Stop,
             TargetError::Url(_) | TargetError::NotAllowed { .. } => Then::WaitLittle,
         },
     })?;

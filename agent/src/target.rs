@@ -19,6 +19,11 @@ pub enum TargetError {
     NotAllowed { cause: String },
     #[error("target.ca_file: {0}")]
     TrustRoot(#[from] TrustError),
+    #[error(
+        "{host} has {theirs} addresses only ({addresses}), and --source-ip {ours} ones only ({sources}): no connection \
+         between them; start the agent with an {theirs} --source-ip or without one, or give a target with an {ours} address"
+    )]
+    SourceFamily { host: String, theirs: &'static str, addresses: String, ours: &'static str, sources: String },
 }
 
 /// All addresses behind a url's name, without doubles, in the resolver's order.
@@ -42,6 +47,7 @@ pub async fn resolve(url: &BaseUrl) -> Result<Vec<SocketAddr>, TargetError> {
 #[derive(Debug, Clone)]
 pub struct Endpoint {
     pub url: BaseUrl,
+    /// Its servers, all of one address family.
     pub addresses: Vec<SocketAddr>,
 }
 
