@@ -69,7 +69,7 @@ pub struct Args {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
     threads: Option<u32>,
 
-    /// Source address of sessions; may be repeated, each brings its own ephemeral ports
+    /// Source address of sessions, of the target's family; may be repeated, each brings its own ephemeral ports
     #[arg(long, value_name = "IP")]
     source_ip: Vec<IpAddr>,
 

@@ -21,9 +21,11 @@ use crate::allow::{self, AllowRule};
 use crate::driver::http::HttpDriver;
 use crate::driver::ws::WsDriver;
 use crate::driver::{Dialer, Driver, Refusal, Way};
+use crate::family;
 use crate::load::recorder::Counters;
 use crate::load::session::{self, Course, Ended};
-use crate::target::{Endpoint, Endpoints, TargetError, resolve, tls_config};
+use crate::target::{Endpoint, Endpoints, TargetError, resolve};
+use crate::trust::tls_config;
 
 /// Pauses between two tries, the last one from then on: a server that answers at all is not to be flooded.
 const RETRIES: [Duration; 3] = [Duration::from_millis(250), Duration::from_millis(500), Duration::from_secs(1)];
@@ -43,7 +45,8 @@ pub struct Means {
 }
 
 impl Means {
-    /// Looks every url up, checks it against the allow-list and builds the TLS configuration if one is needed.
+    /// Looks every url up, checks it against the allow-list, takes one family of its addresses and builds the TLS
+    /// configuration if one is needed.
     ///
     /// # Errors
     /// See [`TargetError`].
@@ -52,7 +55,9 @@ impl Means {
         for text in &target.urls {
             let url = BaseUrl::parse(text)?;
             let addresses = resolve(&url).await?;
+            // All of them, before any is dialled.
             allow::check(&self.allow, &url, &addresses).await?;
+            let addresses = family::chosen(&url.host, addresses, &self.source_ips).await?;
             list.push(Endpoint { url, addresses });
         }
         let tls = if list.iter().any(|endpoint| endpoint.url.tls) { Some(tls_config(&target.ca_pem)?) } else { None };
@@ -233,7 +238,11 @@ async fn try_once(
     let target = Target { urls: vec![url.to_owned()], ca_pem: probe.target.ca_pem.clone() };
     let endpoints = means.endpoints(&target, mode).await.map_err(|error| Problem {
         what: error.to_string(),
-        then: if matches!(error, TargetError::Resolve { .. }) { Then::Wait(None) } else { Then::WaitLittle },
+        then: match error {
+            TargetError::Resolve { .. } => Then::Wait(None),
+            TargetError::SourceFamily { .. } | TargetError::TrustRoot(_) => Then::Stop,
+            TargetError::Url(_) | TargetError::NotAllowed { .. } => Then::WaitLittle,
+        },
     })?;
     let addresses: Vec<String> = endpoints.list[0].addresses.iter().map(ToString::to_string).collect();
     result.borrow_mut().addresses.clone_from(&addresses);

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use proto::Mode;
 use proto::base_url::{BaseUrl, UrlError};
 
+use crate::trust::TrustError;
+
 /// Why a target can't be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TargetError {
@@ -15,8 +17,13 @@ pub enum TargetError {
     Resolve { host: String, cause: String },
     #[error("{cause}")]
     NotAllowed { cause: String },
-    #[error("extra trust root: {0}")]
-    TrustRoot(String),
+    #[error("target.ca_file: {0}")]
+    TrustRoot(#[from] TrustError),
+    #[error(
+        "{host} has {theirs} addresses only ({addresses}), and --source-ip {ours} ones only ({sources}): no connection \
+         between them; start the agent with an {theirs} --source-ip or without one, or give a target with an {ours} address"
+    )]
+    SourceFamily { host: String, theirs: &'static str, addresses: String, ours: &'static str, sources: String },
 }
 
 /// All addresses behind a url's name, without doubles, in the resolver's order.
@@ -40,6 +47,7 @@ pub async fn resolve(url: &BaseUrl) -> Result<Vec<SocketAddr>, TargetError> {
 #[derive(Debug, Clone)]
 pub struct Endpoint {
     pub url: BaseUrl,
+    /// Its servers, all of one address family.
     pub addresses: Vec<SocketAddr>,
 }
 
@@ -72,42 +80,6 @@ fn index(value: u64) -> usize {
     usize::try_from(value).unwrap_or(0)
 }
 
-/// A client configuration that trusts the system's roots (or, where there are none, Mozilla's) and `ca_pem`.
-///
-/// # Errors
-/// [`TargetError::TrustRoot`] if `ca_pem` holds no certificate.
-pub fn tls_config(ca_pem: &[u8]) -> Result<Arc<rustls::ClientConfig>, TargetError> {
-    use rustls::pki_types::CertificateDer;
-    use rustls::pki_types::pem::PemObject as _;
-
-    let mut roots = rustls::RootCertStore::empty();
-    let (added, _) = roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    if added == 0 {
-        roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
-    }
-    if !ca_pem.is_empty() {
-        let mut found = 0;
-        for certificate in CertificateDer::pem_slice_iter(ca_pem) {
-            let certificate = certificate.map_err(|error| TargetError::TrustRoot(error.to_string()))?;
-            roots.add(certificate).map_err(|error| TargetError::TrustRoot(error.to_string()))?;
-            found += 1;
-        }
-        if found == 0 {
-            return Err(TargetError::TrustRoot("no certificate in it".to_owned()));
-        }
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| TargetError::TrustRoot(error.to_string()))?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    // A resumed handshake is cheaper than a first one: every session pays the whole price, as a new client would.
-    config.resumption = rustls::client::Resumption::disabled();
-    Ok(Arc::new(config))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -121,11 +93,5 @@ mod tests {
         let endpoints = Endpoints { mode: Mode::Ws, list: vec![endpoint(1, 2), endpoint(2, 1)], tls: None };
         let seen: Vec<String> = (0..6).map(|n| endpoints.of_session(n).1.to_string()).collect();
         assert_eq!(seen, ["127.0.0.1:1", "127.0.0.1:2", "127.0.0.2:1", "127.0.0.1:2", "127.0.0.1:1", "127.0.0.1:2"]);
-    }
-
-    #[test]
-    fn a_trust_root_without_a_certificate_is_refused() {
-        assert!(tls_config(b"").is_ok());
-        assert!(tls_config(b"not a certificate").expect_err("no certificate").to_string().contains("no certificate"));
     }
 }

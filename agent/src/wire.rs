@@ -20,6 +20,27 @@ use tokio_rustls::client::TlsStream;
 
 use crate::stamps::{self, Times};
 
+/// A socket that can be connected to `address`, bound to `source` if given.
+pub(crate) fn socket(address: SocketAddr, source: Option<IpAddr>) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+    if let Some(source) = source {
+        // Without this a bind with port 0 takes the port from every destination at once, not only from this one.
+        #[cfg(target_os = "linux")]
+        nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::IpBindAddressNoPort, &true)?;
+        socket.bind(&SocketAddr::new(source, 0).into())?;
+    }
+    Ok(socket)
+}
+
+/// Whether there is a way to `address` and an address of this machine to take it from, ports apart. Nothing is sent.
+///
+/// # Errors
+/// What connect(2) says of a datagram socket. It looks for the way and for its own address as a TCP socket does, and
+/// the ports of UDP are others.
+pub(crate) fn way_to(address: SocketAddr) -> io::Result<()> {
+    Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?.connect(&address.into())
+}
+
 /// A connected TCP stream.
 ///
 /// A server may say why it hangs up and cut the connection before our next bytes go out (OpenEnv accepts first and
@@ -53,16 +74,10 @@ impl Wire {
     /// # Errors
     /// What the operating system says.
     pub async fn connect(address: SocketAddr, source: Option<IpAddr>, times: Option<Rc<Times>>) -> io::Result<Self> {
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+        let socket = socket(address, source)?;
         socket.set_tcp_nodelay(true)?;
         if times.is_some() {
             stamps::request(&socket)?;
-        }
-        if let Some(source) = source {
-            // Without this a bind with port 0 takes the port from every destination at once, not only from this one.
-            #[cfg(target_os = "linux")]
-            nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::IpBindAddressNoPort, &true)?;
-            socket.bind(&SocketAddr::new(source, 0).into())?;
         }
         let begun = Instant::now();
         match socket.connect(&address.into()) {

@@ -1,7 +1,7 @@
 //! One session's protocol, nothing else: no clock, no schedule, no counting.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -9,10 +9,11 @@ use proto::FailureKind;
 use proto::limits::ERROR_BYTES_MAX;
 use tokio::time::Instant;
 
+use crate::family;
 use crate::intake::Intake;
 use crate::stamps::Times;
 use crate::target::{Endpoint, Endpoints};
-use crate::wire::{Transport, Wire};
+use crate::wire::{self, Transport, Wire};
 
 #[cfg(any(test, feature = "sim"))]
 pub mod fake;
@@ -213,7 +214,7 @@ fn clipped(mut message: String) -> String {
 #[derive(Debug, Clone)]
 pub struct Way {
     pub endpoints: Endpoints,
-    /// Used in turn by session number; empty: the kernel chooses.
+    /// Those of the destination's family are used in turn by session number; empty: the kernel chooses.
     pub source_ips: Vec<IpAddr>,
 }
 
@@ -243,13 +244,12 @@ impl Dialer {
     /// TCP and, for https and wss, TLS.
     async fn dial(&self, session: u64, times: Option<Rc<Times>>) -> Result<(&Endpoint, Transport), Fault> {
         let (endpoint, address) = self.endpoints.of_session(session);
-        let sources: u64 = self.source_ips.len() as u64;
-        let source = (sources > 0).then(|| {
-            // One source after the other for each destination in turn: every source meets every destination.
-            let destinations = (self.endpoints.list.len() * endpoint.addresses.len()) as u64;
-            self.source_ips[usize::try_from(session / destinations % sources).unwrap_or(0)]
-        });
-        let wire = Wire::connect(address, source, times).await?;
+        // One source after the other for each destination in turn: every source meets every destination of its family.
+        let destinations = (self.endpoints.list.len() * endpoint.addresses.len()) as u64;
+        let source = source_of(&self.source_ips, address, session / destinations);
+        let wire = Wire::connect(address, source, times)
+            .await
+            .map_err(|error| dial_fault(&error, address, || wire::way_to(address)))?;
         let transport = match (&self.endpoints.tls, endpoint.url.tls) {
             (Some(config), true) => {
                 Transport::tls(wire, &endpoint.url.host, config.clone()).await.map_err(tls_fault)?
@@ -259,6 +259,34 @@ impl Dialer {
         };
         Ok((endpoint, transport))
     }
+}
+
+/// The source of a destination's session number `turn`. The destination was checked to have one, if there are any at all.
+fn source_of(sources: &[IpAddr], address: SocketAddr, turn: u64) -> Option<IpAddr> {
+    let fitting = || sources.iter().copied().filter(|source| family::fits(*source, address));
+    let turn = turn.checked_rem(fitting().count() as u64)?;
+    fitting().nth(usize::try_from(turn).ok()?)
+}
+
+/// Why no connection came about. Where no port is free connect(2) says EADDRNOTAVAIL, and where this machine has no address
+/// of the family too; in the second case `way` says it as well, which needs no port of TCP.
+fn dial_fault(error: &io::Error, address: SocketAddr, way: impl FnOnce() -> io::Result<()>) -> Fault {
+    use nix::errno::Errno;
+    let errno = |error: &io::Error| error.raw_os_error().map(Errno::from_raw);
+    let without_family = match errno(error) {
+        Some(Errno::EAFNOSUPPORT) => true,
+        Some(Errno::EADDRNOTAVAIL) => way().is_err_and(|error| errno(&error) == Some(Errno::EADDRNOTAVAIL)),
+        _ => false,
+    };
+    if !without_family {
+        return error.into();
+    }
+    let (theirs, other) = if address.is_ipv4() { ("IPv4", "IPv6") } else { ("IPv6", "IPv4") };
+    let message = format!(
+        "this machine has no {theirs} address from which to reach {address}; give it one, or a target with an {other} \
+         address ({error})"
+    );
+    Fault { errno: error.raw_os_error(), ..Fault::new(FailureKind::Unreachable, message) }
 }
 
 fn tls_fault(error: io::Error) -> Fault {
@@ -291,6 +319,44 @@ mod tests {
             let fault = Fault::from(io::Error::from_raw_os_error(errno as i32));
             assert_eq!(fault.kind(), kind.as_ref(), "{errno}");
         }
+    }
+
+    #[test]
+    fn a_machine_without_the_family_is_told_from_one_without_a_port() {
+        use nix::errno::Errno;
+        let told = |errno: Errno, way: Result<(), Errno>| {
+            let os = |errno: Errno| io::Error::from_raw_os_error(errno as i32);
+            let address = "[2001:db8::1]:80".parse().expect("an address");
+            let fault = dial_fault(&os(errno), address, || way.map_err(os));
+            assert_eq!(fault.errno, Some(errno as i32));
+            (fault.kind().cloned(), fault.message)
+        };
+        for (errno, way) in
+            [(Errno::EADDRNOTAVAIL, Err(Errno::EADDRNOTAVAIL)), (Errno::EAFNOSUPPORT, Err(Errno::EAFNOSUPPORT))]
+        {
+            let (kind, message) = told(errno, way);
+            assert_eq!(kind, Some(FailureKind::Unreachable), "{errno}");
+            assert!(message.contains("no IPv6 address") && message.contains("[2001:db8::1]:80"), "{message}");
+        }
+        // UDP has no port left either, or no descriptor: nothing is known of the family.
+        for way in [Ok(()), Err(Errno::EAGAIN), Err(Errno::EMFILE)] {
+            assert_eq!(told(Errno::EADDRNOTAVAIL, way).0, Some(FailureKind::PortExhausted), "{way:?}");
+        }
+        assert_eq!(told(Errno::EADDRINUSE, Err(Errno::EADDRNOTAVAIL)).0, Some(FailureKind::PortExhausted));
+        assert_eq!(told(Errno::ECONNREFUSED, Err(Errno::EADDRNOTAVAIL)).0, Some(FailureKind::Refused));
+    }
+
+    #[test]
+    fn sources_of_the_destinations_family_take_turns() {
+        let ips = |texts: &[&str]| texts.iter().map(|text| text.parse().expect("an ip")).collect::<Vec<IpAddr>>();
+        let sources = ips(&["10.0.0.1", "fd00::1", "10.0.0.2", "fd00::2", "10.0.0.3"]);
+        let turns = |sources: &[IpAddr], address: &str| {
+            let address = address.parse().expect("an address");
+            (0..4).filter_map(|turn| source_of(sources, address, turn)).collect::<Vec<_>>()
+        };
+        assert_eq!(turns(&sources, "10.9.9.9:1"), ips(&["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.1"]));
+        assert_eq!(turns(&sources, "[fd00::9]:1"), ips(&["fd00::1", "fd00::2", "fd00::1", "fd00::2"]));
+        assert_eq!(turns(&[], "10.9.9.9:1"), ips(&[]));
     }
 
     #[test]

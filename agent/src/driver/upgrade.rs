@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 
+use memchr::memmem;
 use proto::FailureKind;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_tungstenite::tungstenite::handshake::client::generate_key;
@@ -58,7 +59,7 @@ impl UpgradeRequest {
             }
             // A long head is looked at once, when it is whole; what is no HTTP shows in its first bytes.
             let fresh = &bytes[before.saturating_sub(HEAD_END.len() - 1)..];
-            let ends = fresh.windows(HEAD_END.len()).any(|window| window == HEAD_END) || fresh.ends_with(b"\n\n");
+            let ends = memmem::find(fresh, HEAD_END).is_some() || fresh.ends_with(b"\n\n");
             if (ends || before < JUDGED_AT_ONCE_BYTES)
                 && let Some(head_bytes) = judge(&bytes, &key)?
             {

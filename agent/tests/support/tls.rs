@@ -4,7 +4,9 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, date_time_ymd};
+use rustls::SupportedProtocolVersion;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
@@ -39,15 +41,25 @@ impl Authority {
         let mut params = CertificateParams::new(vec![name.to_owned()]).expect("parameters");
         params.not_after = date_time_ymd(year, 1, 1);
         let leaf = params.signed_by(&key, &self.issuer).expect("a certificate");
-        let chain = vec![CertificateDer::from(leaf)];
         let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = rustls::ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key))
-            .expect("a server configuration");
-        TlsAcceptor::from(Arc::new(config))
+        showing(CertificateDer::from(leaf), &key, rustls::ALL_VERSIONS)
     }
+}
+
+/// A server that shows `certificate` and signs with `key`, whether or not the two belong together.
+pub(crate) fn showing(
+    certificate: CertificateDer<'static>,
+    key: &PrivateKeyDer<'_>,
+    versions: &[&'static SupportedProtocolVersion],
+) -> TlsAcceptor {
+    let key = rustls::crypto::ring::sign::any_supported_type(key).expect("a key");
+    let shown = SingleCertAndKey::from(CertifiedKey::new(vec![certificate], key));
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(versions)
+        .map(|builder| builder.with_no_client_auth().with_cert_resolver(Arc::new(shown)))
+        .expect("a server configuration");
+    TlsAcceptor::from(Arc::new(config))
 }
 
 /// Speaks TLS; what `play` does then is its own affair. A failed handshake ends with its alert, as it should.

@@ -68,11 +68,18 @@ fn listen_address(args: &RunArgs, plan: &Plan) -> SocketAddr {
 
 fn ca_pem(plan: &Plan, folder: &Path) -> Result<Vec<u8>, Problem> {
     let Some(file) = &plan.target.ca_file else { return Ok(Vec::new()) };
-    let path = folder.join(file);
-    fs::read(&path).map_err(|error| Problem {
+    read_ca(&folder.join(file))
+}
+
+/// Agents are given the contents and no name: a file that adds nothing to trust is named here, before the run.
+fn read_ca(path: &Path) -> Result<Vec<u8>, Problem> {
+    let refused = |cause: String| Problem {
         code: crate::exit::PLAN_INVALID,
-        text: format!("target.ca_file: {}: {error}", path.display()),
-    })
+        text: format!("target.ca_file: {}: {cause}", path.display()),
+    };
+    let pem = fs::read(path).map_err(|error| refused(error.to_string()))?;
+    agent::trust::check(&pem).map_err(|error| refused(error.to_string()))?;
+    Ok(pem)
 }
 
 async fn go(args: &RunArgs, talk: Talk, what: What, trust: Trust, command: Vec<OsString>) -> Result<u8, Problem> {
@@ -271,4 +278,28 @@ fn catch_signals(outside: &mpsc::Sender<Outside>) -> Result<(), Problem> {
         });
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ca_file_that_adds_no_trust_is_refused_by_its_name() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("ca.pem");
+        for (text, cause) in [("", "it is empty"), ("\u{feff}\r\n", "it is empty"), ("hello\n", "no certificate in it")]
+        {
+            fs::write(&path, text).expect("written");
+            let problem = read_ca(&path).expect_err("refused");
+            assert_eq!(problem.code, crate::exit::PLAN_INVALID);
+            let named = format!("target.ca_file: {}: {cause}", path.display());
+            assert!(problem.text.starts_with(&named), "{}", problem.text);
+        }
+        let missing = read_ca(&folder.path().join("missing.pem")).expect_err("refused");
+        assert!(missing.text.contains("missing.pem"), "{}", missing.text);
+        let (pem, _) = agent::identity::certs::new_ca().expect("a certificate");
+        fs::write(&path, &pem).expect("written");
+        assert_eq!(read_ca(&path).expect("read"), pem.as_bytes());
+    }
 }
