@@ -36,6 +36,7 @@ RAW_KEYS = (
     "connect_generator_delay handshake_rtt "
     "syn_retransmissions asked done untidy open_generator_delay pings ping_late silence silence_generator_delay"
 ).split()
+FORMAT = 2
 OF_STAMPS = {"wire_p50", "wire_p99", "receive_lag_p99", "wire_beyond_p50", "wire_beyond_p99"}
 # Columns of the historical script hold a number where nothing was measured; all others are empty then.
 FROM_RECORDS = {"generator_delay_p99": "generator_delay", "ping_late_p99": "ping_late"}
@@ -124,12 +125,15 @@ class Checker:
             self.problems.append(f"{what}: {detail}")
 
     def run(self, hlog):
+        document = json.loads((self.folder / "run.json").read_text())
+        if document["format"] != FORMAT:
+            sys.exit(f"{self.folder}: run.json is of format {document['format']}, this script recomputes format {FORMAT}: "
+                     f"use the script of version {document['version']}")
         with open(self.folder / "summary.csv", newline="") as file:
             reader = csv.DictReader(file)
             summary = list(reader)
         header = reader.fieldnames
         self.expect("header", header[: len(HISTORICAL) + len(OURS)] == HISTORICAL + OURS, header)
-        document = json.loads((self.folder / "run.json").read_text())
         steps = document["plan"]["session"]["steps"]
         self.high_us = range_us(document["plan"])
         batches = defaultdict(list)

@@ -34,6 +34,8 @@ pub fn take_late() -> bool {
 #[derive(Debug, Default)]
 pub struct Turns {
     waited: Duration,
+    /// How often in a row it was waited for as long as may be.
+    in_vain: u32,
 }
 
 impl Turns {
@@ -41,11 +43,20 @@ impl Turns {
     #[must_use]
     pub fn another(&mut self, took: Duration, late: bool) -> bool {
         self.waited += took;
-        let another = (late || took > SHORT_TURN) && self.waited < TURNS_MAX;
+        let busy = late || took > SHORT_TURN;
+        let another = busy && self.waited < TURNS_MAX;
         if !another {
             self.waited = Duration::ZERO;
+            self.in_vain = if busy { self.in_vain + 1 } else { 0 };
         }
         another
+    }
+
+    /// So many times the usual number of sessions may be launched next: waiting does not help a thread that is never done,
+    /// and a batch has to begin all the same.
+    #[must_use]
+    pub fn slices(&self) -> u64 {
+        1 << self.in_vain.min(10)
     }
 }
 
@@ -70,6 +81,10 @@ mod tests {
         assert!(turns.another(ms(500), false) && turns.another(ms(1), true));
         assert!(!turns.another(ms(5), false));
         let rounds = (0..100).take_while(|_| turns.another(ms(300), true)).count();
-        assert_eq!(rounds, 6, "two seconds, and then a slice is launched");
+        assert_eq!((rounds, turns.slices()), (6, 2), "two seconds, and then more is launched at once");
+        let _ = (0..7).map(|_| turns.another(ms(300), true)).last();
+        assert_eq!(turns.slices(), 4);
+        assert!(!turns.another(ms(1), false));
+        assert_eq!(turns.slices(), 1);
     }
 }

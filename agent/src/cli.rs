@@ -204,7 +204,7 @@ fn run(args: Args) -> Result<u8, String> {
         holding: None,
     };
     let clock = Clock::shifted(args.clock_offset_ms.saturating_mul(1_000));
-    let means = Means { allow: args.allow_target, source_ips: args.source_ip };
+    let means = Means { allow: args.allow_target, source_ips: args.source_ip, ..Means::default() };
     let settings = Settings {
         hello,
         means,

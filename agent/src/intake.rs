@@ -11,8 +11,8 @@ use std::time::Instant;
 
 use crate::stamps::Times;
 
-/// Replies below this are not counted: there is no session without that much.
-const FREE_BYTES: usize = 64 << 10;
+/// Replies below this are not counted: most are, and come in one piece.
+const FREE_BYTES: usize = 4 << 10;
 
 /// The bound of one thread.
 #[derive(Debug)]
@@ -42,8 +42,8 @@ impl Intake {
     }
 
     #[must_use]
-    pub fn share(self: &Rc<Self>) -> Share {
-        Share { intake: self.clone(), held: 0, beyond: false, waited_since: None }
+    pub fn share(self: &Rc<Self>, times: Option<Rc<Times>>) -> Share {
+        Share { intake: self.clone(), times, held: 0, beyond: false, waited_since: None }
     }
 }
 
@@ -51,14 +51,16 @@ impl Intake {
 #[derive(Debug)]
 pub struct Share {
     intake: Rc<Intake>,
+    /// Where the time goes that was waited.
+    times: Option<Rc<Times>>,
     held: usize,
     beyond: bool,
     waited_since: Option<Instant>,
 }
 
 impl Share {
-    /// Before more is read while `bytes` are held: ready when there is room. What was waited for goes to `times`.
-    pub fn poll_grow(&mut self, cx: &mut Context<'_>, bytes: usize, times: Option<&Times>) -> Poll<()> {
+    /// Before more is read while `bytes` are held: ready when there is room.
+    pub fn poll_grow(&mut self, cx: &mut Context<'_>, bytes: usize) -> Poll<()> {
         if bytes <= FREE_BYTES || bytes <= self.held {
             return Poll::Ready(());
         }
@@ -74,15 +76,20 @@ impl Share {
         }
         intake.used.set(used);
         self.held = bytes;
-        if let (Some(since), Some(times)) = (self.waited_since.take(), times) {
+        self.waited();
+        Poll::Ready(())
+    }
+
+    /// The wait is over, also where the session has ended in it: it is the generator's own delay.
+    fn waited(&mut self) {
+        if let (Some(since), Some(times)) = (self.waited_since.take(), &self.times) {
             times.held_back(since.elapsed());
         }
-        Poll::Ready(())
     }
 
     /// The reply has been understood.
     pub fn release(&mut self) {
-        self.waited_since = None;
+        self.waited();
         if self.held == 0 && !self.beyond {
             return;
         }
@@ -109,13 +116,13 @@ mod tests {
     use super::*;
 
     fn grow(share: &mut Share, bytes: usize) -> bool {
-        share.poll_grow(&mut Context::from_waker(Waker::noop()), bytes, None).is_ready()
+        share.poll_grow(&mut Context::from_waker(Waker::noop()), bytes).is_ready()
     }
 
     #[test]
     fn beyond_the_bound_one_goes_on_and_the_others_wait() {
         let intake = Intake::new(1 << 20);
-        let (mut one, mut two, mut three) = (intake.share(), intake.share(), intake.share());
+        let (mut one, mut two, mut three) = (intake.share(None), intake.share(None), intake.share(None));
         assert!(grow(&mut one, 700 << 10) && grow(&mut two, 300 << 10));
         assert!(grow(&mut two, 600 << 10), "one may always go on");
         assert!(!grow(&mut one, 900 << 10) && !grow(&mut three, 100 << 10), "the others wait");
@@ -130,11 +137,26 @@ mod tests {
     #[test]
     fn whoever_waits_is_woken_when_there_is_room() {
         let intake = Intake::new(1 << 20);
-        let (mut one, mut two, mut three) = (intake.share(), intake.share(), intake.share());
+        let (mut one, mut two, mut three) = (intake.share(None), intake.share(None), intake.share(None));
         assert!(grow(&mut one, 2 << 20) && !grow(&mut two, 1 << 20) && !grow(&mut three, 1 << 20));
         assert_eq!(intake.waiting.borrow().len(), 2);
         drop(one);
         assert!(intake.waiting.borrow().is_empty());
         assert!(grow(&mut two, 1 << 20));
+    }
+
+    /// Also of a session that is cut by its time limit while it waits: else the server would be called slow for it.
+    #[test]
+    fn what_was_waited_for_is_own_delay_however_the_wait_ends() {
+        let intake = Intake::new(1 << 20);
+        let times = Rc::new(Times::default());
+        let (mut one, mut two) = (intake.share(None), intake.share(Some(times.clone())));
+        assert!(grow(&mut one, 2 << 20) && !grow(&mut two, 1 << 20));
+        let begun = Instant::now();
+        while begun.elapsed() < std::time::Duration::from_millis(3) {
+            std::hint::spin_loop();
+        }
+        drop(two);
+        assert!(times.own_delay_us() >= Some(3_000), "{:?}", times.own_delay_us());
     }
 }

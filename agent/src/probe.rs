@@ -1,9 +1,10 @@
 //! The readiness check: one whole session out of every url, tried again until it works or the time is up.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::fmt;
-use std::net::IpAddr;
-use std::sync::Arc;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -42,6 +43,8 @@ const LET_GO: Duration = Duration::from_secs(1);
 pub struct Means {
     pub allow: Vec<AllowRule>,
     pub source_ips: Vec<IpAddr>,
+    /// Whether a host with addresses of both families was dialled by IPv4 last.
+    pub families: Arc<Mutex<BTreeMap<(String, u16), bool>>>,
 }
 
 impl Means {
@@ -57,11 +60,30 @@ impl Means {
             let addresses = resolve(&url).await?;
             // All of them, before any is dialled.
             allow::check(&self.allow, &url, &addresses).await?;
-            let addresses = family::chosen(&url.host, addresses, &self.source_ips).await?;
+            let addresses = family::chosen(&url.host, self.as_before(&url, addresses), &self.source_ips).await?;
+            self.remember(&url, &addresses);
             list.push(Endpoint { url, addresses });
         }
         let tls = if list.iter().any(|endpoint| endpoint.url.tls) { Some(tls_config(&target.ca_pem)?) } else { None };
         Ok(Endpoints { mode, list, tls })
+    }
+}
+
+impl Means {
+    /// The family that answered before comes first: where none does just now, the server is still where it was.
+    fn as_before(&self, url: &BaseUrl, mut addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
+        let families = self.families.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(ipv4) = families.get(&(url.host.clone(), url.port)) {
+            addresses.sort_by_key(|address| address.is_ipv4() != *ipv4);
+        }
+        addresses
+    }
+
+    fn remember(&self, url: &BaseUrl, addresses: &[SocketAddr]) {
+        let mut families = self.families.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(first) = addresses.first() {
+            families.insert((url.host.clone(), url.port), first.is_ipv4());
+        }
     }
 }
 
@@ -175,7 +197,8 @@ enum Then {
 
 /// Tries until there is a last word.
 async fn until_known(result: &RefCell<ProbeResult>, probe: &Probe, means: &Means, deadline: Instant) {
-    let started = Instant::now();
+    // Since when the answer was one that is most likely to come again.
+    let mut wrong_since = None;
     let (url, mode) = {
         let known = result.borrow();
         (known.url.clone(), known.mode)
@@ -194,13 +217,19 @@ async fn until_known(result: &RefCell<ProbeResult>, probe: &Probe, means: &Means
                 }
                 Err(Problem { what, then }) => {
                     let retry = RETRIES[tried.min(RETRIES.len() - 1)];
-                    let (pause, grace) = match then {
-                        Then::Wait(after) => (after.unwrap_or_default().max(retry), probe.deadline),
-                        Then::WaitLittle => (retry, WRONG_SERVER_GRACE.min(probe.deadline)),
-                        Then::Stop => (retry, Duration::ZERO),
+                    let left = deadline.saturating_duration_since(now);
+                    let waits = matches!(then, Then::Wait(_));
+                    wrong_since = if waits { None } else { wrong_since.or(Some(now)) };
+                    let (pause, enough) = match then {
+                        // Once more before the time is up, also where the server asks for longer.
+                        Then::Wait(Some(after)) => (after.max(retry).min(left.saturating_sub(retry)).max(retry), false),
+                        Then::Wait(None) => (retry, false),
+                        Then::WaitLittle => {
+                            (retry, wrong_since.is_some_and(|since| now.duration_since(since) >= WRONG_SERVER_GRACE))
+                        }
+                        Then::Stop => (retry, true),
                     };
-                    let waits = !probe.deadline.is_zero() && matches!(then, Then::Wait(_));
-                    known.last_word = now + pause >= deadline || now.duration_since(started) >= grace;
+                    known.last_word = enough || now + pause >= deadline;
                     known.problem = clipped(if known.last_word || !waits {
                         what
                     } else {
@@ -217,13 +246,9 @@ async fn until_known(result: &RefCell<ProbeResult>, probe: &Probe, means: &Means
     }
 }
 
-/// To what a message may hold, at a character boundary.
-fn clipped(mut text: String) -> String {
-    if text.len() > TEXT_BYTES_MAX {
-        let end = (0..=TEXT_BYTES_MAX).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
-        text.truncate(end);
-    }
-    text
+/// To what a message may hold.
+fn clipped(text: String) -> String {
+    crate::driver::clipped(text, TEXT_BYTES_MAX)
 }
 
 /// Whole sessions with every address behind the url, within what is left of the time. What is learned goes to `result`.
@@ -250,8 +275,12 @@ async fn try_once(
     for (number, address) in (0..).zip(&addresses) {
         for _ in 0..probe.sessions {
             let one = one_session(number, mode, probe, means, &endpoints, deadline).await;
-            if matches!(one.record.outcome, Outcome::Failed(FailureKind::Refused, Phase::Connect)) {
-                result.borrow_mut().refused_connects += 1;
+            match &one.record.outcome {
+                Outcome::Failed(kind, _) if found_nobody(kind) => result.borrow_mut().refused_connects += 1,
+                // Of several sessions the others have shown what there is to see, and one that is refused shows that the
+                // server is there.
+                Outcome::Failed(kind, _) if probe.sessions > 1 && kind.is_answer() => break,
+                _ => {}
             }
             judge(&one, address).map_err(|problem| {
                 let whose = if addresses.len() > 1 { format!("{address}: ") } else { String::new() };
@@ -262,6 +291,11 @@ async fn try_once(
     }
     result.borrow_mut().served_by = served_by;
     Ok(())
+}
+
+/// Nobody took the connection; or a proxy did, and had nobody behind it.
+fn found_nobody(kind: &FailureKind) -> bool {
+    matches!(kind, FailureKind::Refused | FailureKind::UpgradeRefused(502..=504) | FailureKind::HttpStatus(502..=504))
 }
 
 /// One short session: it proves the way, it does not measure. It ends as a session should, also when it fails.

@@ -56,7 +56,7 @@ impl Agent {
             },
             means: Means {
                 allow: allow.iter().map(|rule| rule.parse::<AllowRule>().expect("a rule")).collect(),
-                source_ips: Vec::new(),
+                ..Means::default()
             },
             wishes: Wishes { max_sessions: Some(77), ..Wishes::default() },
             clock: Clock::shifted(-500_000),

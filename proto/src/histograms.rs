@@ -181,29 +181,10 @@ impl HistogramSet {
         self.over_range[metric.index()]
     }
 
-    /// The value that a share `quantile` of all values does not exceed, those above the upper bound among them: they stand
-    /// at the bound. `None` of nothing.
+    /// See [`quantile_of`].
     #[must_use]
-    #[expect(
-        clippy::cast_precision_loss,
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "a rank of counts far below 2^52"
-    )]
     pub fn quantile(&self, metric: Metric, quantile: f64) -> Option<u64> {
-        let (within, above) = (self.get(metric).len(), self.over_range_of(metric));
-        let all = within.saturating_add(above);
-        if all == 0 {
-            return None;
-        }
-        if above == 0 {
-            return Some(self.get(metric).value_at_quantile(quantile));
-        }
-        let rank = ((quantile * all as f64).ceil() as u64).clamp(1, all);
-        if rank > within {
-            return Some(self.bounds.high_us);
-        }
-        Some(self.get(metric).value_at_quantile(rank as f64 / within as f64))
+        quantile_of(Some(self.get(metric)), self.over_range_of(metric), self.bounds.high_us, quantile)
     }
 
     /// Values above the upper bound, all metrics together. They are in no histogram.
@@ -323,6 +304,30 @@ impl HistogramSet {
         match Metric::ALL.into_iter().find(|metric| !seen[metric.index()]) {
             Some(metric) => Err(CodecError::Missing(metric)),
             None => Ok(set),
+        }
+    }
+}
+
+/// The value that a share `quantile` of all values does not exceed: those of a histogram, and `above` more that are beyond its
+/// range and stand at its end. `None` of nothing.
+#[must_use]
+#[expect(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a rank of counts far below 2^52"
+)]
+pub fn quantile_of(values: Option<&Histogram<u64>>, above: u64, end_us: u64, quantile: f64) -> Option<u64> {
+    let within = values.map_or(0, Histogram::len);
+    let all = within.saturating_add(above);
+    let values = values.filter(|values| !values.is_empty());
+    match values {
+        _ if all == 0 => None,
+        Some(values) if above == 0 => Some(values.value_at_quantile(quantile)),
+        values => {
+            let rank = ((quantile * all as f64).ceil() as u64).clamp(1, all);
+            let inside = values.filter(|_| rank <= within);
+            Some(inside.map_or(end_us, |values| values.value_at_quantile(rank as f64 / within as f64)))
         }
     }
 }

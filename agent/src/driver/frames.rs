@@ -28,6 +28,8 @@ const READ_BYTES: usize = 64 << 10;
 /// Answers to pings that wait to be sent: of more, the last one alone is kept (RFC 6455 section 5.5.3). A server that pings
 /// and never reads must not pile them up here.
 const PONGS_BYTES_MAX: usize = 4 << 10;
+/// What a server may still say after a session's last answer, before its connection is dropped.
+const LAST_WORDS_BYTES_MAX: usize = 256 << 10;
 /// Of a control frame's payload (RFC 6455 section 5.5).
 const CONTROL_BYTES_MAX: u64 = 125;
 
@@ -76,6 +78,8 @@ pub struct Frames {
     pong: Option<Vec<u8>>,
     unflushed: bool,
     close_sent: bool,
+    /// How much more is read, of a session that is over.
+    left: Option<usize>,
 }
 
 impl Frames {
@@ -99,6 +103,7 @@ impl Frames {
             pong: None,
             unflushed: false,
             close_sent: false,
+            left: None,
         }
     }
 
@@ -124,6 +129,7 @@ impl Frames {
     /// Writes what is to be sent and sees the other side end the connection; what it says before is of no interest, but that
     /// its close frame is answered.
     pub async fn drain(&mut self) {
+        self.left = Some(LAST_WORDS_BYTES_MAX);
         while !matches!(self.receive().await, Ok(Received::End) | Err(_)) {}
     }
 
@@ -151,7 +157,7 @@ impl Frames {
                 }
             }
             let held = self.inbox.len() + self.message.as_ref().map_or(0, |part| part.payload.len());
-            ready!(self.share.poll_grow(cx, held, self.times.as_deref()));
+            ready!(self.share.poll_grow(cx, held));
             match ready!(self.poll_read(cx)) {
                 Ok(0) => return Poll::Ready(Ok(Received::End)),
                 Ok(_) => {}
@@ -202,7 +208,14 @@ impl Frames {
             ready!(Pin::new(&mut self.transport).poll_read(cx, &mut buffer))?;
             let read = buffer.filled();
             self.inbox.extend_from_slice(read);
-            Poll::Ready(Ok(read.len()))
+            let bytes = read.len();
+            // Whoever has that much more to say is not waited for.
+            match self.left.map(|left| left.checked_sub(bytes)) {
+                Some(None) => return Poll::Ready(Ok(0)),
+                Some(left) => self.left = left,
+                None => {}
+            }
+            Poll::Ready(Ok(bytes))
         })
     }
 

@@ -130,14 +130,14 @@ impl HttpDriver {
         if status != StatusCode::OK {
             return Err(refused(call, response).await);
         }
-        reply::http_observation(&self.whole(response.into_body()).await?)
+        reply::http_observation(&self.whole(response.into_body(), session.times.clone()).await?)
     }
 
     /// A body, copied into one piece: kept as they come, the pieces of a megabyte sent byte by byte would take forty.
-    async fn whole(&self, mut body: Incoming) -> Result<Vec<u8>, Fault> {
-        let (mut bytes, mut share) = (Vec::new(), self.dialer.intake.share());
+    async fn whole(&self, mut body: Incoming, times: Option<Rc<Times>>) -> Result<Vec<u8>, Fault> {
+        let (mut bytes, mut share) = (Vec::new(), self.dialer.intake.share(times));
         loop {
-            poll_fn(|cx| share.poll_grow(cx, bytes.len(), None)).await;
+            poll_fn(|cx| share.poll_grow(cx, bytes.len())).await;
             let Some(frame) = body.frame().await else { return Ok(bytes) };
             let Ok(data) = frame.map_err(|error| self.fault(&error))?.into_data() else { continue };
             if bytes.len() + data.len() > self.dialer.message_bytes_max {

@@ -122,12 +122,17 @@ impl Refusal {
 
 impl Fault {
     pub fn new(kind: FailureKind, message: impl Into<String>) -> Self {
-        Self { ending: Ending::Failed(kind), message: clipped(plain(message.into())), errno: None, refusal: None }
+        Self {
+            ending: Ending::Failed(kind),
+            message: clipped(plain(message.into()), ERROR_BYTES_MAX),
+            errno: None,
+            refusal: None,
+        }
     }
 
     /// What was not there in time.
     pub(crate) fn timed_out(message: String) -> Self {
-        Self { ending: Ending::TimedOut, message: clipped(message), errno: None, refusal: None }
+        Self { ending: Ending::TimedOut, message: clipped(message, ERROR_BYTES_MAX), errno: None, refusal: None }
     }
 
     /// A reply beyond the user's own limit.
@@ -200,10 +205,10 @@ fn plain(text: String) -> String {
     if text.chars().any(char::is_control) { text.replace(char::is_control, " ") } else { text }
 }
 
-/// Cuts at a character boundary to what a record may hold.
-fn clipped(mut message: String) -> String {
-    if message.len() > ERROR_BYTES_MAX {
-        let end = (0..=ERROR_BYTES_MAX - 3).rev().find(|at| message.is_char_boundary(*at)).unwrap_or(0);
+/// Cuts at a character boundary to so many bytes.
+pub(crate) fn clipped(mut message: String, bytes_max: usize) -> String {
+    if message.len() > bytes_max {
+        let end = (0..=bytes_max - '…'.len_utf8()).rev().find(|at| message.is_char_boundary(*at)).unwrap_or(0);
         message.truncate(end);
         message.push('…');
     }

@@ -94,7 +94,7 @@ impl Driver for WsDriver {
         let request = &self.requests[usize::try_from(session % urls).unwrap_or(0)];
         let bytes_max = self.dialer.message_bytes_max;
         let beyond = request.send(&mut transport, bytes_max).await?;
-        let frames = Frames::new(transport, times.clone(), beyond, bytes_max, self.dialer.intake.share());
+        let frames = Frames::new(transport, times.clone(), beyond, bytes_max, self.dialer.intake.share(times.clone()));
         Ok(Box::new(WsSession { frames, times, hash: None }))
     }
 

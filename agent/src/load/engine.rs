@@ -94,7 +94,8 @@ pub async fn run<D: Driver>(
                 turn = turns.another(took, attention::take_late()).then(Turn::begin);
             }
             () = &mut timer, if next < count && taken < share.in_flight_max && turn.is_none() => {
-                let slice_end = count.min(next + LAUNCH_SLICE.min(share.in_flight_max - taken));
+                let slice = LAUNCH_SLICE * turns.slices();
+                let slice_end = count.min(next + slice.min(share.in_flight_max - taken));
                 let now = Instant::now();
                 while next < slice_end {
                     let (local, intended_us) = share.schedule.get(next);

@@ -10,7 +10,7 @@ use crate::support::{DEADLINE, bounded, script, url};
 use crate::{crowd, process, server};
 
 /// Of every phase: those that hang are cut here, all others are far from it.
-const LIMIT: Duration = Duration::from_secs(6);
+const LIMIT: Duration = Duration::from_secs(9);
 /// Needs a turn a chunk; with so many others in between it ends at its limit.
 const SLOW: &str = "endless small chunks";
 /// Sessions of every hostile url.
@@ -50,6 +50,7 @@ fn sessions_of_a_good_server_do_not_notice_hostile_ones() {
                 step_timeout: LIMIT,
                 close_timeout: LIMIT,
                 total_timeout: Some(DEADLINE),
+                message_bytes_max: 600 << 10,
                 ..script()
             };
             let sessions = urls.len() as u64 * EACH;

@@ -174,7 +174,8 @@ pub(super) fn beyond_the_server(plan: &Plan) -> Option<String> {
     let mut above: Vec<u64> = plan.grid.batch_sizes.iter().copied().filter(|size| *size > most).collect();
     above.sort_unstable();
     let sizes: Vec<String> = above.iter().map(|size| count(*size)).collect();
-    let nodes = server.nodes.filter(|nodes| *nodes > 1).map(|n| format!("{} nodes x ", count(n))).unwrap_or_default();
+    let servers = most / server.workers.unwrap_or(1) / server.max_concurrent_envs.unwrap_or(1);
+    let nodes = if servers > 1 { format!("{} servers x ", count(servers)) } else { String::new() };
     (!above.is_empty()).then(|| {
         format!(
             "{} {} more sessions than the server takes: {nodes}{} workers x {} environments = {} (server.workers, \

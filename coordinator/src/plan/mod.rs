@@ -264,7 +264,8 @@ impl Plan {
     pub fn known_capacity(&self) -> Option<u64> {
         let server = &self.server;
         let each = server.max_concurrent_envs?.saturating_mul(server.workers?);
-        Some(each.saturating_mul(server.nodes.unwrap_or(1).max(1)))
+        let servers = server.nodes.unwrap_or(1).max(self.target.urls.len() as u64).max(1);
+        Some(each.saturating_mul(servers))
     }
 
     /// The success criterion.

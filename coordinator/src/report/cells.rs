@@ -45,13 +45,11 @@ pub struct CellHistograms {
     parts: BTreeMap<(Mode, u64, u64, Metric), usize>,
 }
 
-/// What a cell's p99 is, of totals of which some are above the histograms' range.
+/// What a cell's p99 is, of totals of which some are above the histograms' range; `None` if none is.
 fn clipped_p99_us(runs: &[&Summary], merged: Option<&Histogram<u64>>) -> Option<u64> {
-    let within = merged.map_or(0, Histogram::len);
     let above: u64 = runs.iter().map(|run| run.total_over_range).sum();
-    let all = within + above;
-    let rank = (all * 99).div_ceil(100);
-    (above > 0 && rank > within).then(|| runs.iter().map(|run| run.range_us).max().unwrap_or(0))
+    let end_us = runs.iter().map(|run| run.range_us).max().unwrap_or(0);
+    (above > 0).then(|| proto::histograms::quantile_of(merged, above, end_us, 0.99)).flatten()
 }
 
 impl CellHistograms {

@@ -46,14 +46,14 @@ pub fn observations(run: &Run) -> Vec<String> {
     said.extend(protocols(run, &grid));
     said.extend(outliers(&grid));
     said.extend(starts(run));
-    said.extend(outages(run));
+    said.extend(disturbed(run));
     said.extend(endings(run));
     said.extend(attempts(run));
     said
 }
 
-/// Attempts under which the server went away.
-fn outages(run: &Run) -> Vec<String> {
+/// Attempts that did not count, and batches under which the server went away.
+fn disturbed(run: &Run) -> Vec<String> {
     let said = |summary: &Summary| {
         let before = summary.refused_before.iter().map(|why| format!("{}, {why}", remarks::cell(summary)));
         let own = summary.verdict.outage.as_ref().filter(|_| summary.accepted);

@@ -51,6 +51,8 @@ const SURVEY_TIMEOUT: Duration = Duration::from_secs(5);
 const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long agents may take to look names up and arm.
 const ARM_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long agents wait for a server to let go of a connection whose session is over.
+const LET_GO_MAX: Duration = Duration::from_secs(10);
 /// How long a cut batch may take to report.
 const CUT_TIMEOUT: Duration = Duration::from_secs(10);
 /// On top of what all the time limits of a batch add up to: for uploads, and for each of its sessions.

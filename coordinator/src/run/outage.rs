@@ -1,15 +1,20 @@
 //! PURE: was the server restarted, or gone for a while, under a batch?
 //!
-//! A server that goes away cuts its sessions, and in a batch that looks like a limit. Three things tell: it says so (close code
-//! 1012); all sessions of one process end by a cut within a moment, and nobody hears of that process again; or nobody took
-//! connections in between, or another process answers after. One of the last two alone is no outage: proxies cut idle
-//! connections together, and servers cut the ones they can't serve.
+//! A server that goes away cuts its sessions, and in a batch that looks like a limit. It is an outage
+//! - when the server says so (close code 1012), or
+//! - when all sessions of one process that were open end by a cut within a moment, and a second sign is there: connections that
+//!   nobody took in between, another process that answers after while the old one does not, or sessions of so different ages that
+//!   no rule about idle or old connections explains it.
+//!
+//! Proxies cut idle connections together, and servers cut the ones they can't serve: that alone is none. That a process was not
+//! met among a few sessions says nothing where the server has many.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use proto::message::{ProbeResult, Served};
 use proto::{FailureKind, Outcome, Phase, SessionRecord};
 
+use super::side::{same_age, silence_us};
 use crate::report::facts::{Outage, Row};
 use crate::report::format::{count, latency};
 
@@ -17,89 +22,128 @@ use crate::report::format::{count, latency};
 const MOMENT_US: u64 = 1_000_000;
 /// Of so few sessions nothing is said by how they ended alone.
 const SESSIONS_MIN: u64 = 3;
-/// Silences that differ by less are the same: an idle limit of somebody.
-const SAME_AGE_PERCENT: u64 = 10;
-const SAME_AGE_US: u64 = 100_000;
+/// The same where nobody says which process a session was of.
+const NAMELESS_MIN: u64 = 8;
 
 /// What was found when the target was asked again after the batch.
 #[derive(Debug, Clone, Default)]
 pub struct After {
     pub served_by: BTreeSet<Served>,
-    pub refused_connects: u64,
+    /// Connections that nobody took, by the url's place in the target.
+    pub refused_connects: BTreeMap<usize, u64>,
     /// What it answered, or did not, before it was there again.
     pub told: Vec<String>,
 }
 
 impl After {
-    /// Of what agents found.
-    pub fn add(&mut self, found: &[ProbeResult]) {
+    /// Of what an agent found.
+    pub fn add(&mut self, urls: &[String], found: &[ProbeResult]) {
         for result in found {
             self.served_by.extend(result.served_by.iter().cloned());
-            self.refused_connects = self.refused_connects.saturating_add(result.refused_connects);
+            let place = urls.iter().position(|url| *url == result.url).unwrap_or(0);
+            let refused = self.refused_connects.entry(place).or_default();
+            *refused = refused.saturating_add(result.refused_connects);
         }
     }
 }
 
 /// Sessions of one process that were cut together.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 struct Cut {
     process: Served,
+    /// Places of the urls that they went to.
+    urls: BTreeSet<usize>,
     at_us: u64,
-    until_us: u64,
     sessions: u64,
     /// The server said that it restarts.
     said_so: bool,
-    /// No session of the process lived on.
+    /// No session of the process that was open lived on.
     whole: bool,
-    /// All had been silent for the same time.
-    same_age: bool,
+    /// The process had sessions that were opened after it.
+    opened_later: bool,
+    /// All had been silent, or open, for the same time: somebody's rule.
+    by_rule: bool,
 }
 
-/// Whether the batch may have met with an outage: then it is worth asking the target.
+/// How many processes of the target are known by the batch: so many answer to it.
 #[must_use]
-pub fn is_suspect(rows: &[Row]) -> bool {
-    cuts(rows).iter().any(|cut| cut.said_so || cut.whole)
+pub fn processes(rows: &[Row]) -> usize {
+    rows.iter().filter_map(|row| process_of(&row.record)).collect::<BTreeSet<_>>().len()
+}
+
+/// Whether the batch may have met with an outage: then it is worth asking the target. `urls`: how many it has.
+#[must_use]
+pub fn is_suspect(rows: &[Row], urls: usize) -> bool {
+    cuts(rows, urls).iter().any(|cut| cut.said_so || (cut.whole && cut.sessions >= SESSIONS_MIN))
 }
 
 /// What is known of an outage, if there was one. `after`: nothing, where nobody could be asked.
 #[must_use]
-pub fn judge(rows: &[Row], after: &After) -> Option<Outage> {
-    let cuts = cuts(rows);
+pub fn judge(rows: &[Row], urls: usize, after: &After) -> Option<Outage> {
     let known: BTreeSet<Served> = rows.iter().filter_map(|row| process_of(&row.record)).collect();
     let mut outage: Option<Outage> = None;
-    for cut in &cuts {
-        let refused = refused_after(rows, cut.at_us);
-        let fresh = fresh(cut, after, &known, rows);
-        // In a container the first process has the same number each time: that it answers is no sign if nobody did before.
-        let lives = cut.process.pid.is_some() && after.served_by.contains(&cut.process);
-        let gone_for_good = cut.whole && cut.sessions >= SESSIONS_MIN && !cut.same_age && !lives;
-        let seen_to_be_gone = cut.whole && (refused + after.refused_connects > 0 || (fresh.is_some() && !lives));
-        if !cut.said_so && !gone_for_good && !seen_to_be_gone {
+    for cut in cuts(rows, urls) {
+        let refused = refused(rows, urls, &cut, after);
+        let fresh = fresh(&cut, after, &known);
+        if !is_outage(&cut, after, &known, refused, fresh.is_some()) {
             continue;
         }
-        let mut evidence = vec![in_words(cut)];
-        if refused + after.refused_connects > 0 {
-            evidence.push(format!("{} connections were refused in between", count(refused + after.refused_connects)));
+        let mut evidence = vec![in_words(&cut)];
+        if refused > 0 {
+            evidence.push(format!("{} found nobody in between", counted(refused, "connection")));
         }
-        evidence.extend(fresh.map(|fresh| format!("{fresh} answers now")));
-        evidence.extend(after.told.iter().map(|told| format!("after the batch: {told}")));
+        evidence.extend(fresh.map(|pid| format!("process {pid} answers now")));
         match &mut outage {
             None => {
-                outage = Some(Outage {
-                    at_us: cut.at_us,
-                    cut: cut.sessions,
-                    refused_connects: refused + after.refused_connects,
-                    evidence,
-                });
+                evidence.extend(after.told.iter().map(|told| format!("after the batch: {told}")));
+                outage = Some(Outage { at_us: cut.at_us, cut: cut.sessions, refused_connects: refused, evidence });
             }
             Some(outage) => {
                 outage.at_us = outage.at_us.min(cut.at_us);
                 outage.cut += cut.sessions;
-                outage.evidence.push(in_words(cut));
+                outage.evidence.extend(evidence);
             }
         }
     }
     outage
+}
+
+fn is_outage(cut: &Cut, after: &After, known: &BTreeSet<Served>, refused: u64, fresh: bool) -> bool {
+    if cut.said_so {
+        return true;
+    }
+    if !cut.whole || cut.sessions < SESSIONS_MIN {
+        return false;
+    }
+    // In a container the first process has the same number each time: that it answers is no sign if nobody did in between.
+    if refused > 0 {
+        return true;
+    }
+    if cut.process.pid.is_none() {
+        return cut.sessions >= NAMELESS_MIN && !cut.by_rule && !cut.opened_later;
+    }
+    let lives = cut.opened_later || after.served_by.contains(&cut.process);
+    !lives && all_others_met(cut, after, known) && (fresh || !cut.by_rule)
+}
+
+/// Whether the sessions after the batch were enough to meet every process of the host: that they did not meet one of them
+/// is a sign only then.
+fn all_others_met(cut: &Cut, after: &After, known: &BTreeSet<Served>) -> bool {
+    let host = &cut.process.host_url;
+    let met = after.served_by.iter().any(|served| served.host_url == *host);
+    let others = known.iter().filter(|served| served.host_url == *host && **served != cut.process);
+    met && others.into_iter().all(|served| after.served_by.contains(served))
+}
+
+/// Who answers now at the same host, and was not there in the batch.
+fn fresh(cut: &Cut, after: &After, known: &BTreeSet<Served>) -> Option<u64> {
+    let new = |served: &&Served| served.host_url == cut.process.host_url && !known.contains(*served);
+    after.served_by.iter().filter(new).find_map(|served| served.pid)
+}
+
+/// `32 sessions`, `1 session`
+fn counted(n: u64, what: &str) -> String {
+    format!("{} {what}{}", count(n), if n == 1 { "" } else { "s" })
 }
 
 fn in_words(cut: &Cut) -> String {
@@ -109,39 +153,35 @@ fn in_words(cut: &Cut) -> String {
         }
         Served { pid: None, .. } => "the server".to_owned(),
     };
-    let how = if cut.said_so { "closed" } else { "was gone, and cut" };
-    let code = if cut.said_so { " with 1012 (service restart)" } else { "" };
-    format!("{who} {how} {} sessions {} after the start{code}", count(cut.sessions), latency(cut.at_us))
+    let sessions = counted(cut.sessions, "session");
+    let at = latency(cut.at_us);
+    if cut.said_so {
+        format!("{who} closed {sessions} with 1012 (service restart), {at} after the start")
+    } else {
+        format!("{who} was gone, and had cut {sessions}, {at} after the start")
+    }
 }
 
-/// Who answers now, and was not there before the cut.
-fn fresh(cut: &Cut, after: &After, known: &BTreeSet<Served>, rows: &[Row]) -> Option<String> {
-    let host = &cut.process.host_url;
-    cut.process.pid?;
-    let within = rows
-        .iter()
-        .map(|row| &row.record)
-        .filter(|record| record.opened_us().is_some_and(|at| at > cut.at_us))
-        .filter_map(process_of)
-        .filter(|served| served.host_url == *host)
-        .find(|served| !opened_before(rows, served, cut.at_us));
-    let later = || after.served_by.iter().find(|served| served.pid.is_some() && !known.contains(*served)).cloned();
-    within.or_else(later).and_then(|served| served.pid).map(|pid| format!("process {pid}"))
-}
-
-fn opened_before(rows: &[Row], process: &Served, at_us: u64) -> bool {
-    rows.iter().map(|row| &row.record).any(|record| {
-        record.opened_us().is_some_and(|opened| opened <= at_us) && process_of(record).as_ref() == Some(process)
-    })
-}
-
-/// Connections that nobody took, from a moment before the first cut on.
-fn refused_after(rows: &[Row], at_us: u64) -> u64 {
-    let refused = |record: &&SessionRecord| {
-        matches!(record.outcome, Outcome::Failed(FailureKind::Refused, Phase::Connect))
-            && record.ended_us().is_some_and(|ended| ended >= at_us)
+/// Connections that nobody took, at the urls of the cut: in the batch from a moment before it on, and after the batch. A proxy
+/// with nobody behind it says 502, 503 or 504 instead.
+fn refused(rows: &[Row], urls: usize, cut: &Cut, after: &After) -> u64 {
+    let nobody = |record: &&SessionRecord| {
+        let Outcome::Failed(kind, _) = &record.outcome else { return false };
+        found_nobody(kind)
+            && cut.urls.contains(&url_of(record, urls))
+            && record.ended_us().is_some_and(|ended| ended.saturating_add(MOMENT_US) >= cut.at_us)
     };
-    rows.iter().map(|row| &row.record).filter(refused).count() as u64
+    let within = rows.iter().map(|row| &row.record).filter(nobody).count() as u64;
+    let later = cut.urls.iter().filter_map(|place| after.refused_connects.get(place)).sum::<u64>();
+    within.saturating_add(later)
+}
+
+fn found_nobody(kind: &FailureKind) -> bool {
+    matches!(kind, FailureKind::Refused | FailureKind::UpgradeRefused(502..=504) | FailureKind::HttpStatus(502..=504))
+}
+
+fn url_of(record: &SessionRecord, urls: usize) -> usize {
+    usize::try_from(record.session % urls.max(1) as u64).unwrap_or(0)
 }
 
 /// Who served a session; `None` where no process is named.
@@ -156,16 +196,20 @@ fn is_cut(record: &SessionRecord) -> bool {
         && record.ended_us().is_some()
 }
 
-/// For each process whose sessions were cut: the moment in which most of them were.
-fn cuts(rows: &[Row]) -> Vec<Cut> {
-    let mut groups: BTreeMap<Served, Vec<&SessionRecord>> = BTreeMap::new();
+/// For each process whose sessions were cut: the moment in which most of them were. Where none is named, each url is one.
+fn cuts(rows: &[Row], urls: usize) -> Vec<Cut> {
+    let mut groups: BTreeMap<(Served, usize), Vec<&SessionRecord>> = BTreeMap::new();
     for record in rows.iter().map(|row| &row.record).filter(|record| record.opened_us().is_some()) {
-        groups.entry(process_of(record).unwrap_or_default()).or_default().push(record);
+        let group = match process_of(record) {
+            Some(process) => (process, 0),
+            None => (Served::default(), url_of(record, urls)),
+        };
+        groups.entry(group).or_default().push(record);
     }
-    groups.into_iter().filter_map(|(process, members)| of_process(process, &members)).collect()
+    groups.into_iter().filter_map(|((process, _), members)| of_process(process, &members, urls)).collect()
 }
 
-fn of_process(process: Served, members: &[&SessionRecord]) -> Option<Cut> {
+fn of_process(process: Served, members: &[&SessionRecord], urls: usize) -> Option<Cut> {
     let mut ends: Vec<u64> =
         members.iter().filter(|record| is_cut(record)).filter_map(|record| record.ended_us()).collect();
     ends.sort_unstable();
@@ -174,48 +218,28 @@ fn of_process(process: Served, members: &[&SessionRecord]) -> Option<Cut> {
         .map(|first| (first, within(ends[first])))
         .max_by_key(|(first, last)| (last - first, std::cmp::Reverse(*first)))?;
     let (at_us, until_us) = (ends[first], ends[last - 1]);
-    let in_it = |record: &&&SessionRecord| {
-        is_cut(record) && record.ended_us().is_some_and(|end| (at_us..=until_us).contains(&end))
-    };
-    let cut: Vec<&&SessionRecord> = members.iter().filter(in_it).collect();
-    // Its sessions that were open when it began, or came later, and did not end by it.
+    let ended = |record: &SessionRecord| record.ended_us().unwrap_or(0);
+    let opened = |record: &SessionRecord| record.opened_us().unwrap_or(u64::MAX);
+    let cut: Vec<&&SessionRecord> =
+        members.iter().filter(|record| is_cut(record) && (at_us..=until_us).contains(&ended(record))).collect();
+    // One that had its last answer a moment before may be noticed a moment later, and one whose next request found nobody has
+    // not lived on.
     let lived_on = members.iter().any(|record| {
-        record.ended_us().is_some_and(|end| end > at_us) && !in_it(&record) && !ended_within(record, at_us)
+        let nobody = matches!(&record.outcome, Outcome::Failed(kind, _) if found_nobody(kind));
+        opened(record) <= at_us && ended(record) > until_us.saturating_add(MOMENT_US) && !nobody
     });
-    let said_so = cut.iter().any(|record| matches!(record.outcome, Outcome::Failed(FailureKind::Closed(1012), _)));
+    let silences: Vec<u64> = cut.iter().map(|record| silence_us(record)).collect();
+    let ages: Vec<u64> = cut.iter().map(|record| ended(record).saturating_sub(opened(record))).collect();
     Some(Cut {
-        process,
+        urls: cut.iter().map(|record| url_of(record, urls)).collect(),
         at_us,
-        until_us,
         sessions: cut.len() as u64,
-        said_so,
+        said_so: cut.iter().any(|record| matches!(record.outcome, Outcome::Failed(FailureKind::Closed(1012), _))),
         whole: !lived_on,
-        same_age: same_age(&cut.iter().map(|record| silence_us(record)).collect::<Vec<_>>()),
+        opened_later: members.iter().any(|record| opened(record) > until_us),
+        by_rule: same_age(&silences) || same_age(&ages),
+        process,
     })
-}
-
-/// It failed in the same moment in another way: its process went away while it said goodbye, say.
-fn ended_within(record: &SessionRecord, at_us: u64) -> bool {
-    record.outcome != Outcome::Succeeded
-        && record.ended_us().is_some_and(|end| end <= at_us.saturating_add(2 * MOMENT_US))
-}
-
-/// How long the server had said nothing when the session was cut.
-#[must_use]
-pub fn silence_us(record: &SessionRecord) -> u64 {
-    let measured = record.wire.silence.map(|silence| silence.us);
-    let since_open = || {
-        let answered = record.open_latency_us()?.saturating_add(record.step_us.iter().sum());
-        Some(record.total_us?.saturating_sub(answered))
-    };
-    measured.or_else(since_open).unwrap_or(0)
-}
-
-/// Whether all of these are about the same.
-#[must_use]
-pub fn same_age(ages_us: &[u64]) -> bool {
-    let (Some(least), Some(most)) = (ages_us.iter().min(), ages_us.iter().max()) else { return false };
-    most - least <= (most / 100 * SAME_AGE_PERCENT).max(SAME_AGE_US)
 }
 
 #[cfg(test)]
@@ -242,17 +266,22 @@ mod tests {
         Outcome::Failed(FailureKind::Closed(code), Phase::Step)
     }
 
-    fn refused(started_ms: u64) -> Row {
-        let mut row = row(0, 0, started_ms, Outcome::Failed(FailureKind::Refused, Phase::Connect));
+    fn refused_at(ms: u64, kind: FailureKind, phase: Phase) -> Row {
+        let mut row = row(0, 0, ms, Outcome::Failed(kind, phase));
         (row.record.connect_us, row.record.reset_us) = (None, None);
         row
     }
 
-    fn served(pid: u64) -> After {
-        let one = Served { host_url: Some("h:1".to_owned()), pid: Some(pid) };
-        After { served_by: BTreeSet::from([one]), ..After::default() }
+    fn served(pids: &[u64]) -> After {
+        let one = |pid: &u64| Served { host_url: Some("h:1".to_owned()), pid: Some(*pid) };
+        After { served_by: pids.iter().map(one).collect(), ..After::default() }
     }
 
+    fn nobody(n: u64) -> After {
+        After { refused_connects: BTreeMap::from([(0, n)]), ..After::default() }
+    }
+
+    /// A burst: all of one age.
     fn cut_at(pid: u64, at_ms: u64, code: u16) -> Vec<Row> {
         (0..32).map(|n| row(pid, 10 + n, at_ms + n, closed(code))).collect()
     }
@@ -260,8 +289,8 @@ mod tests {
     #[test]
     fn a_server_that_says_so_was_restarted() {
         let rows = cut_at(7, 500, 1012);
-        assert!(is_suspect(&rows));
-        let outage = judge(&rows, &After::default()).expect("an outage");
+        assert!(is_suspect(&rows, 1));
+        let outage = judge(&rows, 1, &After::default()).expect("an outage");
         assert_eq!((outage.cut, outage.at_us), (32, 500 * MS));
         assert!(outage.evidence[0].contains("1012"), "{:?}", outage.evidence);
     }
@@ -269,53 +298,117 @@ mod tests {
     #[test]
     fn a_killed_process_is_known_by_who_answers_after_it() {
         let rows = cut_at(7, 500, 1006);
-        assert!(is_suspect(&rows));
-        let outage = judge(&rows, &served(8)).expect("an outage");
+        assert!(is_suspect(&rows, 1));
+        let outage = judge(&rows, 1, &served(&[8])).expect("an outage");
         assert_eq!(outage.evidence[1], "process 8 answers now");
-        assert_eq!(judge(&rows, &served(7)), None, "the same process answers: it has cut them by itself");
-        let gone = After { refused_connects: 2, ..After::default() };
-        assert_eq!(judge(&rows, &gone).expect("an outage").refused_connects, 2);
-        assert_eq!(judge(&rows, &After::default()), None, "all of the same age: somebody's idle limit");
+        assert_eq!(judge(&rows, 1, &served(&[7])), None, "the same process answers: it has cut them by itself");
+        assert_eq!(judge(&rows, 1, &nobody(2)).expect("an outage").refused_connects, 2);
+        assert_eq!(judge(&rows, 1, &After::default()), None, "all of the same age: somebody's idle limit");
     }
 
     #[test]
     fn one_worker_of_several_is_enough_and_the_others_live_on() {
         let mut rows = cut_at(7, 500, 1006);
         rows.extend((0..32).map(|n| row(6, 10 + n, 1_000 + n, Outcome::Succeeded)));
-        rows.push(row(9, 800, 1_800, Outcome::Succeeded));
-        let outage = judge(&rows, &served(6)).expect("an outage");
+        let outage = judge(&rows, 1, &served(&[6, 9])).expect("an outage");
         assert_eq!((outage.cut, outage.evidence[1].as_str()), (32, "process 9 answers now"));
+        assert_eq!(judge(&rows, 1, &served(&[9])), None, "6 was not met either: too few sessions to know");
+    }
+
+    /// Of many workers a few sessions meet a few: that some are not met, and others are for the first time, says nothing.
+    #[test]
+    fn many_workers_of_which_few_are_met_had_no_outage() {
+        let mut rows: Vec<Row> = (1..=40).map(|pid| row(pid, 10, 1_000, Outcome::Succeeded)).collect();
+        rows[0] = row(1, 10, 500, closed(1006));
+        assert!(!is_suspect(&rows, 1), "one session");
+        rows.extend([row(1, 90, 520, closed(1006)), row(1, 400, 510, closed(1006))]);
+        assert_eq!(judge(&rows, 1, &served(&[2, 3, 50])), None);
+        // A ramp, in which workers get their first session after the cut.
+        let mut ramp: Vec<Row> = (0..20).map(|n| row(1 + n, 100 * n, 3_000, Outcome::Succeeded)).collect();
+        ramp[0] = row(1, 0, 500, closed(1006));
+        assert_eq!(judge(&ramp, 1, &served(&[1, 2, 30])), None);
     }
 
     #[test]
     fn a_process_that_lives_on_had_no_outage() {
         let mut rows = cut_at(7, 500, 1006);
-        rows.push(row(7, 20, 1_500, Outcome::Succeeded));
-        assert!(!is_suspect(&rows));
-        assert_eq!(judge(&rows, &served(8)), None);
+        rows.push(row(7, 20, 3_500, Outcome::Succeeded));
+        assert!(!is_suspect(&rows, 1));
+        assert_eq!(judge(&rows, 1, &served(&[8])), None);
         let few: Vec<Row> = (0..40).map(|n| row(7, 10, 100 + 200 * n, closed(1006))).collect();
-        assert_eq!(judge(&few, &served(7)), None, "one after the other, over eight seconds");
+        assert_eq!(judge(&few, 1, &served(&[7])), None, "one after the other, over eight seconds");
+    }
+
+    /// One that had its last answer just before the cut is noticed just after it.
+    #[test]
+    fn a_last_answer_that_was_read_a_moment_later_is_no_life_after_it() {
+        let mut rows = cut_at(7, 500, 1006);
+        rows.push(row(7, 20, 540, Outcome::Succeeded));
+        assert!(judge(&rows, 1, &served(&[8])).is_some());
     }
 
     #[test]
     fn a_worker_that_was_replaced_without_a_cut_is_none() {
         let mut rows: Vec<Row> = (0..8).map(|n| row(7, 10 + n, 500, Outcome::Succeeded)).collect();
         rows.extend((0..8).map(|n| row(8, 600 + n, 1_500, Outcome::Succeeded)));
-        assert!(!is_suspect(&rows));
-        assert_eq!(judge(&rows, &served(8)), None);
+        assert!(!is_suspect(&rows, 1));
+        assert_eq!(judge(&rows, 1, &served(&[8])), None);
+    }
+
+    /// A container that is restarted has the same process number; sessions that come later are served by it.
+    #[test]
+    fn the_same_number_after_refused_connections_is_another_life() {
+        let mut rows: Vec<Row> = (0..20).map(|n| row(1, 100 * n, 2_000, closed(1006))).collect();
+        rows.extend((0..5).map(|n| refused_at(2_050 + n, FailureKind::Refused, Phase::Connect)));
+        rows.extend((0..10).map(|n| row(1, 3_000 + 100 * n, 5_000, Outcome::Succeeded)));
+        assert_eq!(judge(&rows, 1, &served(&[1])).expect("an outage").refused_connects, 5);
+        rows.retain(|row| row.record.reset_us.is_some());
+        assert_eq!(judge(&rows, 1, &served(&[1])), None, "without them the process has lived on");
+    }
+
+    /// A proxy answers for a server that is gone; over HTTP the next request of a session finds nobody.
+    #[test]
+    fn whoever_finds_nobody_behind_a_proxy_or_at_the_next_request_counts() {
+        for (kind, phase) in [
+            (FailureKind::UpgradeRefused(502), Phase::Connect),
+            (FailureKind::HttpStatus(503), Phase::Reset),
+            (FailureKind::Refused, Phase::Step),
+        ] {
+            let mut rows = cut_at(7, 500, 1006);
+            rows.push(refused_at(700, kind.clone(), phase));
+            assert!(judge(&rows, 1, &served(&[7])).is_some(), "{kind} at {phase}");
+        }
+        let mut later = cut_at(7, 500, 1006);
+        later.push(row(7, 20, 4_000, Outcome::Failed(FailureKind::Refused, Phase::Step)));
+        assert!(judge(&later, 1, &served(&[7])).is_some(), "a pause, and then nobody");
     }
 
     #[test]
     fn without_names_different_ages_tell_and_refused_connections_do() {
-        // A ramp: each had been open for another time when all were cut at once.
+        // A ramp: each had been open, and silent, for another time when all were cut at once.
         let ramp: Vec<Row> = (0..20).map(|n| row(0, 100 * n, 2_000, closed(1006))).collect();
-        assert!(judge(&ramp, &After::default()).is_some());
+        assert!(judge(&ramp, 1, &After::default()).is_some());
         let burst: Vec<Row> = (0..20).map(|_| row(0, 10, 2_000, closed(1006))).collect();
-        assert_eq!(judge(&burst, &After::default()), None);
+        assert_eq!(judge(&burst, 1, &After::default()), None);
         let mut with_refused = burst.clone();
-        with_refused.extend((0..4).map(|_| refused(2_100)));
-        assert_eq!(judge(&with_refused, &After::default()).expect("an outage").refused_connects, 4);
-        let full: Vec<Row> = (0..20).map(|_| refused(1)).collect();
-        assert!(!is_suspect(&full), "nothing was cut");
+        with_refused.extend((0..4).map(|_| refused_at(2_100, FailureKind::Refused, Phase::Connect)));
+        assert_eq!(judge(&with_refused, 1, &After::default()).expect("an outage").refused_connects, 4);
+        let full: Vec<Row> = (0..20).map(|_| refused_at(1, FailureKind::Refused, Phase::Connect)).collect();
+        assert!(!is_suspect(&full, 1), "nothing was cut");
+    }
+
+    /// Two urls in turn: one of the two servers goes, and what nobody took at the other is not its.
+    #[test]
+    fn each_url_is_a_server_of_its_own() {
+        let at = |number: u64, mut row: Row| {
+            row.record.session = number;
+            row
+        };
+        let mut rows: Vec<Row> = (0..20).map(|n| at(2 * n, row(0, 100 * n, 2_000, closed(1006)))).collect();
+        rows.extend((0..20).map(|n| at(2 * n + 1, row(0, 100 * n, 4_000, Outcome::Succeeded))));
+        assert_eq!(judge(&rows, 2, &After::default()).expect("an outage").cut, 20);
+        let mut burst: Vec<Row> = (0..20).map(|n| at(2 * n, row(0, 10, 2_000, closed(1006)))).collect();
+        burst.extend((0..20).map(|n| at(2 * n + 1, refused_at(2_100, FailureKind::Refused, Phase::Connect))));
+        assert_eq!(judge(&burst, 2, &After::default()), None);
     }
 }

@@ -79,10 +79,33 @@ pub fn is_provoked(kind: &FailureKind) -> bool {
         kind,
         FailureKind::Closed(1000 | 1001 | 1005 | 1006 | 1008 | 1011)
             | FailureKind::Reset
+            // A TLS handshake that was given up.
+            | FailureKind::Tls
             | FailureKind::UpgradeRefused(408)
             | FailureKind::HttpStatus(408)
     )
 }
+
+/// How long the server had said nothing when the session was cut.
+#[must_use]
+pub fn silence_us(record: &SessionRecord) -> u64 {
+    let measured = record.wire.silence.map(|silence| silence.us);
+    let since_open = || {
+        let answered = record.open_latency_us()?.saturating_add(record.step_us.iter().sum());
+        Some(record.total_us?.saturating_sub(answered))
+    };
+    measured.or_else(since_open).unwrap_or(0)
+}
+
+/// Whether all of these times are about the same: within a tenth, or a tenth of a second.
+#[must_use]
+pub fn same_age(ages_us: &[u64]) -> bool {
+    let (Some(least), Some(most)) = (ages_us.iter().min(), ages_us.iter().max()) else { return false };
+    most - least <= (most / SAME_AGE_PART).max(SAME_AGE_US)
+}
+
+const SAME_AGE_PART: u64 = 10;
+const SAME_AGE_US: u64 = 100_000;
 
 fn provoked(record: &SessionRecord, doing: Doing) -> Side {
     match (record.wire.silence, doing.timers_late_us) {
@@ -152,7 +175,7 @@ mod tests {
             (HttpStatus(429), Side::Server, Side::Server),
             (Refused, Side::Server, Side::Server),
             (Unreachable, Side::Server, Side::Server),
-            (Tls, Side::Server, Side::Server),
+            (Tls, Side::Server, Side::Generator),
             (BadReply, Side::Server, Side::Server),
             (ServerError("EXECUTION_ERROR".to_owned()), Side::Environment, Side::Environment),
             (ServerError("FACTORY_ERROR".to_owned()), Side::Environment, Side::Environment),

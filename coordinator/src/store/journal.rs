@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::FORMAT;
+use super::{FORMAT, READ};
 use crate::report::format::printable;
 use crate::report::summary::{Summary, rfc3339};
 use crate::run::collect::Finished;
@@ -123,11 +123,11 @@ impl Journal {
             let line = &text[at..at + length];
             at += length + 1;
             match serde_json::from_slice::<Entry>(line) {
-                Ok(entry) if entry.format == FORMAT => journal.entries.push((entry, at as u64)),
+                Ok(entry) if READ.contains(&entry.format) => journal.entries.push((entry, at as u64)),
                 Ok(entry) => return Err(JournalError::Format(entry.format)),
                 Err(error) => {
                     if let Ok(Any { format }) = serde_json::from_slice(line)
-                        && format != FORMAT
+                        && !READ.contains(&format)
                     {
                         return Err(JournalError::Format(format));
                     }

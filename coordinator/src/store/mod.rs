@@ -18,6 +18,7 @@ pub mod run_json;
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -34,7 +35,10 @@ use crate::report::summary::{COLUMNS, Summary};
 use crate::run::collect::Finished;
 
 /// Raised when a file of the folder changes its meaning.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
+
+/// The formats that can be reported. Format 1 took a session as open from its connection on, format 2 from its first answer.
+pub(crate) const READ: RangeInclusive<u32> = 1..=FORMAT;
 
 pub(crate) const SUMMARY: &str = "summary.csv";
 const HISTOGRAMS: &str = "histograms.hlog";

@@ -12,11 +12,12 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::journal::{Entry, Journal};
-use super::{FORMAT, HISTOGRAMS, JOURNAL, RUN, SUMMARY, historical, hlog, lives, raw_name, tag};
+use super::{FORMAT, HISTOGRAMS, JOURNAL, READ, RUN, SUMMARY, historical, hlog, lives, raw_name, tag};
 use crate::plan::Plan;
 use crate::plan::expand::Batch;
 use crate::report::cells::{CellHistograms, Done, Grid};
 use crate::report::run::{Client, Run};
+use crate::report::summary::Summary;
 use crate::report::timeline::Traced;
 
 /// Of the cells that are shown in detail.
@@ -38,7 +39,7 @@ pub enum ReadError {
     #[error("{path}: {problem}")]
     Unreadable { path: PathBuf, problem: String },
     #[error(
-        "{path} is of format {format}, written by version {version}; this is version {own} and reads format {FORMAT}: report \
+        "{path} is of format {format}, written by version {version}; this is version {own} and reads up to format {FORMAT}: report \
          it with version {version}, or keep its {SUMMARY} alone in a folder and give that",
         own = proto::VERSION
     )]
@@ -160,7 +161,7 @@ fn own(dir: &Path, text: &[u8]) -> Result<Run, ReadError> {
         problem: format!("{error}; it is not the whole {RUN} of a run"),
     };
     let any: Any = serde_json::from_slice(text).map_err(unreadable)?;
-    if any.format != FORMAT {
+    if !READ.contains(&any.format) {
         return Err(ReadError::Format { path: dir.join(RUN), format: any.format, version: any.version });
     }
     let file: RunFile = serde_json::from_slice(text).map_err(unreadable)?;
@@ -169,11 +170,15 @@ fn own(dir: &Path, text: &[u8]) -> Result<Run, ReadError> {
     let entries = entries(dir, &mut notes)?;
     let (histograms, mut cells) = (Intervals::open(dir, &entries, &mut notes)?, CellHistograms::default());
     histograms.add(&mut cells, &[Metric::Total], |_| true, &mut notes)?;
-    let mut results: Vec<Done> = entries
-        .iter()
-        .filter(|entry| entry.in_summary)
-        .map(|entry| Done::Ran(Box::new(entry.summary.clone())))
-        .collect();
+    let mut results: Vec<Done> =
+        entries.iter().filter(|entry| entry.in_summary).map(|entry| Done::Ran(Box::new(as_of_now(entry)))).collect();
+    if any.format == 1 {
+        notes.push(
+            "this run took a session as open from its connection on; newer runs do so from its first answer: compare the \
+             sessions open at once only with those of runs as old"
+                .to_owned(),
+        );
+    }
     // What the journal has lost is in the other table too, without its agents.
     let lost = historical::beyond(dir, &file.plan, &results);
     if !lost.is_empty() {
@@ -213,6 +218,15 @@ fn own(dir: &Path, text: &[u8]) -> Result<Run, ReadError> {
         traced,
         notes,
     })
+}
+
+/// The summary of an entry, as it would be written now: format 1 gave 0 for the response times of a batch that had none.
+fn as_of_now(entry: &Entry) -> Summary {
+    let mut summary = entry.summary.clone();
+    if entry.format == 1 && summary.ledger.succeeded + summary.ledger.timed_out == 0 {
+        summary.response = None;
+    }
+    summary
 }
 
 /// The batches whose cells are shown in detail: of each mode and wait the one at maximum load, and the largest.

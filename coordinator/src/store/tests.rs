@@ -227,7 +227,10 @@ fn a_report_reads_what_is_there() {
 
     let path = dir.path().join(RUN);
     let text = fs::read_to_string(&path).expect("run.json");
-    fs::write(&path, text.replacen("\"format\": 1", "\"format\": 0", 1)).expect("written");
+    fs::write(&path, text.replacen("\"format\": 2", "\"format\": 1", 1)).expect("written");
+    let run = read::read(dir.path()).expect("a run of before");
+    assert!(run.notes.iter().any(|note| note.contains("as open from its connection on")), "{:?}", run.notes);
+    fs::write(&path, text.replacen("\"format\": 2", "\"format\": 0", 1)).expect("written");
     let error = read::read(dir.path()).expect_err("another format").to_string();
     assert!(error.contains("is of format 0") && error.contains("report it with version"), "{error}");
 

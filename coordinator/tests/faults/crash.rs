@@ -222,7 +222,7 @@ fn what_can_not_be_taken_up_says_why() {
     let text = Results::of(&out).text("run.json");
     for (from, to, part) in [
         (r#""repetitions": 1"#, r#""repetitions": 2"#, "its hash is another one"),
-        (r#""format": 1"#, r#""format": 99"#, "format 99"),
+        (r#""format": 2"#, r#""format": 99"#, "format 99"),
         ("{", "[", "not the run.json of a run"),
     ] {
         std::fs::write(out.join("run.json"), text.replacen(from, to, 1)).expect("written");

@@ -6,8 +6,8 @@ use std::time::Duration;
 use proto::{Assignment, AttemptId, FromCoordinator, Launch};
 
 use super::{
-    ARM_TIMEOUT, CUT_TIMEOUT, Current, Effect, Key, Machine, Now, Phase, START_AFTER, START_AFTER_ROUND_TRIPS,
-    UPLOAD_TIMEOUT, UPLOAD_TIMEOUT_PER_SESSION,
+    ARM_TIMEOUT, CUT_TIMEOUT, Current, Effect, Key, LET_GO_MAX, Machine, Now, Phase, START_AFTER,
+    START_AFTER_ROUND_TRIPS, UPLOAD_TIMEOUT, UPLOAD_TIMEOUT_PER_SESSION,
 };
 use crate::exit::{End, Failure};
 use crate::plan::expand::Batch;
@@ -150,7 +150,8 @@ impl Machine {
             .saturating_add(step.saturating_mul(script.steps))
             .saturating_add(script.close_timeout);
         let session = script.total_timeout.map_or(session, |total| total.min(session));
-        let session = session.saturating_mul(u32::try_from(turns).unwrap_or(u32::MAX));
+        // A place is free when the other side has let go of its connection.
+        let session = session.saturating_add(LET_GO_MAX).saturating_mul(u32::try_from(turns).unwrap_or(u32::MAX));
         let launch = Duration::from_micros(self.setup.plan.session.launch.over_us());
         let upload = UPLOAD_TIMEOUT_PER_SESSION.saturating_mul(u32::try_from(batch.batch_size).unwrap_or(u32::MAX));
         [launch, session, UPLOAD_TIMEOUT, upload].into_iter().fold(Duration::ZERO, Duration::saturating_add)
@@ -224,7 +225,7 @@ impl Machine {
         let (treated, refused) = match self.setup.plan.target.on_restart {
             OnRestart::Keep => (Treated::Kept, None),
             // Others of them ended for other reasons: then nothing is known of what the batch does to the server.
-            OnRestart::Repeat if !self.may_repeat() && self.outages == attempts => {
+            OnRestart::Repeat if attempts == self.setup.plan.agents.max_attempts && self.outages == attempts => {
                 (Treated::EveryTime { attempts }, None)
             }
             OnRestart::Repeat => (Treated::Refused, Some(why)),
@@ -233,8 +234,7 @@ impl Machine {
                 (Treated::Refused, Some(why))
             }
         };
-        let given_up = refused.clone();
-        self.keep(finished, refused, &Fate { outage: Some((outage, treated)), given_up, afterwards: Vec::new() });
+        self.keep(finished, refused, &Fate { outage: Some((outage, treated)), ..Fate::default() });
     }
 
     /// Has an attempt written down; `refused` says why it does not count.
@@ -246,8 +246,7 @@ impl Machine {
         if let Some(why) = &refused {
             finished.summary.accepted = false;
             // Of a loss, or a restart, the verdict's first reason says more.
-            let said =
-                finished.summary.verdict.reasons.first().filter(|_| fate.given_up.is_none() || fate.outage.is_some());
+            let said = finished.summary.verdict.reasons.first().filter(|_| fate.given_up.is_none());
             let why = said.unwrap_or(why).clone();
             let attempt = finished.id.attempt;
             finished.summary.refused_before = self.refused.clone();

@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use proto::limits::PROBE_SESSIONS_MAX;
 use proto::message::{Probe, ProbeResult};
 use proto::{AttemptId, FromCoordinator, Outcome};
 
@@ -31,8 +32,9 @@ pub(super) struct Suspect {
     pub(super) deadline: Duration,
 }
 
-/// To each address: several meet several workers of one server.
-const SESSIONS: u32 = 8;
+/// To each address: several meet several workers of one server, and many meet many.
+const SESSIONS_MIN: usize = 8;
+const SESSIONS_A_PROCESS: usize = 4;
 
 impl Machine {
     /// Whether the batch may say more of whether the target was there than of what it holds. A mode that never worked is no sign,
@@ -43,7 +45,7 @@ impl Machine {
         let silent = !self.setup.plan.enough_succeeded(ledger.succeeded, ledger.planned)
             && self.worked.contains(&batch.mode)
             && !finished.rows.iter().any(answered);
-        batch.index != AttemptId::WARMUP && (silent || outage::is_suspect(&finished.rows))
+        batch.index != AttemptId::WARMUP && (silent || outage::is_suspect(&finished.rows, self.setup.urls.len()))
     }
 
     pub(super) fn recheck(&mut self, now: Now, finished: Finished) {
@@ -52,7 +54,9 @@ impl Machine {
         if asked.is_empty() {
             return self.rejudged(finished, &After::default());
         }
-        let probe = Probe { modes: vec![finished.summary.batch.mode], sessions: SESSIONS, ..self.readiness_check() };
+        let wanted = (SESSIONS_A_PROCESS * outage::processes(&finished.rows)).max(SESSIONS_MIN).div_ceil(asked.len());
+        let sessions = u32::try_from(wanted).unwrap_or(u32::MAX).clamp(2, PROBE_SESSIONS_MAX);
+        let probe = Probe { modes: vec![finished.summary.batch.mode], sessions, ..self.readiness_check() };
         for key in &asked {
             self.send(*key, FromCoordinator::Probe(Box::new(probe.clone())));
         }
@@ -77,7 +81,7 @@ impl Machine {
                 if suspect.after.told.is_empty() {
                     suspect.after.told.push(problem.clone());
                     self.tell(RunEvent::Note(format!(
-                        "sessions failed without a word of the server, and the target does not answer: {problem}"
+                        "sessions were cut, or failed without a word of the server, and the target does not answer: {problem}"
                     )));
                 }
             }
@@ -109,7 +113,7 @@ impl Machine {
         let Some(Suspect { finished, asked, results, mut after, .. }) = self.take_suspect() else { return };
         let mut faults = Vec::new();
         for key in &asked {
-            after.add(results.get(key).map_or(&[][..], Vec::as_slice));
+            after.add(&self.setup.urls, results.get(key).map_or(&[][..], Vec::as_slice));
             let name = self.agents.get(key).map_or("", |agent| agent.name.as_str());
             faults.extend(judge(&self.setup.urls, name, results.get(key).map_or(&[][..], Vec::as_slice)).0);
         }
@@ -129,7 +133,7 @@ impl Machine {
 
     /// The target is there.
     fn rejudged(&mut self, finished: Finished, after: &After) {
-        match outage::judge(&finished.rows, after) {
+        match outage::judge(&finished.rows, self.setup.urls.len(), after) {
             Some(outage) => self.keep_outage(finished, outage),
             None => self.keep(finished, None, &Fate { afterwards: after.told.clone(), ..Fate::default() }),
         }

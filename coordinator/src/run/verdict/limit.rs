@@ -10,8 +10,7 @@ use super::{Criteria, Evidence};
 use crate::report::facts::{Limit, Row};
 use crate::report::format::{count, latency};
 use crate::report::summary::Summary;
-use crate::run::outage::{same_age, silence_us};
-use crate::run::side::{Side, is_provoked};
+use crate::run::side::{Side, is_provoked, same_age, silence_us};
 
 /// Agents that shared a machine with the target took CPU from it: above this share of a host that had none left, a slow
 /// server may be their doing.

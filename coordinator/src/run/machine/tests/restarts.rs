@@ -111,6 +111,6 @@ fn an_attempt_that_is_given_up_is_unsound_whatever_else_it_missed() {
     let last = play.stored.last().expect("stored");
     let verdict = &last.summary.verdict;
     assert!(last.stands && !last.summary.accepted && verdict.hosts_missing, "{verdict:?}");
-    assert!(verdict.reasons.iter().any(|why| why.starts_with("given up: ")), "{verdict:?}");
+    assert!(verdict.reasons.iter().any(|why| why.starts_with("the server was restarted")), "{verdict:?}");
     assert_eq!(play.code(), exit::NOT_SOUND, "and not {}", exit::HOSTS_NOT_MET);
 }
