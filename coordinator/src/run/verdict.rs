@@ -83,6 +83,7 @@ pub fn judge(evidence: &Evidence<'_>) -> Verdict {
         Worth::Degraded | Worth::Invalid => (Limit::Unknown, Vec::new()),
     };
     judge.reasons.extend(reasons);
+    judge.reasons.extend(without_steps(evidence));
     judge.reasons.extend(over_range(summary));
     Verdict {
         worth: judge.worth,
@@ -101,6 +102,20 @@ fn over_range(summary: &Summary) -> Option<String> {
             "{} values are above the range of the histograms ({}): percentiles among them stand at its end",
             count(summary.over_range),
             latency(summary.range_us)
+        )
+    })
+}
+
+/// Sessions whose episode was over before their first step: nothing is known of the steps that they were planned for.
+fn without_steps(evidence: &Evidence<'_>) -> Option<String> {
+    let over = |r: &&proto::SessionRecord| r.outcome == proto::Outcome::Succeeded && r.done && r.step_us.is_empty();
+    let n = evidence.rows.iter().map(|row| &row.record).filter(over).count() as u64;
+    (n > 0).then(|| {
+        format!(
+            "{} of {} succeeded sessions were done at their reset and made no step: the batch says nothing about steps for \
+             them; look at what the environment's reset needs, or set session.until_done = false",
+            count(n),
+            count(evidence.summary.ledger.succeeded)
         )
     })
 }

@@ -585,3 +585,21 @@ fn connections_that_were_cut_after_the_same_silence_are_told_as_such() {
     let other = judged(&plan(""), &rows, &[], &[]);
     assert!(!other.reasons.iter().any(|why| why.contains("at the same age")), "{:?}", other.reasons);
 }
+
+#[test]
+fn sessions_that_made_no_step_are_told() {
+    let mut rows: Vec<Row> = (0..10).map(|n| session(n, Outcome::Succeeded, 0, SECOND)).collect();
+    for row in &mut rows[..3] {
+        (row.record.done, row.record.asked_us) = (true, 0);
+        row.record.step_us.clear();
+    }
+    for row in &mut rows[3..] {
+        row.record.step_us = vec![SECOND];
+    }
+    let verdict = judged(&plan(""), &rows, &[], &[]);
+    assert!(
+        verdict.reasons.iter().any(|why| why.starts_with("3 of 10 succeeded sessions were done at their reset")),
+        "{:?}",
+        verdict.reasons
+    );
+}
