@@ -16,9 +16,13 @@ use rustls::pki_types::ServerName;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::task::coop;
 use tokio_rustls::client::TlsStream;
 
 use crate::stamps::{self, Times};
+
+/// So many bytes read are a unit of work: a turn ends after 16 KiB.
+const UNIT_BYTES: usize = 128;
 
 /// A socket that can be connected to `address`, bound to `source` if given.
 pub(crate) fn socket(address: SocketAddr, source: Option<IpAddr>) -> io::Result<Socket> {
@@ -115,6 +119,19 @@ impl Wire {
     }
 }
 
+/// A turn of a task ends after 128 units of work, and a read is one of them, however much it brings: with a server that
+/// floods its client the other sessions of the thread would wait for megabytes to be understood. So bytes are work too.
+fn spend(cx: &mut Context<'_>, bytes: usize) {
+    for _ in 0..bytes / UNIT_BYTES {
+        if !coop::has_budget_remaining() {
+            return;
+        }
+        if let Poll::Ready(unit) = coop::poll_proceed(cx) {
+            unit.made_progress();
+        }
+    }
+}
+
 /// A read that brings the kernel's stamp along.
 fn poll_stamped(
     stream: &TcpStream,
@@ -159,6 +176,7 @@ impl AsyncRead for Wire {
             None => ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?,
             Some(times) => ready!(poll_stamped(&self.stream, times, cx, buf))?,
         }
+        spend(cx, buf.filled().len() - before);
         // The failed write has taken the error from the socket, which now reads like one that was closed in peace.
         match self.cut.take_if(|_| buf.filled().len() == before && buf.remaining() > 0) {
             Some(error) => Poll::Ready(Err(error)),

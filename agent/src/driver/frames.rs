@@ -71,6 +71,8 @@ pub struct Frames {
     message_bytes_max: usize,
     /// Read, and not understood yet; empty and without room when idle.
     inbox: Vec<u8>,
+    /// So many bytes of it have been understood by now.
+    taken: usize,
     message: Option<Part>,
     /// To be written; the same.
     outbox: Vec<u8>,
@@ -98,6 +100,7 @@ impl Frames {
             share,
             message_bytes_max,
             inbox: beyond,
+            taken: 0,
             message: None,
             outbox: Vec::new(),
             pong: None,
@@ -222,15 +225,18 @@ impl Frames {
     /// Takes whole frames out of the inbox until one of them is something; `None` if more has to come first.
     fn understand(&mut self) -> Result<Option<Received>, Fault> {
         loop {
-            let mut cursor = Cursor::new(self.inbox.as_slice());
+            let rest = &self.inbox[self.taken..];
+            let mut cursor = Cursor::new(rest);
             let Some((header, length)) = FrameHeader::parse(&mut cursor).map_err(|error| bad(&error.to_string()))?
             else {
+                self.compact();
                 return Ok(None);
             };
             let head_bytes = usize::try_from(cursor.position()).unwrap_or(usize::MAX);
             self.allow(&header, length)?;
             let whole = head_bytes.saturating_add(usize::try_from(length).unwrap_or(usize::MAX));
-            if self.inbox.len() < whole {
+            if rest.len() < whole {
+                self.compact();
                 // In steps: what is announced need not come.
                 let room = whole.min(2 * self.inbox.len().max(READ_BYTES));
                 self.inbox.reserve_exact(room.saturating_sub(self.inbox.len()));
@@ -275,14 +281,26 @@ impl Frames {
 
     /// The payload of the frame at the beginning of the inbox.
     fn take(&mut self, head_bytes: usize, whole: usize) -> Vec<u8> {
-        if self.inbox.len() == whole {
+        if self.taken == 0 && self.inbox.len() == whole {
             let mut payload = std::mem::take(&mut self.inbox);
             payload.drain(..head_bytes);
             return payload;
         }
-        let payload = self.inbox[head_bytes..whole].to_vec();
-        self.inbox.drain(..whole);
+        let payload = self.inbox[self.taken + head_bytes..self.taken + whole].to_vec();
+        self.taken += whole;
+        if self.taken == self.inbox.len() {
+            self.compact();
+        }
         payload
+    }
+
+    /// Lets go of the frames that were taken: once a read, however many small ones came with it. What is left of a whole
+    /// read needs little room.
+    fn compact(&mut self) {
+        let taken = std::mem::take(&mut self.taken);
+        if taken > 0 {
+            self.inbox = self.inbox[taken..].to_vec();
+        }
     }
 
     fn control(&mut self, control: Control, payload: Vec<u8>) -> Result<Option<Received>, Fault> {
