@@ -144,17 +144,41 @@ fn real_servers_of_both_versions_are_judged_as_they_are() {
             ("APP", "as_it_is:app"),
             ("DONE_AFTER", "3"),
             ("REPLY_BYTES", "1500000"),
+            ("NEEDS", ""),
         ];
         let server = Uvicorn::start_with(dir.path(), 8, "1", &variables);
         let (row, ended) = one(&server, &dir.path().join("done"), "4", "0.1", &["session.steps=5"]);
         assert_eq!((row["successful"].as_str(), row["done"].as_str()), ("4", "4"), "{version}: {}", ended.text);
+        // Nothing is run against a server whose replies can't be read, and what to do is said.
+        let ended = refused(&server, &["session.message_bytes_max=1000000"]);
+        assert!(ended.text.contains("raise session.message_bytes_max"), "{version}: {}", ended.text);
+        drop(server);
+
+        let needs = variables.map(|(name, value)| (name, if name == "NEEDS" { "direction" } else { value }));
+        let server = Uvicorn::start_with(dir.path(), 8, "1", &needs);
+        let ended = refused(&server, &[]);
+        assert!(ended.text.contains("direction"), "the field that is missing is named: {version}: {}", ended.text);
+        assert!(!ended.text.contains("does not look like"), "{version}: {}", ended.text);
     }
+}
+
+/// A run that ends before its first batch.
+fn refused(server: &Uvicorn, settings: &[&str]) -> Ended {
+    let mut command = coordinator();
+    command.args(["run", "--target", &server.url(), "--batch-sizes", "4", "--wait", "0.1", "--reps", "1"]);
+    command.args(settings.iter().flat_map(|setting| ["--set", setting]));
+    let out = tempfile::tempdir().expect("dir");
+    command.arg("--output").arg(out.path().join("out"));
+    let ended = run(command);
+    assert_eq!(ended.code(), Some(4), "{}", ended.text);
+    ended
 }
 
 /// uvicorn that is told to end, or killed, in the middle of a batch, and is back a little later.
 #[test]
 fn a_restart_of_a_real_server_is_named() {
-    for (version, signal) in VERSIONS.into_iter().zip([Signal::SIGTERM, Signal::SIGKILL]) {
+    let signals = [Signal::SIGTERM, Signal::SIGKILL];
+    for (version, signal) in VERSIONS.into_iter().flat_map(|version| signals.map(|signal| (version, signal))) {
         let dir = tempfile::tempdir().expect("dir");
         let server = Uvicorn::start_with(dir.path(), 100, "1", &[("OPENENV", version)]);
         let url = server.url();
@@ -174,9 +198,14 @@ fn a_restart_of_a_real_server_is_named() {
         assert_eq!(ended.code(), Some(0), "{version}: {}", ended.text);
         let results = Results::of(&out);
         let row = results.summary().remove(0);
-        assert_eq!((row["attempt"].as_str(), row["successful"].as_str()), ("2", "32"), "{version}: {}", ended.text);
+        assert_eq!(
+            (row["attempt"].as_str(), row["successful"].as_str()),
+            ("2", "32"),
+            "{version}, {signal}: {}",
+            ended.text
+        );
         let outage = &results.journal()[0]["summary"]["verdict"]["outage"];
-        assert_eq!(outage["cut"].as_u64(), Some(32), "{version}: {outage}");
+        assert_eq!(outage["cut"].as_u64(), Some(32), "{version}, {signal}: {outage}");
     }
 }
 

@@ -1,7 +1,7 @@
 """An OpenEnv application of its own for tests: episodes that end, and replies that are large.
 
 Environment variables: DONE_AFTER, steps of an episode (0: without an end); REPLY_BYTES of text in each observation;
-MAX_CONCURRENT_ENVS, READY_DIR as in the benchmark application.
+NEEDS, a text that an action must have; MAX_CONCURRENT_ENVS, READY_DIR as in the benchmark application.
 """
 
 import os
@@ -11,6 +11,7 @@ from pathlib import Path
 from openenv.core.env_server.http_server import create_app
 from openenv.core.env_server.interfaces import Environment
 from openenv.core.env_server.types import Action, Observation, State
+from pydantic import create_model
 
 DONE_AFTER = int(os.environ.get("DONE_AFTER", "0"))
 TEXT = "x" * int(os.environ.get("REPLY_BYTES", "0"))
@@ -18,6 +19,10 @@ TEXT = "x" * int(os.environ.get("REPLY_BYTES", "0"))
 
 class Wait(Action):
     wait_seconds: float = 0.0
+
+
+if needs := os.environ.get("NEEDS"):
+    Wait = create_model("Wait", __base__=Wait, **{needs: (str, ...)})
 
 
 class Seen(Observation):
