@@ -52,7 +52,8 @@ fn an_action_that_is_refused_is_asked_once_and_its_fields_are_told() {
             async move {
                 peer.ws_until(Phase::Step).await;
                 peer.send(frame(TEXT, REFUSED)).await;
-                said.borrow_mut().push(peer.message().await);
+                let message = peer.message().await;
+                said.borrow_mut().push(message);
             }
         })
         .await;
