@@ -140,6 +140,8 @@ pub struct History {
     pub decided: BTreeMap<u32, Summary>,
     /// The last attempt at each batch that was refused.
     pub refused: BTreeMap<u32, u32>,
+    /// Why its attempts were refused, by batch.
+    pub told: BTreeMap<u32, Vec<String>>,
 }
 
 #[derive(Debug)]
@@ -259,7 +261,7 @@ impl Machine {
             results: setup.history.decided.values().map(|summary| Done::Ran(Box::new(summary.clone()))).collect(),
             interrupted: false,
             outages: 0,
-            refused: Vec::new(),
+            refused: setup.history.told.get(&0).cloned().unwrap_or_default(),
             aborted: false,
             worked: BTreeSet::new(),
             ending: None,

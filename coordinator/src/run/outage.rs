@@ -81,14 +81,19 @@ pub fn is_suspect(rows: &[Row], urls: usize) -> bool {
 #[must_use]
 pub fn judge(rows: &[Row], urls: usize, after: &After) -> Option<Outage> {
     let known: BTreeSet<Served> = rows.iter().filter_map(|row| process_of(&row.record)).collect();
+    let cuts = cuts(rows, urls);
+    let lost: BTreeSet<&Served> = cuts.iter().filter(|cut| cut.whole).map(|cut| &cut.process).collect();
     let mut outage: Option<Outage> = None;
-    for cut in cuts(rows, urls) {
-        let refused = refused(rows, urls, &cut, after);
-        let fresh = fresh(&cut, after, &known);
-        if !is_outage(&cut, after, &known, refused, fresh.is_some()) {
+    for cut in &cuts {
+        let refused = refused(rows, urls, cut, after);
+        let fresh = fresh(cut, after, &known);
+        // Of a server that was restarted as a whole none of the old processes can be met.
+        let lasting: BTreeSet<&Served> =
+            known.iter().filter(|process| fresh.is_none() || !lost.contains(process)).collect();
+        if !is_outage(cut, after, &lasting, refused, fresh.is_some()) {
             continue;
         }
-        let mut evidence = vec![in_words(&cut)];
+        let mut evidence = vec![in_words(cut)];
         if refused > 0 {
             evidence.push(format!("{} found nobody in between", counted(refused, "connection")));
         }
@@ -108,7 +113,8 @@ pub fn judge(rows: &[Row], urls: usize, after: &After) -> Option<Outage> {
     outage
 }
 
-fn is_outage(cut: &Cut, after: &After, known: &BTreeSet<Served>, refused: u64, fresh: bool) -> bool {
+/// `lasting`: processes of which some answer can be expected after the batch.
+fn is_outage(cut: &Cut, after: &After, lasting: &BTreeSet<&Served>, refused: u64, fresh: bool) -> bool {
     if cut.said_so {
         return true;
     }
@@ -123,16 +129,16 @@ fn is_outage(cut: &Cut, after: &After, known: &BTreeSet<Served>, refused: u64, f
         return cut.sessions >= NAMELESS_MIN && !cut.by_rule && !cut.opened_later;
     }
     let lives = cut.opened_later || after.served_by.contains(&cut.process);
-    !lives && all_others_met(cut, after, known) && (fresh || !cut.by_rule)
+    !lives && all_others_met(cut, after, lasting) && (fresh || !cut.by_rule)
 }
 
 /// Whether the sessions after the batch were enough to meet every process of the host: that they did not meet one of them
 /// is a sign only then.
-fn all_others_met(cut: &Cut, after: &After, known: &BTreeSet<Served>) -> bool {
+fn all_others_met(cut: &Cut, after: &After, lasting: &BTreeSet<&Served>) -> bool {
     let host = &cut.process.host_url;
     let met = after.served_by.iter().any(|served| served.host_url == *host);
-    let others = known.iter().filter(|served| served.host_url == *host && **served != cut.process);
-    met && others.into_iter().all(|served| after.served_by.contains(served))
+    let mut others = lasting.iter().filter(|served| served.host_url == *host && ***served != cut.process);
+    met && others.all(|served| after.served_by.contains(*served))
 }
 
 /// Who answers now at the same host, and was not there in the batch.
@@ -316,6 +322,14 @@ mod tests {
     }
 
     /// Of many workers a few sessions meet a few: that some are not met, and others are for the first time, says nothing.
+    #[test]
+    fn all_workers_that_end_at_once_are_an_outage() {
+        let rows: Vec<Row> = [cut_at(1, 900, 1006), cut_at(2, 1_000, 1006)].concat();
+        let outage = judge(&rows, 1, &served(&[3, 4])).expect("an outage");
+        assert_eq!(outage.cut, rows.len() as u64, "{outage:?}");
+        assert!(judge(&rows, 1, &served(&[1, 2])).is_none(), "both live on");
+    }
+
     #[test]
     fn many_workers_of_which_few_are_met_had_no_outage() {
         let mut rows: Vec<Row> = (1..=40).map(|pid| row(pid, 10, 1_000, Outcome::Succeeded)).collect();

@@ -284,6 +284,8 @@ fn decided(entries: &[Entry], histograms: &[u8]) -> Result<(History, CellHistogr
         } else {
             let last = history.refused.entry(entry.batch).or_default();
             *last = entry.attempt.max(*last);
+            let why = entry.summary.verdict.reasons.first().map_or("it did not count", String::as_str);
+            history.told.entry(entry.batch).or_default().push(format!("attempt {}: {why}", entry.attempt));
         }
     }
     let accepted: BTreeMap<String, &Entry> = entries

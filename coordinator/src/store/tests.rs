@@ -145,6 +145,8 @@ fn an_entry_whose_files_are_not_all_there_is_done_again() {
     let back = again(dir.path());
     assert_eq!(back.history.decided.keys().copied().collect::<Vec<_>>(), [0]);
     assert_eq!(back.history.refused, [(1, 1)].into(), "the refused attempt stands");
+    let told = &back.history.told[&1];
+    assert!(told.len() == 1 && told[0].starts_with("attempt 1: "), "and why: {told:?}");
     assert!(back.notes.iter().any(|note| note.contains("batch 1 is in the journal")), "{:?}", back.notes);
     assert_eq!(fs::read_to_string(&raw).expect("raw").lines().count(), 5);
 }

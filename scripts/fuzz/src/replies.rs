@@ -23,10 +23,15 @@ pub mod upgrade_answer {
     #[must_use]
     pub fn accepts(data: &[u8]) -> bool {
         let judged = judge(data, KEY);
-        // What is known of a part stays true of the whole.
+        // What is known of a part stays true of the whole; of a refusal's own words more may come.
         for cut in [data.len() / 2, data.len().saturating_sub(1)] {
             match judge(&data[..cut], KEY) {
                 Ok(None) => {}
+                Err(early) if matches!(early.kind(), Some(FailureKind::UpgradeRefused(_))) => {
+                    let whole = judged.as_ref().expect_err("a refusal stays one");
+                    assert_eq!(early.kind(), whole.kind(), "after {cut} bytes of {}", data.len());
+                    assert_eq!(early.refusal, whole.refusal, "after {cut} bytes of {}", data.len());
+                }
                 early => assert_eq!(early, judged, "after {cut} bytes of {}", data.len()),
             }
         }

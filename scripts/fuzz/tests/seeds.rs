@@ -60,6 +60,15 @@ fn record(outcome: wire::Outcome) -> wire::Record {
         reset_lag_us: Some(2),
         step_wire_us: vec![3, u64::MAX],
         step_lag_us: vec![4, u64::MAX],
+        open_own_us: Some(5),
+        asked_us: u64::MAX,
+        step_wait_us: 6,
+        done: !failed,
+        untidy: (!failed).then(|| "closed(1006)".to_owned()),
+        pings: 2,
+        ping_late_us: Some(7),
+        silence_us: failed.then_some(9),
+        silence_own_us: failed.then_some(8),
         ..Default::default()
     }
 }
@@ -273,7 +282,7 @@ fn all() -> Vec<(&'static str, &'static str, Vec<u8>)> {
 #[test]
 fn seeds_are_there() {
     let write = std::env::var("FUZZ_SEEDS").is_ok_and(|value| value == "write");
-    assert_eq!(Metric::ALL.len(), 11, "a report's seed has every metric by its number");
+    assert_eq!(Metric::ALL.len(), 13, "a report's seed has every metric by its number");
     for (target, name, data) in all() {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target).join(name);
         if write {

@@ -210,7 +210,8 @@ impl Machine {
     pub(super) fn begin_next(&mut self) {
         self.next += 1;
         self.outages = 0;
-        self.refused.clear();
+        let index = self.batches.get(self.next).map(|batch| batch.index);
+        self.refused = index.and_then(|index| self.setup.history.told.get(&index)).cloned().unwrap_or_default();
         self.attempt = self.first_attempt();
     }
 

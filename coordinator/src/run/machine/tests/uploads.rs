@@ -186,6 +186,7 @@ fn what_an_earlier_life_decided_stands() {
         history.decided.insert(finished.id.batch, finished.summary.clone());
     }
     history.refused.insert(2, 1);
+    history.told.insert(2, vec!["attempt 1: agent b was lost".to_owned()]);
     let urls = plan.target.urls.clone();
     let setup = Setup { plan, run: RunId(uuid::Uuid::nil()), urls, ca_pem: Vec::new(), history };
     let mut play = Play { machine: Machine::new(setup.clone()), ..Play::new(PLAN) };
@@ -194,6 +195,8 @@ fn what_an_earlier_life_decided_stands() {
     play.settle();
     assert_eq!((play.code(), play.accepted()), (0, vec![(2, 2), (3, 1)]), "attempts are counted on");
     assert_eq!(play.machine.results().len(), 4);
+    let before: Vec<usize> = play.stored.iter().map(|finished| finished.summary.refused_before.len()).collect();
+    assert_eq!(before, [1, 0], "what was refused before is told with the batch");
 
     let mut all = setup;
     all.history.decided = first.stored.iter().map(|f| (f.id.batch, f.summary.clone())).collect();
