@@ -5,26 +5,14 @@ use std::time::Duration;
 
 use agent::driver::Driver as _;
 use agent::driver::ws::WsDriver;
-use proto::{FailureKind, Mode, Outcome, Phase, SessionRecord};
+use proto::{FailureKind, Mode, Outcome, Phase};
 use refserver::{CloseAnswer, Faults, ObservationKind, Options};
 
 #[expect(dead_code, reason = "each test file needs a part of it")]
 mod support;
 
 use support::peer::{CAPACITY_REACHED, HASH, TEXT, close, frame, ws_observation};
-use support::{bounded, dialer, failed, raw, reference, run, script};
-
-fn faulty(faults: Faults) -> Options {
-    Options { faults, ..Options::default() }
-}
-
-/// The outcome and, for the person who reads the failure, the message.
-fn outcome(record: &SessionRecord) -> &Outcome {
-    if record.outcome != Outcome::Succeeded {
-        eprintln!("session {}: {}", record.session, record.error_message);
-    }
-    &record.outcome
-}
+use support::{bounded, dialer, failed, faulty, outcome, raw, reference, run, script};
 
 /// Official clients read replies of 100 MB; ours has a limit of its own, which is not the server's fault.
 #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use agent::driver::Driver as _;
 use agent::driver::ws::WsDriver;
-use proto::{FailureKind, Mode, Outcome, Phase, SessionRecord};
+use proto::{FailureKind, Mode, Outcome, Phase};
 use refserver::{Faults, Options};
 use tokio::sync::oneshot;
 
@@ -13,21 +13,9 @@ use tokio::sync::oneshot;
 mod support;
 
 use support::peer::{BINARY, CAPACITY_REACHED, HASH, TEXT, close, frame, http, switching, ws_observation};
-use support::{bounded, dialer, failed, nobody, raw, reference, run, script, url};
+use support::{bounded, dialer, failed, faulty, nobody, outcome, raw, reference, run, script, url};
 
 const BOTH: [Mode; 2] = [Mode::Ws, Mode::Http];
-
-fn faulty(faults: Faults) -> Options {
-    Options { faults, ..Options::default() }
-}
-
-/// The outcome and, for the person who reads the failure, the message.
-fn outcome(record: &SessionRecord) -> &Outcome {
-    if record.outcome != Outcome::Succeeded {
-        eprintln!("session {}: {}", record.session, record.error_message);
-    }
-    &record.outcome
-}
 
 #[test]
 fn a_session_that_succeeds_tells_all_of_its_life() {

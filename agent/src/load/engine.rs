@@ -61,7 +61,7 @@ pub async fn run<D: Driver>(
     counters: &Arc<Counters>,
 ) -> Recorder {
     let count = share.count();
-    let script = Rc::new(share.script.clone());
+    let launcher = Launcher { driver, share, script: Rc::new(share.script.clone()), origin, cancel, counters };
     let mut recorder = Recorder::new(share.bounds, count);
     let mut overshoot = Overshoot::new();
     let mut sessions: JoinSet<Ended<D::Rest>> = JoinSet::new();
@@ -97,35 +97,23 @@ pub async fn run<D: Driver>(
                 let slice = LAUNCH_SLICE * turns.slices();
                 let slice_end = count.min(next + slice.min(share.in_flight_max - taken));
                 let now = Instant::now();
-                while next < slice_end {
-                    let (local, intended_us) = share.schedule.get(next);
-                    let due = origin + Duration::from_micros(intended_us);
-                    if due > now {
-                        break;
-                    }
-                    let (driver, script) = (driver.clone(), script.clone());
-                    let (cancel, counters) = (cancel.clone(), counters.clone());
-                    let number = share.first_session + local;
-                    let wire = share.wire;
-                    sessions.spawn_local(async move {
-                        let course = Course { script: &script, origin, cancel: &cancel, counters: &counters, wire };
-                        session::live(&*driver, &course, number, intended_us).await
-                    });
+                while next < slice_end && launcher.due(next) <= now {
+                    launcher.launch(next, &mut sessions);
                     next += 1;
                 }
                 recorder.in_flight_max = recorder.in_flight_max.max((sessions.len() + rests.len()) as u64);
                 if next < count {
-                    timer.as_mut().reset(origin + Duration::from_micros(share.schedule.get(next).1));
+                    timer.as_mut().reset(launcher.due(next));
                 }
                 turn = attention::take_late().then(Turn::begin);
                 // The launched tasks and ready sockets get their turn before the next slice.
                 tokio::task::yield_now().await;
             }
-            Some(ended) = sessions.join_next() => collect(&mut recorder, &mut rests, &driver, ended, cancelled),
+            Some(ended) = sessions.join_next() => collect(&mut recorder, &mut rests, &launcher.driver, ended, cancelled),
             Some(let_go) = rests.join_next() => recorder.let_go.add(let_go.unwrap_or_default()),
         }
         while let Some(ended) = sessions.try_join_next() {
-            collect(&mut recorder, &mut rests, &driver, ended, cancelled);
+            collect(&mut recorder, &mut rests, &launcher.driver, ended, cancelled);
         }
         while let Some(let_go) = rests.try_join_next() {
             // One that was dropped has no account.
@@ -135,6 +123,34 @@ pub async fn run<D: Driver>(
     recorder.overshoot = overshoot.into_histogram();
     // A panicked session has no record: the ledger will not balance, and says so.
     recorder
+}
+
+/// What every session of the share is launched with.
+struct Launcher<'a, D> {
+    driver: Rc<D>,
+    share: &'a ThreadShare,
+    script: Rc<Script>,
+    origin: Instant,
+    cancel: &'a CancellationToken,
+    counters: &'a Arc<Counters>,
+}
+
+impl<D: Driver> Launcher<'_, D> {
+    /// When the `nth` session of the schedule is to start.
+    fn due(&self, nth: u64) -> Instant {
+        self.origin + Duration::from_micros(self.share.schedule.get(nth).1)
+    }
+
+    fn launch(&self, nth: u64, sessions: &mut JoinSet<Ended<D::Rest>>) {
+        let (local, intended_us) = self.share.schedule.get(nth);
+        let (driver, script, origin) = (self.driver.clone(), self.script.clone(), self.origin);
+        let (cancel, counters) = (self.cancel.clone(), self.counters.clone());
+        let (number, wire) = (self.share.first_session + local, self.share.wire);
+        sessions.spawn_local(async move {
+            let course = Course { script: &script, origin, cancel: &cancel, counters: &counters, wire };
+            session::live(&*driver, &course, number, intended_us).await
+        });
+    }
 }
 
 fn never_started(share: &ThreadShare, nth: u64) -> SessionRecord {

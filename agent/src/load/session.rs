@@ -27,6 +27,25 @@ struct Trace {
     wire: WireRecord,
 }
 
+impl Trace {
+    /// Of a session that has done nothing yet.
+    fn new() -> Self {
+        Self {
+            phase: Phase::Connect,
+            connect_us: None,
+            reset_us: None,
+            step_us: Vec::new(),
+            close_us: None,
+            waited_us: None,
+            asked: Duration::ZERO,
+            done: false,
+            untidy: None,
+            identity: Reply::default(),
+            wire: WireRecord::default(),
+        }
+    }
+}
+
 /// What all sessions of a share have in common.
 #[derive(Debug)]
 pub struct Course<'a> {
@@ -62,19 +81,7 @@ pub async fn live<D: Driver>(driver: &D, course: &Course<'_>, number: u64, inten
     let start = Instant::now();
     course.counters.launched();
     let times = course.wire.then(|| Rc::new(Times::default()));
-    let mut trace = Trace {
-        phase: Phase::Connect,
-        connect_us: None,
-        reset_us: None,
-        step_us: Vec::new(),
-        close_us: None,
-        waited_us: None,
-        asked: Duration::ZERO,
-        done: false,
-        untidy: None,
-        identity: Reply::default(),
-        wire: WireRecord::default(),
-    };
+    let mut trace = Trace::new();
     // Outside of the phases: one that failed while its connection is good says goodbye.
     let mut session = None;
     let ended = tokio::select! {

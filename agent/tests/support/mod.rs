@@ -52,6 +52,19 @@ pub(crate) fn failed(kind: FailureKind, phase: Phase) -> Outcome {
     Outcome::Failed(kind, phase)
 }
 
+/// The reference server with faults.
+pub(crate) fn faulty(faults: refserver::Faults) -> refserver::Options {
+    refserver::Options { faults, ..refserver::Options::default() }
+}
+
+/// The outcome and, for the person who reads the failure, the message.
+pub(crate) fn outcome(record: &SessionRecord) -> &Outcome {
+    if record.outcome != Outcome::Succeeded {
+        eprintln!("session {}: {}", record.session, record.error_message);
+    }
+    &record.outcome
+}
+
 pub(crate) async fn dialer(mode: Mode, url: &str, ca_pem: &str) -> Dialer {
     dialer_of(mode, &[url.to_owned()], ca_pem).await
 }
