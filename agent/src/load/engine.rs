@@ -67,8 +67,7 @@ pub async fn run<D: Driver>(
     let mut sessions: JoinSet<Ended<D::Rest>> = JoinSet::new();
     // Of sessions that are over: they have descriptors and ports still, and no part in what is measured.
     let mut rests: JoinSet<LetGo> = JoinSet::new();
-    let mut next = 0;
-    let mut cancelled = false;
+    let (mut next, mut cancelled) = (0, false);
     let (mut turn, mut turns) = (None, Turns::default());
     let (timer, tick) = (sleep_until(origin), sleep_until(origin + TICK));
     tokio::pin!(timer, tick);
