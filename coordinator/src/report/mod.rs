@@ -20,5 +20,6 @@ pub mod run;
 pub mod sheet;
 pub mod summary;
 pub mod tables;
+mod tally;
 pub mod timeline;
 pub mod vitals;

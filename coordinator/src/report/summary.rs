@@ -1,12 +1,13 @@
 //! PURE: what one batch amounts to: the row of summary.csv.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use proto::{HistogramSet, Ledger, Metric};
 use serde::{Deserialize, Serialize};
 
 use super::format::{seconds_short, seconds6};
+use super::tally::Tally;
 use crate::plan::expand::Batch;
 use crate::report::facts::{AgentResult, Row, Verdict, p99};
 
@@ -115,74 +116,21 @@ impl Summary {
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "rates and means are floats in summary.csv")]
     pub fn of(context: &Context<'_>, rows: &[Row], histograms: &HistogramSet) -> Self {
-        let mut ledger = Ledger::planned(context.batch.batch_size);
-        let (mut pids, mut sessions) = (BTreeSet::new(), BTreeSet::new());
-        let mut hosts: BTreeMap<String, u64> = BTreeMap::new();
-        let mut errors: BTreeMap<String, u64> = BTreeMap::new();
-        let (mut total_sum, mut total_count, mut total_min, mut total_max) = (0_u128, 0_u64, u64::MAX, 0);
-        let mut wall_us = 0;
-        let (mut first_start, mut last_start) = (u64::MAX, 0);
+        let tally = Tally::of(context.batch.batch_size, rows.iter().map(|row| &row.record));
         let mut largest = Largest::default();
-        let (mut steps, mut stamped) = (0_u64, 0_u64);
-        let mut syn_retransmits = None;
-        let (mut workers, mut untidy) = (BTreeMap::<String, u64>::new(), BTreeMap::<String, u64>::new());
-        let (mut done, mut own_delays, mut pings_late) = (0, Vec::new(), Vec::new());
-        for row in rows {
-            let record = &row.record;
-            ledger.count(&record.outcome);
-            if let Some(again) = record.wire.syn_retransmits {
-                syn_retransmits = Some(syn_retransmits.unwrap_or(0_u64).saturating_add(again.into()));
-            }
-            wall_us = wall_us.max(record.ended_us().unwrap_or(0));
-            done += u64::from(record.done);
-            own_delays.extend(record.wire.own_delay_us);
-            pings_late.extend(record.wire.ping_late_us);
-            if let Some(kind) = &record.untidy {
-                *untidy.entry(kind.to_string()).or_default() += 1;
-            }
-            if let (Some(pid), Some(_)) = (record.pid, record.opened_us()) {
-                let host = record.host_url.as_deref().unwrap_or("?");
-                *workers.entry(format!("{host} {pid}")).or_default() += 1;
-            }
-            largest.see(record);
-            if let Some(started) = record.started_us {
-                first_start = first_start.min(started);
-                last_start = last_start.max(started);
-            }
-            match record.outcome.error_type() {
-                Some(kind) => {
-                    let at = record.outcome.phase().map_or(String::new(), |phase| format!(" at {phase}"));
-                    *errors.entry(format!("{kind}{at}")).or_default() += 1;
-                }
-                None => {
-                    steps += record.step_us.len() as u64;
-                    stamped += record.wire.steps.len() as u64;
-                    if let Some(total) = record.total_us {
-                        total_sum += u128::from(total);
-                        total_count += 1;
-                        total_min = total_min.min(total);
-                        total_max = total_max.max(total);
-                    }
-                    pids.extend(record.pid);
-                    sessions.extend(record.session_hash.as_deref());
-                    if let Some(host) = &record.host_url {
-                        *hosts.entry(host.clone()).or_default() += 1;
-                    }
-                }
-            }
-        }
-        let mut errors: Vec<(String, u64)> = errors.into_iter().collect();
+        rows.iter().for_each(|row| largest.see(&row.record));
+        let mut errors: Vec<(String, u64)> = tally.errors.into_iter().collect();
         errors.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
-        let wall_seconds = wall_us as f64 / 1e6;
+        let wall_seconds = tally.wall_us as f64 / 1e6;
         let of = |metric| percentiles(histograms, metric, &largest);
-        let all_stamped = nearly_all(stamped, steps);
-        let per_second = |value: f64| if wall_us == 0 { 0.0 } else { value / wall_seconds };
+        let all_stamped = nearly_all(tally.stamped, tally.steps);
+        let per_second = |value: f64| if tally.wall_us == 0 { 0.0 } else { value / wall_seconds };
         Self {
             batch: context.batch,
             url: context.url.to_owned(),
             hardware: context.hardware.to_owned(),
             timestamp: context.timestamp,
-            total_wall_us: wall_us,
+            total_wall_us: tally.wall_us,
             // The historical script's columns always hold a number: 0 where nothing succeeded.
             connect: of(Metric::Connect).unwrap_or_default(),
             reset: of(Metric::Reset).unwrap_or_default(),
@@ -190,22 +138,22 @@ impl Summary {
             total: of(Metric::Total).unwrap_or_default(),
             response: of(Metric::Response),
             beyond: of(Metric::Beyond),
-            total_min_us: if total_count == 0 { 0 } else { total_min },
-            total_max_us: total_max,
-            total_avg_us: if total_count == 0 { 0.0 } else { total_sum as f64 / total_count as f64 },
-            requests_per_second: per_second(ledger.succeeded as f64),
-            effective_concurrency: per_second(ledger.planned as f64 * context.asked_wait_us as f64 / 1e6),
-            unique_pids: pids.len() as u64,
-            unique_sessions: sessions.len() as u64,
-            hosts,
-            workers,
-            done,
-            untidy,
+            total_min_us: tally.totals.min_us(),
+            total_max_us: tally.totals.max_us,
+            total_avg_us: tally.totals.mean_us(),
+            requests_per_second: per_second(tally.ledger.succeeded as f64),
+            effective_concurrency: per_second(tally.ledger.planned as f64 * context.asked_wait_us as f64 / 1e6),
+            unique_pids: tally.pids.len() as u64,
+            unique_sessions: tally.sessions.len() as u64,
+            hosts: tally.hosts,
+            workers: tally.workers,
+            done: tally.done,
+            untidy: tally.untidy,
             agents: context.agents,
             attempt: context.attempt,
             accepted: true,
             open_max: open_max(rows),
-            launch_window_us: last_start.checked_sub(first_start),
+            launch_window_us: tally.starts_us.map(|(first, last)| last - first),
             launch_lag_p99_us: of(Metric::LaunchLag).map(|lag| lag.p99_us),
             over_range: histograms.over_range(),
             total_over_range: histograms.over_range_of(Metric::Total),
@@ -213,16 +161,16 @@ impl Summary {
             wire: of(Metric::Wire).filter(|_| all_stamped),
             wire_beyond: of(Metric::WireBeyond).filter(|_| all_stamped),
             receive_lag_p99_us: of(Metric::ReceiveLag).filter(|_| all_stamped).map(|lag| lag.p99_us),
-            own_delay_p99_us: p99(own_delays),
-            ping_late_p99_us: p99(pings_late),
+            own_delay_p99_us: p99(tally.own_delays_us),
+            ping_late_p99_us: p99(tally.pings_late_us),
             handshake_rtt: of(Metric::HandshakeRtt),
-            syn_retransmits,
+            syn_retransmits: tally.syn_retransmits,
             start_skew_us: None,
             by_agent: Vec::new(),
             errors,
             verdict: Verdict::default(),
             refused_before: Vec::new(),
-            ledger,
+            ledger: tally.ledger,
         }
     }
 
