@@ -99,6 +99,11 @@ pub(crate) fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
+/// True for what a socket says of a connection that the other end has closed.
+fn is_end(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
+}
+
 /// What the server sent last.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Got {
@@ -225,13 +230,29 @@ impl Client {
         (first[0] & 0x0F, self.take(length))
     }
 
-    /// Answers pings, of which nothing else may come, until the server ends the connection in order.
+    /// Answers pings, until the server ends the connection; nothing but pings may come before.
+    ///
+    /// A FIN and a RST are both right: a connection that is closed while a pong is unread ends with a RST.
     pub(crate) fn expect_pings_and_end(&mut self) {
         let deadline = Instant::now() + DEADLINE;
-        while !self.unread.is_empty() || self.stream.peek(&mut [0]).expect("the connection ends in order") > 0 {
+        loop {
             assert!(Instant::now() < deadline, "not in time: the end of the connection");
+            if self.unread.is_empty() && self.has_ended() {
+                return;
+            }
             let Got::Ping(payload) = self.receive() else { panic!("only pings come") };
-            self.write(&frame(0x8A, &payload));
+            match self.stream.write_all(&frame(0x8A, &payload)) {
+                Err(error) if is_end(&error) => return,
+                written => written.expect("a pong can be written"),
+            }
+        }
+    }
+
+    /// Waits for bytes or the end of the connection; true for the end.
+    fn has_ended(&self) -> bool {
+        match self.stream.peek(&mut [0]) {
+            Ok(bytes) => bytes == 0,
+            Err(error) => is_end(&error) || panic!("neither bytes nor an end: {error}"),
         }
     }
 
