@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use agent::slurm::{self, Job};
+use jiff::Timestamp;
 use proto::RunId;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -155,7 +156,7 @@ async fn go(args: &RunArgs, talk: Talk, what: What, trust: Trust, command: Vec<O
     }
 
     let (run, urls) = (setup.run, setup.urls.clone());
-    let frame = Frame { store, papers, heard, alive, outside, enforce: args.enforce, cells };
+    let frame = Frame { store, papers, heard, alive, outside, enforce: args.enforce, cells, wall: Timestamp::now };
     let outcome = event_loop::run(setup, frame, |event| progress.on(event)).await;
     if let Some(server) = server {
         server.abort();

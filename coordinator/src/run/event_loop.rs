@@ -78,11 +78,13 @@ pub struct Frame<K> {
     pub enforce: bool,
     /// Of what an earlier life of the run has accepted.
     pub cells: CellHistograms,
+    /// The time of day.
+    pub wall: fn() -> Timestamp,
 }
 
 /// Runs until the machine says it is over. `watch` sees every event of the run.
 pub async fn run<K: Keep>(setup: Setup, frame: Frame<K>, mut watch: impl FnMut(&RunEvent)) -> Outcome {
-    let Frame { store, papers, mut heard, alive, mut outside, enforce, cells } = frame;
+    let Frame { store, papers, mut heard, alive, mut outside, enforce, cells, wall } = frame;
     let begun = Instant::now();
     let look_every = Duration::from_micros(setup.plan.agents.lease_us) / HELD_UP / 2;
     let mut looked = begun;
@@ -96,8 +98,9 @@ pub async fn run<K: Keep>(setup: Setup, frame: Frame<K>, mut watch: impl FnMut(&
         cells,
         papers,
         at_once: false,
+        wall,
     };
-    let now = || Now { mono: begun.elapsed(), wall: Timestamp::now() };
+    let now = || Now { mono: begun.elapsed(), wall: wall() };
     let mut end = loop_.save(None).err().map(|problem| End::failed(Failure::Store(problem)));
     if end.is_none() && loop_.machine.nothing_left() {
         for effect in loop_.machine.finish(now()) {
@@ -186,7 +189,7 @@ pub async fn run<K: Keep>(setup: Setup, frame: Frame<K>, mut watch: impl FnMut(&
         agents: loop_.machine.known_agents().clone(),
         cells: loop_.cells,
         papers: loop_.papers,
-        ended: Timestamp::now(),
+        ended: wall(),
         end,
     }
 }
@@ -212,6 +215,7 @@ struct Loop<K> {
     papers: Papers,
     /// Nothing is waited for any more.
     at_once: bool,
+    wall: fn() -> Timestamp,
 }
 
 impl<K: Keep> Loop<K> {
@@ -263,7 +267,7 @@ impl<K: Keep> Loop<K> {
             urls: &self.setup.urls,
             papers: &self.papers,
             output: store.place(),
-            ended: end.map(|_| Timestamp::now()),
+            ended: end.map(|_| (self.wall)()),
             end,
             agents: self.machine.known_agents(),
             results: self.machine.results(),

@@ -4,5 +4,6 @@
 //!
 //! `MUSTER_SIM_SEEDS` says how many (10 of each trouble), `MUSTER_SIM_SEED` where to begin: a failure names its own.
 
+mod files;
 mod troubles;
 mod world;

@@ -31,6 +31,7 @@ use coordinator::run::machine::{History, Setup};
 use coordinator::service::{Alive, serve};
 use coordinator::store::Keep;
 use coordinator::store::run_json::RunJson;
+use jiff::Timestamp;
 use proto::message::{Hello, ProbeResult};
 use proto::{Assignment, Capacity, FailureKind, Phase, RunId, SessionRecord, Vitals};
 use tokio::sync::{mpsc, oneshot};
@@ -81,7 +82,27 @@ pub(crate) struct Report {
 }
 
 /// Runs the plan; `trouble` is called at every millisecond with the simulation and the time.
-pub(crate) fn run(seed: u64, mut trouble: impl FnMut(&mut turmoil::Sim<'_>, Duration)) -> Report {
+pub(crate) fn run(seed: u64, trouble: impl FnMut(&mut turmoil::Sim<'_>, Duration)) -> Report {
+    let kept = Kept::default();
+    let (code, table, told) = play(seed, PLAN, kept.clone(), trouble);
+    let attempts = kept.0.lock().expect("lock");
+    let rows =
+        attempts.iter().filter(|f| f.summary.accepted).flat_map(|f| f.rows.iter().map(|row| line(f, &row.record)));
+    let refused =
+        attempts.iter().filter(|f| !f.summary.accepted).map(|f| (f.id.batch, f.summary.ledger.lost)).collect();
+    for finished in attempts.iter() {
+        assert!(finished.summary.ledger.balances(), "seed {seed}: {}", finished.summary.ledger);
+    }
+    Report { came: Came { code, table, rows: rows.collect() }, refused, told }
+}
+
+/// Runs any plan whose results go to `store`: the exit code, the final table, and what was told.
+pub(crate) fn play<K: Keep + Clone>(
+    seed: u64,
+    plan: &'static str,
+    store: K,
+    mut trouble: impl FnMut(&mut turmoil::Sim<'_>, Duration),
+) -> (u8, String, Vec<String>) {
     let mut sim = turmoil::Builder::new()
         .rng_seed(seed)
         .simulation_duration(Duration::from_secs(600))
@@ -90,7 +111,6 @@ pub(crate) fn run(seed: u64, mut trouble: impl FnMut(&mut turmoil::Sim<'_>, Dura
         .max_message_latency(Duration::from_millis(2))
         .tcp_capacity(4_096)
         .build();
-    let kept = Kept::default();
     let came: Arc<Mutex<Option<(u8, String)>>> = Arc::default();
     let told: Arc<Mutex<Vec<String>>> = Arc::default();
     for (n, name) in AGENTS.into_iter().enumerate() {
@@ -106,10 +126,10 @@ pub(crate) fn run(seed: u64, mut trouble: impl FnMut(&mut turmoil::Sim<'_>, Dura
         });
     }
     {
-        let (kept, came, told) = (kept.clone(), came.clone(), told.clone());
+        let (came, told) = (came.clone(), told.clone());
         sim.client(COORDINATOR, async move {
-            let plan = plan_of(PLAN).expect("plan");
-            *came.lock().expect("lock") = Some(coordinate(plan, kept, told).await?);
+            let plan = plan_of(plan).expect("plan");
+            *came.lock().expect("lock") = Some(coordinate(plan, store, told).await?);
             Ok(())
         });
     }
@@ -123,16 +143,8 @@ pub(crate) fn run(seed: u64, mut trouble: impl FnMut(&mut turmoil::Sim<'_>, Dura
         }
     }
     let (code, table) = came.lock().expect("lock").take().expect("the run has ended");
-    let attempts = kept.0.lock().expect("lock");
-    let rows =
-        attempts.iter().filter(|f| f.summary.accepted).flat_map(|f| f.rows.iter().map(|row| line(f, &row.record)));
-    let refused =
-        attempts.iter().filter(|f| !f.summary.accepted).map(|f| (f.id.batch, f.summary.ledger.lost)).collect();
-    for finished in attempts.iter() {
-        assert!(finished.summary.ledger.balances(), "seed {seed}: {}", finished.summary.ledger);
-    }
     let told = told.lock().expect("lock").clone();
-    Report { came: Came { code, table, rows: rows.collect() }, refused, told }
+    (code, table, told)
 }
 
 fn line(finished: &Finished, r: &SessionRecord) -> String {
@@ -152,7 +164,7 @@ fn line(finished: &Finished, r: &SessionRecord) -> String {
 
 // ---- the coordinator ----
 
-async fn coordinate(plan: Plan, kept: Kept, told: Arc<Mutex<Vec<String>>>) -> io::Result<(u8, String)> {
+async fn coordinate<K: Keep>(plan: Plan, store: K, told: Arc<Mutex<Vec<String>>>) -> io::Result<(u8, String)> {
     let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT)).await?;
     let (admit, admitted) = mpsc::channel(64);
     tokio::spawn(async move {
@@ -170,13 +182,14 @@ async fn coordinate(plan: Plan, kept: Kept, told: Arc<Mutex<Vec<String>>>) -> io
     let run = RunId(uuid::Uuid::nil());
     let setup = Setup { plan: plan.clone(), run, urls, ca_pem: Vec::new(), history: History::default() };
     let frame = Frame {
-        store: kept,
-        papers: Papers::default(),
+        store,
+        papers: Papers { started: wall(), ..Papers::default() },
         heard,
         alive,
         outside,
         enforce: false,
         cells: CellHistograms::default(),
+        wall,
     };
     let outcome = event_loop::run(setup, frame, |event| {
         if !matches!(event, RunEvent::Progress(_)) {
@@ -188,6 +201,12 @@ async fn coordinate(plan: Plan, kept: Kept, told: Arc<Mutex<Vec<String>>>) -> io
     let code = outcome.end.code(false);
     let failure = outcome.end.failure.map(|failure| failure.to_string()).unwrap_or_default();
     Ok((code, failure + &final_tables(&plan, &outcome.results, &outcome.cells)))
+}
+
+/// The time of day of a simulation: it begins at the same one each time.
+pub(crate) fn wall() -> Timestamp {
+    let began = Timestamp::from_second(1_800_000_000).expect("a time");
+    began + turmoil::sim_elapsed().unwrap_or_default()
 }
 
 /// Attempts, in memory.
