@@ -7,12 +7,14 @@
 pub mod balancer;
 pub mod children;
 pub mod cli;
-pub mod door;
 pub mod exit;
-pub mod identity;
+pub mod log;
+pub mod net;
 pub mod plan;
 pub mod progress;
+pub mod publish;
 pub mod report;
+pub mod results;
 pub mod run;
-pub mod service;
 pub mod store;
+pub mod text;

@@ -8,11 +8,11 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::plan::Plan;
 use crate::plan::expand::Batch;
-use crate::report::facts::{Limit, Worth};
-use crate::report::format::{count, duration, milliseconds, percent, rate, seconds_short};
-use crate::report::summary::Summary;
 use crate::report::vitals::per_worker;
+use crate::results::batch::Summary;
+use crate::results::verdict::{Bottleneck, Validity};
 use crate::run::events::{Counts, Place, RunEvent};
+use crate::text::{count, duration, milliseconds, percent, rate, seconds_short};
 
 /// Between two plain lines about the same batch.
 const PLAIN_EVERY: Duration = Duration::from_secs(5);
@@ -301,8 +301,8 @@ pub fn row(summary: &Summary, repetitions: u32) -> String {
 /// The verdict, with what failed; why it is not plainly valid goes on a line of its own.
 fn verdict(summary: &Summary) -> String {
     let verdict = &summary.verdict;
-    let mut text = verdict.worth.to_string();
-    if verdict.limit == Limit::Server {
+    let mut text = verdict.validity.to_string();
+    if verdict.limit == Bottleneck::Server {
         text.push_str(" (server)");
     }
     if let Some((what, n)) = summary.errors.first() {
@@ -318,7 +318,7 @@ fn verdict(summary: &Summary) -> String {
     if summary.over_range > 0 {
         text.push_str(&format!("; {} values above {}", count(summary.over_range), duration(summary.range_us)));
     }
-    if verdict.worth > Worth::Valid || verdict.outage.is_some() {
+    if verdict.validity > Validity::Valid || verdict.outage.is_some() {
         for reason in &verdict.reasons {
             text.push_str(&format!("\n        {reason}"));
         }

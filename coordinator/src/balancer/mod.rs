@@ -12,7 +12,7 @@ use std::str::FromStr;
 
 use thiserror::Error;
 
-use crate::report::format::count;
+use crate::text::count;
 
 /// Listeners, pollers, health checks and standard streams of one process.
 const DESCRIPTORS_RESERVED: u64 = 256;

@@ -4,7 +4,7 @@ use proto::{Launch, Mode, Process};
 
 use crate::plan::expand::{Batch, sessions_per_url};
 use crate::plan::{Order, Plan};
-use crate::report::format::{count, duration, seconds_short};
+use crate::text::{count, duration, seconds_short};
 
 /// Batches listed one by one; a longer grid is cut in the middle.
 const LISTED_MAX: usize = 40;
@@ -130,7 +130,7 @@ fn needs(plan: &Plan) -> String {
     )
 }
 
-/// What the proxies in front of the servers carry of it.
+/// RunSource the proxies in front of the servers carry of it.
 fn proxies(plan: &Plan) -> String {
     let (Some(balancer), urls) = (&plan.server.balancer, plan.target.urls.len() as u64) else { return String::new() };
     let largest = plan.grid.batch_sizes.iter().copied().max().unwrap_or(0);

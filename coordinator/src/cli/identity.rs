@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use agent::identity::Identity;
 use clap::Subcommand;
 
-use super::{Problem, Talk};
-use crate::identity;
+use super::{Output, Problem};
+use crate::net::identity;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum IdentityCommand {
@@ -32,7 +32,7 @@ pub(super) enum IdentityCommand {
     },
 }
 
-pub(super) fn run(command: &IdentityCommand, talk: Talk) -> Result<u8, Problem> {
+pub(super) fn run(command: &IdentityCommand, talk: Output) -> Result<u8, Problem> {
     let usage = |error: agent::identity::IdentityError| Problem::usage(error.to_string());
     match command {
         IdentityCommand::Init { identity } => {

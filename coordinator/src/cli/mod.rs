@@ -1,11 +1,11 @@
 //! The command line: flags, and what each command does with them.
 
 mod balancer;
-mod begin;
 mod check;
 mod health;
 mod identity;
 mod log;
+mod prepare;
 mod report;
 mod run;
 mod shell;
@@ -98,7 +98,7 @@ The folder gets one configuration a process, proxies.tsv (number, node, url, fil
 )]
 struct Cli {
     #[command(flatten)]
-    talk: Talk,
+    talk: Output,
 
     #[command(subcommand)]
     command: Command,
@@ -106,7 +106,7 @@ struct Cli {
 
 /// How much is said.
 #[derive(Debug, Clone, Copy, Args)]
-struct Talk {
+struct Output {
     /// Say only where results are, and what is wrong
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     quiet: bool,
@@ -196,7 +196,7 @@ struct PlanArgs {
     #[arg(long, value_name = "N,N", value_delimiter = ',', value_parser = sessions, aliases = ["batch-size", "batch-size-grid", "requests", "requests-grid"])]
     batch_sizes: Vec<u64>,
 
-    /// What each step asks the server to wait, seconds (grid.wait_seconds)
+    /// RunSource each step asks the server to wait, seconds (grid.wait_seconds)
     #[arg(long, value_name = "SECONDS,SECONDS", value_delimiter = ',', value_parser = seconds, alias = "wait-grid")]
     wait: Vec<f64>,
 
@@ -329,7 +329,7 @@ pub fn main_from(args: Vec<OsString>) -> ExitCode {
     }
 }
 
-impl Talk {
+impl Output {
     /// To standard output, unless nothing is to be said.
     fn print(self, text: &str) -> Result<u8, Problem> {
         if self.quiet { Ok(exit::DONE) } else { print(text) }

@@ -6,14 +6,14 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::{Problem, Talk, print};
+use super::{Output, Problem, print};
 use crate::exit;
+use crate::publish::{self, PAGE};
 use crate::report::document::{Document, in_short, of_run, of_runs};
 use crate::report::markdown;
 use crate::report::published::{self, Published};
-use crate::report::run::Run;
 use crate::report::tables::final_tables;
-use crate::store::publish::{self, PAGE};
+use crate::results::run::Run;
 use crate::store::read::read;
 
 #[derive(Debug, Args)]
@@ -41,7 +41,7 @@ pub(super) struct ReportArgs {
     no_published: bool,
 }
 
-pub(super) fn run(args: &ReportArgs, talk: Talk) -> Result<u8, Problem> {
+pub(super) fn run(args: &ReportArgs, talk: Output) -> Result<u8, Problem> {
     let rows = rows(args)?;
     let mut runs = Vec::new();
     let mut problems = Vec::new();
@@ -68,7 +68,7 @@ fn rows(args: &ReportArgs) -> Result<Vec<Published>, Problem> {
     }
 }
 
-fn show(args: &ReportArgs, talk: Talk, runs: Vec<(&Path, Run)>, rows: &[Published]) -> Result<(), Problem> {
+fn show(args: &ReportArgs, talk: Output, runs: Vec<(&Path, Run)>, rows: &[Published]) -> Result<(), Problem> {
     if let Some(output) = args.output.as_ref().filter(|_| runs.len() > 1) {
         let same = |dir: &Path| {
             dir == output || dir.canonicalize().ok().is_some_and(|dir| output.canonicalize().ok() == Some(dir))
@@ -130,7 +130,7 @@ fn apart(runs: &mut [Run]) {
     }
 }
 
-fn write(dir: &Path, document: &Document, talk: Talk) -> Result<(), Problem> {
+fn write(dir: &Path, document: &Document, talk: Output) -> Result<(), Problem> {
     let written = publish::report(dir, document).map_err(|error| {
         Problem::internal(format!(
             "the report can't be written: {error}; --output DIR writes it elsewhere, --print only prints it"

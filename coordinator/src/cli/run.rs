@@ -14,24 +14,25 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tracing_subscriber::EnvFilter;
 
-use super::begin::{self, Begun, Trust, What};
-use super::{Problem, RunArgs, Talk, check, print, report};
+use super::prepare::{self, AgentAuth, Prepared, RunSource};
+use super::{Output, Problem, RunArgs, check, print, report};
 use crate::children;
-use crate::door;
+use crate::net::listener;
+use crate::net::rpc::{self, LastHeard};
 use crate::plan::{OnShortfall, Plan};
 use crate::progress::{Progress, Verbosity};
-use crate::report::cells::Done;
-use crate::report::remarks;
+use crate::report::caveats;
 use crate::report::tables::final_tables;
+use crate::results::cells::Done;
+use crate::results::metadata::RunState;
 use crate::run::event_loop::{self, Frame, Outcome, Outside};
 use crate::run::machine::{Machine, Setup};
-use crate::service::{self, Alive};
-use crate::store::run_json::{Facts, RunJson};
+use crate::store::schema::run_json::RunJson;
 
 /// Events that wait for the loop; beyond it agents wait.
 const HEARD_MAX: usize = 256;
 
-pub(super) fn run(args: RunArgs, talk: Talk, command: Vec<OsString>) -> Result<u8, Problem> {
+pub(super) fn run(args: RunArgs, talk: Output, command: Vec<OsString>) -> Result<u8, Problem> {
     if args.ui.is_some() {
         return Err(Problem::usage("--ui is not supported yet; leave it out"));
     }
@@ -44,11 +45,11 @@ pub(super) fn run(args: RunArgs, talk: Talk, command: Vec<OsString>) -> Result<u
         .with_ansi(agent::cli::colours())
         .with_target(false)
         .try_init();
-    let what = begin::what(&args)?;
+    let source = prepare::source(&args)?;
     if args.dry_run {
-        return print(&check::describe(&what.plan));
+        return print(&check::describe(&source.plan));
     }
-    let trust = begin::trust(&args, &what.plan)?;
+    let auth = prepare::auth(&args, &source.plan)?;
     // Sessions of local agents are not ours, but thousands of agents are.
     let _ = agent::capacity::measure(&agent::capacity::Wishes::default());
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -56,7 +57,7 @@ pub(super) fn run(args: RunArgs, talk: Talk, command: Vec<OsString>) -> Result<u
         .enable_all()
         .build()
         .map_err(|error| Problem::internal(format!("can't start: {error}")))?;
-    let code = runtime.block_on(go(&args, talk, what, trust, command));
+    let code = runtime.block_on(go(&args, talk, source, auth, command));
     runtime.shutdown_background();
     code
 }
@@ -83,8 +84,14 @@ fn read_ca(path: &Path) -> Result<Vec<u8>, Problem> {
     Ok(pem)
 }
 
-async fn go(args: &RunArgs, talk: Talk, what: What, trust: Trust, command: Vec<OsString>) -> Result<u8, Problem> {
-    let What { plan, folder: plan_folder, stored } = what;
+async fn go(
+    args: &RunArgs,
+    talk: Output,
+    source: RunSource,
+    auth: AgentAuth,
+    command: Vec<OsString>,
+) -> Result<u8, Problem> {
+    let RunSource { plan, folder: plan_folder, stored } = source;
     let ca_pem = ca_pem(&plan, &plan_folder)?;
     let listen = listen_address(args, &plan);
     let listener = TcpListener::bind(listen).await.map_err(|error| {
@@ -97,11 +104,11 @@ async fn go(args: &RunArgs, talk: Talk, what: What, trust: Trust, command: Vec<O
     let (outside_tx, outside) = mpsc::channel(16);
     catch_signals(&outside_tx)?;
     let command: Vec<String> = command.iter().map(|word| word.to_string_lossy().into_owned()).collect();
-    let Begun { store, run, mut papers, history, cells, notes } = begin::begin(args, &plan, stored)?;
-    if papers.command.is_empty() {
-        papers.command.clone_from(&command);
+    let Prepared { store, run, mut metadata, history, cells, notes } = prepare::results(args, &plan, stored)?;
+    if metadata.command.is_empty() {
+        metadata.command.clone_from(&command);
     }
-    papers.plan_folder = std::path::absolute(&plan_folder).unwrap_or(plan_folder).display().to_string();
+    metadata.plan_folder = std::path::absolute(&plan_folder).unwrap_or(plan_folder).display().to_string();
     let dir = store.dir().to_path_buf();
 
     let verbosity = match (talk.quiet, talk.verbose) {
@@ -115,7 +122,7 @@ async fn go(args: &RunArgs, talk: Talk, what: What, trust: Trust, command: Vec<O
     for note in &notes {
         progress.warn(note);
     }
-    trust.tell(&progress);
+    auth.tell(&progress);
     for warning in [check::beyond_the_proxies(&plan), check::beyond_the_server(&plan)].into_iter().flatten() {
         progress.warn(&format!("note: {warning}"));
     }
@@ -127,7 +134,7 @@ async fn go(args: &RunArgs, talk: Talk, what: What, trust: Trust, command: Vec<O
     }
     let mut kept = Vec::new();
     let (heard_tx, heard) = mpsc::channel(HEARD_MAX);
-    let alive = Alive::default();
+    let alive = LastHeard::default();
     let mut server = None;
     if !Machine::new(setup.clone()).nothing_left() {
         if plan.target.embedded {
@@ -137,8 +144,8 @@ async fn go(args: &RunArgs, talk: Talk, what: What, trust: Trust, command: Vec<O
             progress.say(&format!("target  {url}, embedded"));
             setup.urls = vec![url];
         }
-        server = Some(service::serve(door::open(listener, trust.security()), heard_tx, alive.clone()));
-        let flags = trust.child_flags(&setup.urls);
+        server = Some(rpc::serve(listener::open(listener, auth.security()), heard_tx, alive.clone()));
+        let flags = auth.child_flags(&setup.urls);
         let local = children::agents(plan.agents.local, address, &flags, talk.verbose).map_err(Problem::internal)?;
         for (name, child) in local {
             kept.push(children::watch(format!("agent {name}"), child, outside_tx.clone()));
@@ -147,7 +154,7 @@ async fn go(args: &RunArgs, talk: Talk, what: What, trust: Trust, command: Vec<O
             let missing = plan.agents.count - plan.agents.local;
             progress.say(&format!(
                 "agents  waiting for {missing} on {address}; {}",
-                how_to_start(missing, address, &trust.agent_flags())
+                how_to_start(missing, address, &auth.agent_flags())
             ));
         }
         if plan.agents.on_shortfall == OnShortfall::Continue {
@@ -156,7 +163,7 @@ async fn go(args: &RunArgs, talk: Talk, what: What, trust: Trust, command: Vec<O
     }
 
     let (run, urls) = (setup.run, setup.urls.clone());
-    let frame = Frame { store, papers, heard, alive, outside, enforce: args.enforce, cells, wall: Timestamp::now };
+    let frame = Frame { store, metadata, heard, alive, outside, enforce: args.enforce, cells, wall: Timestamp::now };
     let outcome = event_loop::run(setup, frame, |event| progress.on(event)).await;
     if let Some(server) = server {
         server.abort();
@@ -201,7 +208,7 @@ fn conclude(
             .flat_map(|summary| summary.hosts.keys().cloned())
             .collect();
         let seen: Vec<String> = seen.into_iter().collect();
-        progress.warn(&remarks::missing_hosts(plan.target.expected_hosts.unwrap_or(0), &seen));
+        progress.warn(&caveats::missing_hosts(plan.target.expected_hosts.unwrap_or(0), &seen));
     }
     match report::of_finished(dir) {
         Ok(page) => progress.say(&format!("report in {}", page.display())),
@@ -210,11 +217,11 @@ fn conclude(
         )),
     }
     if args.json {
-        let facts = Facts {
+        let facts = RunState {
             run,
             plan,
             urls,
-            papers: &outcome.papers,
+            metadata: &outcome.metadata,
             output: place.clone(),
             ended: Some(outcome.ended),
             end: Some((&outcome.end, code)),
@@ -229,7 +236,7 @@ fn conclude(
     Ok(code)
 }
 
-/// What a person types to start `agents` agents on other machines.
+/// RunSource a person types to start `agents` agents on other machines.
 fn how_to_start(agents: u32, address: SocketAddr, flags: &str) -> String {
     // Whoever started this starts them too.
     if slurm::variable("MUSTER_AGENTS_COME").is_some() {
@@ -254,7 +261,7 @@ fn how_to_start(agents: u32, address: SocketAddr, flags: &str) -> String {
 fn agent_beside_this() -> String {
     let beside = std::env::current_exe().ok().map(|path| path.with_file_name("agent")).filter(|path| path.is_file());
     let plain = |c: char| c.is_ascii_alphanumeric() || "/-_.+".contains(c);
-    // What a shell would take apart is left to PATH.
+    // RunSource a shell would take apart is left to PATH.
     beside
         .map(|path| path.display().to_string())
         .filter(|path| path.chars().all(plain))

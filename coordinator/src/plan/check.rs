@@ -37,7 +37,7 @@ pub fn check(layers: &[Layer], earlier: Vec<Fault>) -> Result<Plan, Vec<Fault>> 
     if let Some(found) = reader.find("session", "total_timeout_seconds")
         && plan.session.total_timeout_us.is_some_and(|total_us| total_us < longest_us)
     {
-        let at_least = crate::report::format::seconds_short(longest_us);
+        let at_least = crate::text::seconds_short(longest_us);
         reader.wrong(
             &found,
             format!("no session can meet it: steps x (wait + think) is {at_least} s; give more than that"),

@@ -7,7 +7,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::check::CONNECTION_TARGET_KEYS;
-use crate::report::format::printable;
+use crate::text::printable;
 
 /// A value and where it stands.
 #[derive(Debug, Clone, PartialEq)]

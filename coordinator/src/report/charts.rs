@@ -2,18 +2,18 @@
 
 use proto::Metric;
 
-use super::cells::Cell;
-use super::comparison::max_loads;
-use super::figures::{
+use crate::plan::expand::Batch;
+use crate::report::comparison::max_loads;
+use crate::report::figures::{
     self, AgentLaunch, Bar, Figure, HeatCell, Heatmap, Latency, Launch, PhaseBar, ScalingLine, ScalingPoint, Source,
     SpectrumLine, Timeline,
 };
-use super::format::{count, seconds_short};
-use super::overview::{infrastructures, max_batch, published_row};
-use super::published::{Published, Table, latest};
-use super::run::Run;
-use super::summary::Summary;
-use crate::plan::expand::Batch;
+use crate::report::overview::{infrastructures, max_batch, published_row};
+use crate::report::published::{Published, PublishedTable, latest};
+use crate::results::batch::Summary;
+use crate::results::cells::Cell;
+use crate::results::run::Run;
+use crate::text::{count, seconds_short};
 
 /// Lines that one picture can still tell apart.
 const LINES_MAX: usize = 8;
@@ -95,7 +95,7 @@ fn scaling(runs: &[Run], published: &[Published]) -> Vec<ScalingLine> {
     }
     // What was published comes on top only as long as all can be told apart.
     for name in infrastructures(runs) {
-        let rows = latest(published, name, Table::Scaling);
+        let rows = latest(published, name, PublishedTable::Scaling);
         let points: Vec<ScalingPoint> = rows.iter().filter_map(|row| published_point(row)).collect();
         if lines.len() < LINES_MAX && !points.is_empty() {
             // Beside a single run it is clear of what.
@@ -138,7 +138,7 @@ fn max_batches(runs: &[Run], published: &[Published]) -> Vec<Bar> {
         }
     }
     for name in infrastructures(runs) {
-        for row in latest(published, name, Table::Summary) {
+        for row in latest(published, name, PublishedTable::Summary) {
             bars.push(Bar {
                 label: format!("{}-{name} · {}, wait {:.1} s", row.date, row.mode, row.wait_seconds),
                 source: Source::Published,
@@ -179,7 +179,7 @@ fn per_core(runs: &[Run], published: &[Published]) -> Vec<Bar> {
 
 /// Whether a published maximum is the largest size that was tried, as its table of sizes says.
 fn is_largest(published: &[Published], row: &Published) -> bool {
-    let sizes = latest(published, &row.infrastructure, Table::Scaling);
+    let sizes = latest(published, &row.infrastructure, PublishedTable::Scaling);
     let tried = sizes.iter().filter(|size| size.mode == row.mode).filter_map(|size| size.batch_size).max();
     row.batch_size.is_some() && row.batch_size == tried
 }
@@ -356,10 +356,10 @@ mod tests {
     use proto::Mode;
 
     use super::*;
-    use crate::report::cells::{CellHistograms, Done};
     use crate::report::published::built_in;
-    use crate::report::run::tests::run_of;
     use crate::report::tables::tests::{done, with};
+    use crate::results::cells::{CellHistograms, Done};
+    use crate::results::run::tests::run_of;
 
     /// Two sizes, of which the larger holds too, or not.
     fn run(plan: &str, mode: Mode, held: u64) -> Run {

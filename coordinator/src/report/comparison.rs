@@ -5,21 +5,21 @@ use std::fmt;
 
 use proto::{Metric, Mode};
 
-use super::cells::{Cell, Grid};
-use super::format::{count, latency, rate, seconds_short};
-use super::overview::infrastructures;
-use super::published::{Published, Table, latest};
-use super::run::Run;
-use super::sheet::Sheet;
-use super::summary::Summary;
-use super::tables::{p99, success};
+use crate::report::overview::infrastructures;
+use crate::report::published::{Published, PublishedTable, latest};
+use crate::report::table::Table;
+use crate::report::tables::{p99, success};
+use crate::results::batch::Summary;
+use crate::results::cells::{Cell, Grid};
+use crate::results::run::Run;
+use crate::text::{count, latency, rate, seconds_short};
 
 /// The max batch of every run and mode, a column a wait; then what was published of the same infrastructures.
 #[must_use]
-pub fn by_wait(runs: &[Run], published: &[Published]) -> Sheet {
+pub fn by_wait(runs: &[Run], published: &[Published]) -> Table {
     let published: Vec<(&str, Vec<&Published>)> = infrastructures(runs)
         .into_iter()
-        .map(|name| (name, latest(published, name, Table::Summary)))
+        .map(|name| (name, latest(published, name, PublishedTable::Summary)))
         .filter(|(_, rows)| !rows.is_empty())
         .collect();
     let mut waits: BTreeSet<u64> =
@@ -27,7 +27,7 @@ pub fn by_wait(runs: &[Run], published: &[Published]) -> Sheet {
     waits.extend(published.iter().flat_map(|(_, rows)| rows.iter().map(|row| wait_us(row))));
     let names = ["Infrastructure".to_owned(), "Mode".to_owned()];
     let columns = waits.iter().map(|wait_us| format!("wait={}s", seconds_short(*wait_us)));
-    let mut sheet = Sheet::new(names.into_iter().chain(columns), 2..2 + waits.len());
+    let mut sheet = Table::new(names.into_iter().chain(columns), 2..2 + waits.len());
     for run in runs {
         let grid = run.grid();
         for mode in run.plan.target.mode.list() {
@@ -99,8 +99,8 @@ pub fn in_both(run: &Run, grid: &Grid<'_>, wait_us: u64) -> Option<(Held, Held)>
 /// The max batches of WebSocket beside those of HTTP, a row a wait, for the runs that did both: over the sizes of both.
 #[must_use]
 #[expect(clippy::cast_precision_loss, reason = "for people")]
-pub fn protocols(runs: &[Run]) -> Sheet {
-    let mut sheet = Sheet::new(["Infrastructure", "wait_s", "WS Max", "HTTP Max", "WS/HTTP Ratio", "Winner"], 1..5);
+pub fn protocols(runs: &[Run]) -> Table {
+    let mut sheet = Table::new(["Infrastructure", "wait_s", "WS Max", "HTTP Max", "WS/HTTP Ratio", "Winner"], 1..5);
     for run in runs {
         let grid = run.grid();
         for (_, wait_us) in grid.lines.keys().filter(|(mode, _)| *mode == Mode::Ws) {
@@ -133,7 +133,7 @@ pub fn protocols(runs: &[Run]) -> Sheet {
 /// What several runs did with the same batch, a column a run: success, p99 and throughput. Batches that only one run did are
 /// left out, and so are these tables where there are more runs than a page has room for.
 #[must_use]
-pub fn by_batch(runs: &[Run]) -> Vec<(&'static str, Sheet)> {
+pub fn by_batch(runs: &[Run]) -> Vec<(&'static str, Table)> {
     const RUNS_MAX: usize = 6;
     if runs.len() < 2 || runs.len() > RUNS_MAX {
         return Vec::new();
@@ -155,7 +155,7 @@ pub fn by_batch(runs: &[Run]) -> Vec<(&'static str, Sheet)> {
     let tables: [(&'static str, Of); 3] = [("Success Rate", success), ("p99 Latency", p99), ("RPS", per_second)];
     let header = || ["Mode", "wait_s", "Batch Size"].map(str::to_owned).into_iter().chain(runs.iter().map(Run::title));
     let sheet = |of: Of| {
-        let mut sheet = Sheet::new(header(), 1..3 + runs.len());
+        let mut sheet = Table::new(header(), 1..3 + runs.len());
         for ((mode, wait_us, size), done) in &cells {
             let by_run = (0..runs.len())
                 .map(|n| done.iter().find(|(run, _)| *run == n).map_or_else(String::new, |(_, cell)| of(cell)));
@@ -168,9 +168,9 @@ pub fn by_batch(runs: &[Run]) -> Vec<(&'static str, Sheet)> {
 
 /// Every batch size of a run over WebSocket beside the same over HTTP.
 #[must_use]
-pub fn protocols_by_size(run: &Run) -> Sheet {
+pub fn protocols_by_size(run: &Run) -> Table {
     let grid = run.grid();
-    let mut sheet = Sheet::new(
+    let mut sheet = Table::new(
         ["wait_s", "Batch Size", "Success (ws)", "Success (http)", "p99 (ws)", "p99 (http)", "RPS (ws)", "RPS (http)"],
         0..8,
     );
@@ -203,7 +203,7 @@ pub fn max_loads<'a, 'b>(grid: &'b Grid<'a>) -> Vec<&'b Cell<'a>> {
 
 /// Where the time goes at maximum load, from the repetitions' merged histograms.
 #[must_use]
-pub fn breakdown(runs: &[Run]) -> Sheet {
+pub fn breakdown(runs: &[Run]) -> Table {
     let header = [
         "Infrastructure",
         "Mode",
@@ -220,7 +220,7 @@ pub fn breakdown(runs: &[Run]) -> Sheet {
         "Total p99",
         "Wire p99",
     ];
-    let mut sheet = Sheet::new(header, 2..14);
+    let mut sheet = Table::new(header, 2..14);
     for run in runs {
         for cell in max_loads(&run.grid()) {
             // Where the histograms are not: one repetition's own, or the largest, which the merged one does not exceed.
@@ -283,10 +283,10 @@ mod tests {
     use hdrhistogram::Histogram;
 
     use super::*;
-    use crate::report::cells::{CellHistograms, Done};
     use crate::report::published::built_in;
-    use crate::report::run::tests::run_of;
     use crate::report::tables::tests::done;
+    use crate::results::cells::{CellHistograms, Done};
+    use crate::results::run::tests::run_of;
 
     #[test]
     fn waits_protocols_and_phases() {

@@ -2,9 +2,9 @@
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-use super::document::{Block, Document};
-use super::figures::{Figure, dark_css};
-use super::sheet::Sheet;
+use crate::report::document::{Block, Document};
+use crate::report::figures::{Figure, dark_css};
+use crate::report::table::Table;
 
 const STYLE: &str = include_str!("html.css");
 
@@ -96,7 +96,7 @@ fn without_prolog(svg: &str) -> &str {
     svg.find("<svg").map_or(svg, |at| &svg[at..])
 }
 
-fn table(sheet: &Sheet) -> Markup {
+fn table(sheet: &Table) -> Markup {
     let class = |n: usize| if sheet.numbers.contains(&n) { Some("number") } else { None };
     let columns = sheet.header.len() - usize::from(sheet.prose);
     html! {
@@ -149,7 +149,7 @@ mod tests {
 
     #[test]
     fn what_others_said_is_text_and_nothing_else() {
-        let mut sheet = Sheet::new(["<b>", "n"], 1..2);
+        let mut sheet = Table::new(["<b>", "n"], 1..2);
         sheet.row(["<script>alert(1)</script>", "valid, invalid"]);
         let document = Document {
             title: "a & b</title>".to_owned(),

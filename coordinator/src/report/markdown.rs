@@ -1,7 +1,7 @@
 //! PURE: a report as Markdown.
 
-use super::document::{Block, Document, FIGURES};
-use super::sheet::{fenced, plain};
+use crate::report::document::{Block, Document, FIGURES};
+use crate::report::table::{fenced, plain};
 
 /// Where the figures lie, seen from the file; `None` leaves them out.
 pub type Figures<'a> = Option<&'a str>;

@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 
 use proto::Mode;
 
-use super::cells::Cell;
-use super::format::{count, latency, rate, seconds_short};
-use super::published::{Published, Table, latest, of_batch};
-use super::run::{Client, Run, status};
-use super::sheet::Sheet;
-use super::tables::{p99, success};
+use crate::report::published::{Published, PublishedTable, latest, of_batch};
+use crate::report::table::Table;
+use crate::report::tables::{p99, success};
+use crate::report::wording::status;
+use crate::results::cells::Cell;
+use crate::results::run::{Client, Run, Status};
+use crate::text::{count, latency, rate, seconds_short};
 
 const THERE: &str = "published, Python script";
 
@@ -33,7 +34,7 @@ impl OverviewRow {
     pub fn of(run: &Run) -> Self {
         Self {
             name: run.name(),
-            status: status(&run.status).to_owned(),
+            status: status(run.status).to_owned(),
             date: run.date(),
             max: max_batch(run).map(|(size, _)| size),
             cores: run.plan.experiment.cores,
@@ -76,7 +77,7 @@ pub fn max_batch(run: &Run) -> Option<(u64, bool)> {
 /// The published row of an infrastructure: its last date, the smallest wait.
 #[must_use]
 pub fn published_row<'a>(published: &'a [Published], infrastructure: &str) -> Option<&'a Published> {
-    let rows = latest(published, infrastructure, Table::Summary);
+    let rows = latest(published, infrastructure, PublishedTable::Summary);
     rows.into_iter().filter(|row| row.mode == Mode::Ws).min_by(|a, b| a.wait_seconds.total_cmp(&b.wait_seconds))
 }
 
@@ -95,12 +96,12 @@ pub fn infrastructures(runs: &[Run]) -> Vec<&str> {
 
 /// One row a run, then the published rows of the same infrastructures.
 #[must_use]
-pub fn overview(runs: &[Run], published: &[Published]) -> Sheet {
+pub fn overview(runs: &[Run], published: &[Published]) -> Table {
     let published: Vec<&Published> =
         infrastructures(runs).into_iter().filter_map(|name| published_row(published, name)).collect();
     // Who measured it is told where there is more than one.
     let mixed = !published.is_empty() || runs.iter().any(|run| run.client == Client::Script);
-    let mut sheet = Sheet::new(COLUMNS.into_iter().chain(mixed.then_some("Measured by")), 3..6);
+    let mut sheet = Table::new(COLUMNS.into_iter().chain(mixed.then_some("Measured by")), 3..6);
     let mut add = |row: &OverviewRow, by: String| sheet.row(row.cells().into_iter().chain(mixed.then_some(by)));
     for run in runs {
         let row = OverviewRow::of(run);
@@ -109,7 +110,7 @@ pub fn overview(runs: &[Run], published: &[Published]) -> Sheet {
     for row in published {
         let published = OverviewRow {
             name: row.infrastructure.clone(),
-            status: status("complete").to_owned(),
+            status: status(Status::Complete).to_owned(),
             date: row.date.clone(),
             max: row.batch_size,
             cores: row.cores,
@@ -135,7 +136,7 @@ pub fn unlimited(runs: &[Run]) -> Option<String> {
 /// The batches of one run of which something was published, each beside it: the same mode, wait and size, on whatever date;
 /// and the dates.
 #[must_use]
-pub fn side_by_side(run: &Run, published: &[Published]) -> (Sheet, Option<String>) {
+pub fn side_by_side(run: &Run, published: &[Published]) -> (Table, Option<String>) {
     let grid = run.grid();
     let header = [
         "Mode",
@@ -149,7 +150,7 @@ pub fn side_by_side(run: &Run, published: &[Published]) -> (Sheet, Option<String
         "Limit",
         "Verdict",
     ];
-    let mut sheet = Sheet::new(header, 1..8);
+    let mut sheet = Table::new(header, 1..8);
     let mut dates = BTreeSet::new();
     let lines = grid.lines.iter().filter(|_| run.is_plain_burst());
     for ((mode, wait_us), line) in lines {
@@ -208,10 +209,10 @@ pub fn limits(run: &Run, cell: &Cell<'_>) -> String {
 /// What its repetitions are worth.
 #[must_use]
 pub fn verdicts(run: &Run, cell: &Cell<'_>) -> String {
-    all_of(run, cell, |summary| summary.verdict.worth.to_string())
+    all_of(run, cell, |summary| summary.verdict.validity.to_string())
 }
 
-fn all_of(run: &Run, cell: &Cell<'_>, what: impl Fn(&super::summary::Summary) -> String) -> String {
+fn all_of(run: &Run, cell: &Cell<'_>, what: impl Fn(&crate::results::batch::Summary) -> String) -> String {
     if !run.judged() {
         return "not judged".to_owned();
     }
@@ -235,10 +236,10 @@ which that matters is called generator-limited. A published success rate below 1
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::cells::CellHistograms;
     use crate::report::published::built_in;
-    use crate::report::run::tests::run_of;
     use crate::report::tables::tests::done;
+    use crate::results::cells::CellHistograms;
+    use crate::results::run::tests::run_of;
 
     #[test]
     fn runs_beside_the_published_rows() {
@@ -252,7 +253,7 @@ mod tests {
             run_of(single, "2026-11-24T10:00:00Z", held, cells),
             run_of("[experiment]\ninfrastructure=\"hf-spaces\"\n", "2026-11-25T10:00:00Z", refused, others),
         ];
-        runs[1].status = "interrupted".to_owned();
+        runs[1].status = Status::Interrupted;
         let beside = |run: &Run| {
             let (sheet, dates) = side_by_side(run, &published);
             format!("{}\n{}", sheet.markdown(), dates.unwrap_or_default())

@@ -6,7 +6,7 @@ use serde::Deserialize;
 /// Which of its tables a row comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Table {
+pub enum PublishedTable {
     /// The largest batch of a wait.
     Summary,
     /// One batch size at the smallest wait.
@@ -20,7 +20,7 @@ pub struct Published {
     pub variant: String,
     /// `YYYY-MM-DD`.
     pub date: String,
-    pub table: Table,
+    pub table: PublishedTable,
     pub mode: Mode,
     pub wait_seconds: f64,
     pub batch_size: Option<u64>,
@@ -78,7 +78,7 @@ fn same_wait(seconds: f64, us: u64) -> bool {
 
 /// The rows of one infrastructure's latest date.
 #[must_use]
-pub fn latest<'a>(rows: &'a [Published], infrastructure: &str, table: Table) -> Vec<&'a Published> {
+pub fn latest<'a>(rows: &'a [Published], infrastructure: &str, table: PublishedTable) -> Vec<&'a Published> {
     let of = |row: &&Published| row.infrastructure == infrastructure && row.variant.is_empty() && row.table == table;
     let last = rows.iter().filter(of).map(|row| row.date.as_str()).max();
     rows.iter().filter(of).filter(|row| Some(row.date.as_str()) == last).collect()
@@ -92,10 +92,11 @@ mod tests {
     fn the_file_in_the_repository_is_whole() {
         let rows = built_in();
         assert_eq!(rows.len(), 94);
-        let max = |name: &str| latest(&rows, name, Table::Summary).iter().filter_map(|row| row.batch_size).max();
+        let max =
+            |name: &str| latest(&rows, name, PublishedTable::Summary).iter().filter_map(|row| row.batch_size).max();
         let all = ["local-uvicorn", "local-docker", "hf-spaces", "slurm-single", "slurm-multi"].map(max);
         assert_eq!(all, [Some(2_048), Some(2_048), Some(128), Some(512), Some(16_384)], "the log's own overview");
-        assert!(latest(&rows, "hf-spaces", Table::Summary).iter().all(|row| row.date == "2026-01-13"));
+        assert!(latest(&rows, "hf-spaces", PublishedTable::Summary).iter().all(|row| row.date == "2026-01-13"));
     }
 
     #[test]

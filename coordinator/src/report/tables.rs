@@ -2,25 +2,25 @@
 
 use proto::Mode;
 
-use super::cells::{Cell, CellHistograms, Done, Grid};
-use super::format::{count, latency, percent, rate, seconds_short};
-use super::notes::{Place, note, unstable};
-use super::overview::per_core;
-use super::remarks;
-use super::sheet::Sheet;
 use crate::plan::Plan;
+use crate::report::caveats;
+use crate::report::overview::per_core;
+use crate::report::scaling_notes::{Place, note, unstable};
+use crate::report::table::Table;
+use crate::results::cells::{Cell, CellHistograms, Done, Grid};
+use crate::text::{count, latency, percent, rate, seconds_short};
 
 /// Results summary, scaling behaviour and the one-line answer, as Markdown.
 #[must_use]
 pub fn final_tables(plan: &Plan, results: &[Done], histograms: &CellHistograms) -> String {
     let grid = Grid::of(plan, results, histograms);
     let mut text = format!("Results Summary\n{}\n", results_summary(plan, &grid).markdown());
-    text.push_str(&remarks::timeouts(results));
+    text.push_str(&caveats::timeouts(results));
     for (mode, wait_us, sheet) in scalings(plan, &grid) {
         let wait = seconds_short(wait_us);
         text.push_str(&format!("\nScaling Behavior ({mode}, wait {wait} s)\n{}\n", sheet.markdown()));
     }
-    let hosts = remarks::hosts(results);
+    let hosts = caveats::hosts(results);
     if !hosts.is_empty() {
         text.push_str(&format!("\n{hosts}"));
     }
@@ -38,9 +38,9 @@ pub fn criterion(plan: &Plan) -> String {
 
 /// What each mode and wait holds at most.
 #[must_use]
-pub fn results_summary(plan: &Plan, grid: &Grid<'_>) -> Sheet {
+pub fn results_summary(plan: &Plan, grid: &Grid<'_>) -> Table {
     let max = format!("Max Batch ({}%+)", criterion(plan));
-    let mut sheet = Sheet::new(["Mode", "wait_s", &max, "p99 Latency", "Success %", "RPS"], 1..6);
+    let mut sheet = Table::new(["Mode", "wait_s", &max, "p99 Latency", "Success %", "RPS"], 1..6);
     for ((mode, wait_us), line) in &grid.lines {
         let [size, p99, success, rps] = match grid.max_batch(line) {
             Some(n) => of_cell(&line[n]),
@@ -70,7 +70,7 @@ pub fn p99(cell: &Cell<'_>) -> String {
 
 /// Of each mode at its smallest wait, as in the experiment log.
 #[must_use]
-pub fn scalings(plan: &Plan, grid: &Grid<'_>) -> Vec<(Mode, u64, Sheet)> {
+pub fn scalings(plan: &Plan, grid: &Grid<'_>) -> Vec<(Mode, u64, Table)> {
     let of = |mode: &Mode| grid.lines.iter().find(|((m, _), _)| m == mode);
     let lines = plan.target.mode.list().iter().filter_map(of);
     lines.map(|((mode, wait_us), line)| (*mode, *wait_us, scaling(plan, grid, line))).collect()
@@ -78,8 +78,8 @@ pub fn scalings(plan: &Plan, grid: &Grid<'_>) -> Vec<(Mode, u64, Sheet)> {
 
 /// How one mode at one wait does as the batches grow.
 #[must_use]
-pub fn scaling(plan: &Plan, grid: &Grid<'_>, line: &[Cell<'_>]) -> Sheet {
-    let mut sheet = Sheet::new(["Batch Size", "Success Rate", "p99 Latency", "Notes"], 0..3);
+pub fn scaling(plan: &Plan, grid: &Grid<'_>, line: &[Cell<'_>]) -> Table {
+    let mut sheet = Table::new(["Batch Size", "Success Rate", "p99 Latency", "Notes"], 0..3);
     let max = grid.max_batch(line);
     for (n, cell) in line.iter().enumerate() {
         let place = Place { is_max: max == Some(n), is_largest: n + 1 == line.len() };
@@ -130,7 +130,7 @@ pub(crate) mod tests {
     use super::*;
     use crate::plan::check::plan_of;
     use crate::plan::expand::Batch;
-    use crate::report::summary::{Context, Summary};
+    use crate::results::batch::{Context, Summary};
 
     pub(crate) fn done(size: u64, repetition: u32, succeeded: u64, total_us: u64, cells: &mut CellHistograms) -> Done {
         let batch = Batch { index: 0, mode: Mode::Ws, batch_size: size, wait_us: 1_000_000, repetition };

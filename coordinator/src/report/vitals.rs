@@ -5,16 +5,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use proto::Mode;
 use serde_json::Value;
 
-use super::cells::{Cell, Done};
-use super::facts::{AgentResult, Limit, Worth};
-use super::format::{count, duration, latency, milliseconds, percent, rate, seconds_short};
-use super::run::Run;
-use super::sheet::Sheet;
-use super::summary::Summary;
+use crate::report::table::Table;
+use crate::results::agent::AgentResult;
+use crate::results::batch::Summary;
+use crate::results::cells::{Cell, Done};
+use crate::results::run::Run;
+use crate::results::verdict::{Bottleneck, Validity};
+use crate::text::{count, duration, latency, milliseconds, percent, rate, seconds_short};
 
 /// One row a batch of the grid, in the order in which they were run.
 #[must_use]
-pub fn batches(run: &Run) -> Sheet {
+pub fn batches(run: &Run) -> Table {
     let header = [
         "Mode",
         "Batch Size",
@@ -37,7 +38,7 @@ pub fn batches(run: &Run) -> Sheet {
         "Limit",
         "Reasons",
     ];
-    let mut sheet = Sheet::new(header, 1..17).with_prose();
+    let mut sheet = Table::new(header, 1..17).with_prose();
     for done in &run.results {
         let b = done.batch();
         let head = [b.mode.to_string(), b.batch_size.to_string(), seconds_short(b.wait_us), b.repetition.to_string()];
@@ -56,13 +57,13 @@ pub fn batches(run: &Run) -> Sheet {
 
 /// What the batches of each mode are worth: a row a batch size, a column a wait.
 #[must_use]
-pub fn verdicts(run: &Run) -> Vec<(Mode, Sheet)> {
+pub fn verdicts(run: &Run) -> Vec<(Mode, Table)> {
     let grid = run.grid();
     let of_mode = |mode: &Mode| {
         let lines: Vec<(u64, &Vec<Cell<'_>>)> =
             grid.lines.iter().filter(|((m, _), _)| m == mode).map(|((_, wait_us), line)| (*wait_us, line)).collect();
         let columns = lines.iter().map(|(wait_us, _)| format!("wait={}s", seconds_short(*wait_us)));
-        let mut sheet = Sheet::new(std::iter::once("Batch Size".to_owned()).chain(columns), 0..1);
+        let mut sheet = Table::new(std::iter::once("Batch Size".to_owned()).chain(columns), 0..1);
         let sizes: BTreeSet<u64> = lines.iter().flat_map(|(_, line)| line.iter().map(|cell| cell.batch_size)).collect();
         for size in sizes {
             let worth = lines.iter().map(|(_, line)| {
@@ -91,10 +92,10 @@ fn worth(run: &Run, cell: &Cell<'_>) -> String {
     if !run.judged() {
         return format!("{success}: not judged");
     }
-    let mut counts: BTreeMap<(Worth, bool), usize> = BTreeMap::new();
+    let mut counts: BTreeMap<(Validity, bool), usize> = BTreeMap::new();
     for summary in &cell.runs {
         let verdict = &summary.verdict;
-        *counts.entry((verdict.worth, verdict.limit == Limit::Server)).or_default() += 1;
+        *counts.entry((verdict.validity, verdict.limit == Bottleneck::Server)).or_default() += 1;
     }
     let parts = counts.iter().map(|((worth, server), n)| {
         let server = if *server { " · server" } else { "" };
@@ -121,7 +122,7 @@ fn of_batch(run: &Run, summary: &Summary) -> Vec<String> {
         per_worker(summary),
         summary.unique_hosts().to_string(),
         if run.judged() { summary.agents.to_string() } else { "-".to_owned() },
-        judged(summary.verdict.worth.to_string()),
+        judged(summary.verdict.validity.to_string()),
         judged(summary.verdict.limit.to_string()),
         summary.verdict.reasons.join("; "),
     ]
@@ -165,7 +166,7 @@ CPU quota held it back; TCP resent are segments sent again in the network namesp
 
 /// One row an agent, the worst of each figure over all batches.
 #[must_use]
-pub fn agents(run: &Run) -> Sheet {
+pub fn agents(run: &Run) -> Table {
     let header = [
         "Agent",
         "Host",
@@ -186,7 +187,7 @@ pub fn agents(run: &Run) -> Sheet {
         "Descriptors",
         "TCP resent",
     ];
-    let mut sheet = Sheet::new(header, 3..18);
+    let mut sheet = Table::new(header, 3..18);
     let mut by_name: BTreeMap<&str, Vec<&AgentResult>> = BTreeMap::new();
     for summary in run.results.iter().filter_map(Done::summary) {
         for agent in &summary.by_agent {
@@ -306,5 +307,14 @@ fn measured_by(run: &Run) -> String {
         n if n <= NAMED_MAX => format!(" on {}", hosts.join(", ")),
         n => format!(" on {n} hosts"),
     };
-    format!("{}, {}{named}", run.client(), super::document::agents_of(run))
+    format!("{}, {}{named}", run.client(), agents_of(run))
+}
+
+/// `3 agents`
+#[must_use]
+pub fn agents_of(run: &Run) -> String {
+    match run.agents.len() {
+        1 => "1 agent".to_owned(),
+        n => format!("{} agents", count(n as u64)),
+    }
 }

@@ -16,8 +16,10 @@ use super::clock::{Offset, Started, start_skew_us};
 use super::verdict::{self, Evidence, Fate};
 use crate::plan::Plan;
 use crate::plan::expand::Batch;
-use crate::report::facts::{AgentResult, Row};
-use crate::report::summary::{Context, Summary};
+use crate::results::agent::AgentResult;
+use crate::results::attempt::FinishedAttempt;
+use crate::results::attempt::Row;
+use crate::results::batch::{Context, Summary};
 
 /// One agent's share of an attempt, and what has arrived of it.
 #[derive(Debug, Clone)]
@@ -275,34 +277,16 @@ impl Part {
     }
 }
 
-/// An attempt that is over, ready to be stored.
-#[derive(Debug, Clone)]
-pub struct Finished {
-    pub id: AttemptId,
-    pub summary: Summary,
-    /// In the order of the global session number; exactly one a planned session.
-    pub rows: Vec<Row>,
-    pub histograms: HistogramSet,
-    /// Whether this attempt is the batch's row in summary.csv: the accepted one, or the last when none was.
-    pub stands: bool,
-    /// What the collector found wrong with the uploads.
-    pub faults: Vec<String>,
-    /// Who was lost and why.
-    pub lost: Vec<String>,
-}
-
-impl Finished {
-    /// Says what it is worth, by all that is known of it.
-    pub fn judge(&mut self, plan: &Plan, fate: &Fate) {
-        let Self { summary, rows, faults, lost, .. } = self;
-        let verdict = verdict::judge(&Evidence { plan, summary, rows, faults, lost, fate });
-        summary.verdict = verdict;
-    }
-}
-
 /// Puts the parts of an attempt together. `started` is the coordinator's wall clock at the start instant.
 #[must_use]
-pub fn finish(plan: &Plan, batch: Batch, id: AttemptId, url: &str, started: Timestamp, parts: Vec<Part>) -> Finished {
+pub fn finish(
+    plan: &Plan,
+    batch: Batch,
+    id: AttemptId,
+    url: &str,
+    started: Timestamp,
+    parts: Vec<Part>,
+) -> FinishedAttempt {
     let mut faults = Vec::new();
     let mut rows = Vec::with_capacity(usize::try_from(batch.batch_size).unwrap_or(0));
     let bounds = plan.bounds();
@@ -345,9 +329,16 @@ pub fn finish(plan: &Plan, batch: Batch, id: AttemptId, url: &str, started: Time
     let mut summary = Summary::of(&context, &rows, &histograms);
     summary.by_agent = agents;
     summary.start_skew_us = start_skew(&summary.by_agent);
-    let mut finished = Finished { id, summary, rows, histograms, stands: true, faults, lost };
-    finished.judge(plan, &Fate::default());
+    let mut finished = FinishedAttempt { id, summary, rows, histograms, stands: true, faults, lost };
+    judge(&mut finished, plan, &Fate::default());
     finished
+}
+
+/// Makes the verdict of an attempt, from all that is known of it.
+pub fn judge(finished: &mut FinishedAttempt, plan: &Plan, fate: &Fate) {
+    let FinishedAttempt { summary, rows, faults, lost, .. } = finished;
+    let verdict = verdict::judge(&Evidence { plan, summary, rows, faults, lost, fate });
+    summary.verdict = verdict;
 }
 
 /// `None` unless the achieved start of every agent that had sessions is known.
@@ -370,7 +361,7 @@ mod tests {
 
     use super::*;
     use crate::plan::check::plan_of;
-    use crate::report::facts::Worth;
+    use crate::results::verdict::Validity;
 
     const SIZE: u64 = 20;
 
@@ -406,7 +397,7 @@ mod tests {
         RecordChunk { attempt: id(), sequence, records: records.to_vec() }
     }
 
-    fn finished(parts: Vec<Part>) -> Finished {
+    fn finished(parts: Vec<Part>) -> FinishedAttempt {
         let batch = Batch { index: 0, mode: Mode::Ws, batch_size: SIZE, wait_us: 1_000_000, repetition: 1 };
         finish(&plan(), batch, id(), "http://h", Timestamp::UNIX_EPOCH, parts)
     }
@@ -428,7 +419,7 @@ mod tests {
     #[test]
     fn whole_parts_make_a_valid_batch() {
         let finished = finished(parts());
-        assert_eq!(finished.summary.verdict.worth, Worth::Valid, "{:?}", finished.summary.verdict);
+        assert_eq!(finished.summary.verdict.validity, Validity::Valid, "{:?}", finished.summary.verdict);
         assert_eq!(finished.summary.ledger.succeeded, SIZE);
         assert!(finished.rows.iter().map(|row| row.record.session).eq(0..SIZE));
         assert_eq!(finished.histograms.get(Metric::Total).len(), SIZE);
@@ -443,7 +434,7 @@ mod tests {
         let finished = finished(parts);
         assert_eq!(finished.summary.ledger.lost, 10);
         assert!(finished.summary.ledger.balances());
-        assert_eq!(finished.summary.verdict.worth, Worth::Degraded);
+        assert_eq!(finished.summary.verdict.validity, Validity::Degraded);
         assert_eq!(finished.summary.verdict.reasons, ["agent a1 was lost: was silent for 10 s"]);
         assert_eq!(finished.rows.len(), 20);
     }
@@ -452,7 +443,7 @@ mod tests {
     fn an_agent_that_reported_before_it_left_is_not_lost() {
         let mut parts = parts();
         parts[1].lose("left");
-        assert_eq!(finished(parts).summary.verdict.worth, Worth::Valid);
+        assert_eq!(finished(parts).summary.verdict.validity, Validity::Valid);
     }
 
     #[test]
@@ -506,7 +497,7 @@ mod tests {
             let mut parts = parts();
             spoil(&mut parts);
             let verdict = finished(parts).summary.verdict;
-            assert_eq!(verdict.worth, Worth::Invalid, "{what}: {verdict:?}");
+            assert_eq!(verdict.validity, Validity::Invalid, "{what}: {verdict:?}");
             assert!(!verdict.reasons.is_empty());
         }
     }

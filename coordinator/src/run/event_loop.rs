@@ -2,25 +2,24 @@
 //! carried out here.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::IpAddr;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use proto::FromCoordinator;
 use proto::message::Hello;
-use serde_json::{Map, Value};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
-use super::collect::Finished;
 use super::events::RunEvent;
-use super::machine::{Effect, Event, Key, Machine, Now, Setup};
-use crate::exit::{End, Failure};
-use crate::report::cells::{CellHistograms, Done, Grid};
-use crate::service::{Alive, Heard, Way};
-use crate::store::Keep;
-use crate::store::run_json::{Facts, RunJson};
+use super::machine::{Effect, Event, Machine, Now, Setup};
+use crate::net::ConnectionId;
+use crate::net::rpc::{Incoming, LastHeard, OrderSender};
+use crate::results::attempt::FinishedAttempt;
+use crate::results::cells::{CellHistograms, Done, Grid};
+use crate::results::end::{End, Failure};
+use crate::results::metadata::{RunMetadata, RunState};
+use crate::run::sink::ResultSink;
 
 /// How long dismissed agents may take to hang up.
 const FAREWELL: Duration = Duration::from_secs(2);
@@ -41,39 +40,24 @@ pub enum Outside {
     ChildEnded(String),
 }
 
-/// What a run leaves behind.
+/// RunSource a run leaves behind.
 #[derive(Debug)]
 pub struct Outcome {
     pub end: End,
     pub results: Vec<Done>,
     pub cells: CellHistograms,
     pub agents: BTreeMap<String, Hello>,
-    pub papers: Papers,
+    pub metadata: RunMetadata,
     pub ended: Timestamp,
 }
 
-/// What run.json says of the run besides its results.
-#[derive(Debug, Clone, Default)]
-pub struct Papers {
-    pub command: Vec<String>,
-    pub started: Timestamp,
-    /// When it was taken up again.
-    pub resumed: Vec<String>,
-    /// Agents of earlier lives of the run.
-    pub earlier_agents: Map<String, Value>,
-    /// Where relative paths of the plan begin.
-    pub plan_folder: String,
-    /// Where each agent, by its instance, dialled from last.
-    pub addresses: BTreeMap<[u8; 16], IpAddr>,
-}
-
-/// What belongs to the run besides the machine's setup.
+/// RunSource belongs to the run besides the machine's setup.
 #[derive(Debug)]
 pub struct Frame<K> {
     pub store: K,
-    pub papers: Papers,
-    pub heard: mpsc::Receiver<Heard>,
-    pub alive: Alive,
+    pub metadata: RunMetadata,
+    pub heard: mpsc::Receiver<Incoming>,
+    pub alive: LastHeard,
     pub outside: mpsc::Receiver<Outside>,
     pub enforce: bool,
     /// Of what an earlier life of the run has accepted.
@@ -83,8 +67,8 @@ pub struct Frame<K> {
 }
 
 /// Runs until the machine says it is over. `watch` sees every event of the run.
-pub async fn run<K: Keep>(setup: Setup, frame: Frame<K>, mut watch: impl FnMut(&RunEvent)) -> Outcome {
-    let Frame { store, papers, mut heard, alive, mut outside, enforce, cells, wall } = frame;
+pub async fn run<K: ResultSink>(setup: Setup, frame: Frame<K>, mut watch: impl FnMut(&RunEvent)) -> Outcome {
+    let Frame { store, metadata, mut heard, alive, mut outside, enforce, cells, wall } = frame;
     let begun = Instant::now();
     let look_every = Duration::from_micros(setup.plan.agents.lease_us) / HELD_UP / 2;
     let mut looked = begun;
@@ -96,7 +80,7 @@ pub async fn run<K: Keep>(setup: Setup, frame: Frame<K>, mut watch: impl FnMut(&
         storing: None,
         orders: HashMap::new(),
         cells,
-        papers,
+        metadata,
         at_once: false,
         wall,
     };
@@ -118,7 +102,7 @@ pub async fn run<K: Keep>(setup: Setup, frame: Frame<K>, mut watch: impl FnMut(&
                 Outside::Interrupt => Event::Interrupt,
                 Outside::AtOnce => {
                     loop_.at_once = true;
-                    // What is complete is on disk; nobody wants to wait for the rest.
+                    // RunSource is complete is on disk; nobody wants to wait for the rest.
                     end = Some(End::of_run(loop_.machine.results(), true, false));
                     continue;
                 }
@@ -135,18 +119,18 @@ pub async fn run<K: Keep>(setup: Setup, frame: Frame<K>, mut watch: impl FnMut(&
                 };
                 Event::Stored(result)
             }
-            // What is due comes before what is said, or enough talk would put off every limit; and not twice in a row.
+            // RunSource is due comes before what is said, or enough talk would put off every limit; and not twice in a row.
             () = sleep_until(deadline.map_or(look, |deadline| deadline.min(look))), if !ticked => Event::Tick,
             Some(heard) = heard.recv() => match heard {
-                Heard::Joined(key, hello, orders) => {
+                Incoming::Joined(key, hello, orders) => {
                     if let Some(from) = orders.from {
-                        loop_.papers.addresses.insert(hello.instance, from);
+                        loop_.metadata.addresses.insert(hello.instance, from);
                     }
                     loop_.orders.insert(key, orders);
                     Event::Joined(key, hello)
                 }
-                Heard::Message(key, message) => Event::Message(key, message),
-                Heard::Left(key, why) => {
+                Incoming::Message(key, message) => Event::Message(key, message),
+                Incoming::Left(key, why) => {
                     loop_.orders.remove(&key);
                     Event::Left(key, why)
                 }
@@ -159,7 +143,7 @@ pub async fn run<K: Keep>(setup: Setup, frame: Frame<K>, mut watch: impl FnMut(&
         // Applied first: the last one is the first to be popped.
         if matches!(events[0], Event::Tick) {
             let seen = alive.seen().into_iter();
-            events.push(Event::Alive(seen.map(|(who, at)| (who, at.saturating_duration_since(begun))).collect()));
+            events.push(Event::LastHeard(seen.map(|(who, at)| (who, at.saturating_duration_since(begun))).collect()));
         }
         if looked.elapsed() > look_every * HELD_UP {
             events.push(Event::HeldUp);
@@ -188,7 +172,7 @@ pub async fn run<K: Keep>(setup: Setup, frame: Frame<K>, mut watch: impl FnMut(&
         results: loop_.machine.results().to_vec(),
         agents: loop_.machine.known_agents().clone(),
         cells: loop_.cells,
-        papers: loop_.papers,
+        metadata: loop_.metadata,
         ended: wall(),
         end,
     }
@@ -210,15 +194,15 @@ struct Loop<K> {
     /// Away while an attempt is being written.
     store: Option<K>,
     storing: Option<Storing<K>>,
-    orders: HashMap<Key, Way>,
+    orders: HashMap<ConnectionId, OrderSender>,
     cells: CellHistograms,
-    papers: Papers,
+    metadata: RunMetadata,
     /// Nothing is waited for any more.
     at_once: bool,
     wall: fn() -> Timestamp,
 }
 
-impl<K: Keep> Loop<K> {
+impl<K: ResultSink> Loop<K> {
     fn carry_out(&mut self, effect: Effect) -> Option<Event> {
         match effect {
             Effect::Send(key, order) => {
@@ -240,7 +224,7 @@ impl<K: Keep> Loop<K> {
     }
 
     /// Writes on a thread where blocking is allowed; agents are heard meanwhile.
-    fn put(&mut self, finished: Box<Finished>) -> Option<Event> {
+    fn put(&mut self, finished: Box<FinishedAttempt>) -> Option<Event> {
         if finished.summary.accepted {
             self.cells.add(&finished.summary.batch, &finished.histograms);
         }
@@ -261,30 +245,30 @@ impl<K: Keep> Loop<K> {
 
     fn save(&self, end: Option<(&End, u8)>) -> Result<(), String> {
         let Some(store) = &self.store else { return Ok(()) };
-        let facts = Facts {
+        let facts = RunState {
             run: self.setup.run,
             plan: &self.setup.plan,
             urls: &self.setup.urls,
-            papers: &self.papers,
+            metadata: &self.metadata,
             output: store.place(),
             ended: end.map(|_| (self.wall)()),
             end,
             agents: self.machine.known_agents(),
             results: self.machine.results(),
         };
-        store.put_run(&RunJson::of(&facts)).map_err(|error| error.to_string())
+        store.put_run(&facts).map_err(|error| error.to_string())
     }
 
     /// Lets dismissed agents hang up first, so that none of them takes the end for a lost coordinator.
-    async fn farewell(&mut self, heard: &mut mpsc::Receiver<Heard>) {
-        // Said twice: not even a disk is waited for. What is half written is cut off when the run is taken up again.
+    async fn farewell(&mut self, heard: &mut mpsc::Receiver<Incoming>) {
+        // Said twice: not even a disk is waited for. RunSource is half written is cut off when the run is taken up again.
         if let Some(task) = self.storing.take().filter(|_| !self.at_once)
             && let Ok((store, _)) = task.await
         {
             self.store = Some(store);
         }
         let mut held = Vec::new();
-        let mut there: Vec<Key> = self.orders.keys().copied().collect();
+        let mut there: Vec<ConnectionId> = self.orders.keys().copied().collect();
         let at_once = self.at_once;
         if at_once {
             for orders in self.orders.values() {
@@ -295,12 +279,12 @@ impl<K: Keep> Loop<K> {
         let over = Instant::now() + if at_once { FAREWELL_AT_ONCE } else { FAREWELL };
         while !there.is_empty() {
             match tokio::time::timeout_at(over, heard.recv()).await {
-                Ok(Some(Heard::Left(key, _))) => there.retain(|other| *other != key),
-                Ok(Some(Heard::Joined(_, _, orders))) => {
+                Ok(Some(Incoming::Left(key, _))) => there.retain(|other| *other != key),
+                Ok(Some(Incoming::Joined(_, _, orders))) => {
                     let _ = orders.send(FromCoordinator::Dismiss("the run is over".to_owned()));
                     held.push(orders);
                 }
-                Ok(Some(Heard::Message(..))) => {}
+                Ok(Some(Incoming::Message(..))) => {}
                 Ok(None) | Err(_) => return,
             }
         }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::plan::expand::Batch;
-use crate::report::summary::Summary;
+use crate::results::batch::Summary;
 
 /// See the module.
 #[derive(Debug, Clone)]

@@ -26,16 +26,18 @@ use jiff::Timestamp;
 use proto::message::{Hello, ProbeResult};
 use proto::{AttemptId, FromAgent, FromCoordinator, Mode, PlanHash, RunId};
 
-use self::recheck::Suspect;
+use self::recheck::TargetCheck;
 use super::clock::Rounds;
-use super::collect::{Finished, Part};
+use super::collect::Part;
 use super::events::{Counts, RunEvent};
 use super::share::Spread;
-use crate::exit::{End, Failure};
+use crate::net::ConnectionId;
 use crate::plan::Plan;
 use crate::plan::expand::Batch;
-use crate::report::cells::Done;
-use crate::report::summary::Summary;
+use crate::results::attempt::FinishedAttempt;
+use crate::results::cells::Done;
+use crate::results::end::{End, Failure};
+use crate::results::history::History;
 
 /// From go to start: long enough for the order to reach everyone, and for as many round trips on top.
 const START_AFTER: Duration = Duration::from_millis(100);
@@ -61,9 +63,6 @@ const UPLOAD_TIMEOUT_PER_SESSION: Duration = Duration::from_micros(200);
 /// On top of the readiness check's own deadline.
 const PROBE_SLACK: Duration = Duration::from_secs(15);
 
-/// One connection, by the number that the service gave it.
-pub type Key = u64;
-
 /// Two readings of one instant.
 #[derive(Debug, Clone, Copy)]
 pub struct Now {
@@ -75,11 +74,11 @@ pub struct Now {
 /// What happened.
 #[derive(Debug)]
 pub enum Event {
-    Joined(Key, Box<Hello>),
-    Message(Key, Box<FromAgent>),
-    Left(Key, String),
+    Joined(ConnectionId, Box<Hello>),
+    Message(ConnectionId, Box<FromAgent>),
+    Left(ConnectionId, String),
     /// When these processes last gave a sign of life, on their connection for that.
-    Alive(Vec<([u8; 16], Duration)>),
+    LastHeard(Vec<([u8; 16], Duration)>),
     /// This process itself was stopped for a while and could hear nobody: nobody is blamed for it.
     HeldUp,
     /// The attempt that was to be stored is on disk, or not.
@@ -96,11 +95,11 @@ pub enum Event {
 #[must_use]
 #[derive(Debug)]
 pub enum Effect {
-    Send(Key, FromCoordinator),
+    Send(ConnectionId, FromCoordinator),
     /// Close the connection after what was sent.
-    Hangup(Key),
+    Hangup(ConnectionId),
     /// Write the attempt; answered by [`Event::Stored`].
-    Store(Box<Finished>),
+    Store(Box<FinishedAttempt>),
     Tell(RunEvent),
     Over(End),
 }
@@ -134,30 +133,20 @@ pub struct Setup {
     pub history: History,
 }
 
-/// What an earlier life of this run has decided, by place in the grid.
-#[derive(Debug, Clone, Default)]
-pub struct History {
-    pub decided: BTreeMap<u32, Summary>,
-    /// The last attempt at each batch that was refused.
-    pub refused: BTreeMap<u32, u32>,
-    /// Why its attempts were refused, by batch.
-    pub told: BTreeMap<u32, Vec<String>>,
-}
-
 #[derive(Debug)]
 struct Current {
     batch: Batch,
     id: AttemptId,
     /// By agent; in the order of their ranges.
-    parts: Vec<(Key, Part)>,
-    armed: Vec<Key>,
+    parts: Vec<(ConnectionId, Part)>,
+    armed: Vec<ConnectionId>,
     /// All are armed; clocks are being compared.
     syncing: bool,
     started: Timestamp,
     deadline: Option<Duration>,
     /// Given up, and why.
     cut: Option<String>,
-    counts: BTreeMap<Key, Counts>,
+    counts: BTreeMap<ConnectionId, Counts>,
 }
 
 #[derive(Debug)]
@@ -167,12 +156,12 @@ enum Phase {
     },
     Probing {
         deadline: Duration,
-        results: BTreeMap<Key, Vec<ProbeResult>>,
+        results: BTreeMap<ConnectionId, Vec<ProbeResult>>,
     },
     /// Agents that came meanwhile are asked whether the target is ready for them.
     Checking {
         batch: Batch,
-        waiting: BTreeSet<Key>,
+        waiting: BTreeSet<ConnectionId>,
         deadline: Duration,
     },
     /// Too few agents are left; lost ones may come back.
@@ -184,7 +173,7 @@ enum Phase {
     /// Asked what they can carry; `waited` for ports so far.
     Surveying {
         batch: Batch,
-        asked: BTreeSet<Key>,
+        asked: BTreeSet<ConnectionId>,
         deadline: Duration,
         waited: Duration,
     },
@@ -196,7 +185,7 @@ enum Phase {
     },
     Preparing(Current),
     Running(Current),
-    Rechecking(Suspect),
+    Rechecking(TargetCheck),
     Storing {
         refused: bool,
         again: bool,
@@ -217,7 +206,7 @@ pub struct Machine {
     next: usize,
     attempt: u32,
     warmed_up: bool,
-    agents: BTreeMap<Key, Agent>,
+    agents: BTreeMap<ConnectionId, Agent>,
     /// Everyone who was ever welcome: run.json lists them.
     known: BTreeMap<String, Hello>,
     spread: Spread,
@@ -238,7 +227,7 @@ pub struct Machine {
     /// Until when agents are, or were, waited for.
     await_until: Option<Duration>,
     /// Who owned the connections that broke in the middle of an upload.
-    away: BTreeMap<Key, [u8; 16]>,
+    away: BTreeMap<ConnectionId, [u8; 16]>,
     effects: Vec<Effect>,
 }
 
@@ -324,7 +313,7 @@ impl Machine {
             Event::Joined(key, hello) => self.joined(now, key, *hello),
             Event::Message(key, message) => self.message(now, key, *message),
             Event::Left(key, why) => self.left(now, key, &why),
-            Event::Alive(seen) => self.alive(&seen),
+            Event::LastHeard(seen) => self.alive(&seen),
             Event::HeldUp => {
                 for agent in self.agents.values_mut() {
                     agent.last_seen = now.mono;
@@ -344,7 +333,7 @@ impl Machine {
         std::mem::take(&mut self.effects)
     }
 
-    fn send(&mut self, key: Key, message: FromCoordinator) {
+    fn send(&mut self, key: ConnectionId, message: FromCoordinator) {
         self.effects.push(Effect::Send(key, message));
     }
 
@@ -354,7 +343,7 @@ impl Machine {
 
     // ---- messages ----
 
-    fn message(&mut self, now: Now, key: Key, message: FromAgent) {
+    fn message(&mut self, now: Now, key: ConnectionId, message: FromAgent) {
         let Some(agent) = self.agents.get_mut(&key) else { return };
         agent.last_seen = now.mono;
         match message {
@@ -421,7 +410,7 @@ impl Machine {
         }
     }
 
-    fn part(&mut self, key: Key, attempt: AttemptId) -> Option<&mut Part> {
+    fn part(&mut self, key: ConnectionId, attempt: AttemptId) -> Option<&mut Part> {
         match &mut self.phase {
             Phase::Running(current) if current.id == attempt => {
                 current.parts.iter_mut().find(|(owner, _)| *owner == key).map(|(_, part)| part)
@@ -431,7 +420,7 @@ impl Machine {
     }
 
     /// A piece of an upload came.
-    fn uploaded(&mut self, now: Now, key: Key, attempt: AttemptId, take: impl FnOnce(&mut Part)) {
+    fn uploaded(&mut self, now: Now, key: ConnectionId, attempt: AttemptId, take: impl FnOnce(&mut Part)) {
         let patience = Duration::from_micros(self.setup.plan.agents.lease_us);
         let Some(part) = self.part(key, attempt) else { return };
         take(part);
@@ -478,7 +467,7 @@ impl Machine {
 
     fn tick(&mut self, now: Now) {
         let lease = Duration::from_micros(self.setup.plan.agents.lease_us);
-        let silent: Vec<Key> =
+        let silent: Vec<ConnectionId> =
             self.agents.iter().filter(|(_, agent)| now.mono >= agent.last_seen + lease).map(|(key, _)| *key).collect();
         for key in silent {
             self.effects.push(Effect::Hangup(key));
@@ -522,7 +511,7 @@ impl Machine {
                 if current.cut.is_none() && current.syncing {
                     return self.sync_timed_out(now);
                 }
-                let late: Vec<Key> =
+                let late: Vec<ConnectionId> =
                     current.parts.iter().map(|(key, _)| *key).filter(|key| !current.armed.contains(key)).collect();
                 for key in late {
                     self.effects.push(Effect::Hangup(key));
@@ -580,7 +569,7 @@ impl Machine {
     }
 
     fn over(&mut self, end: End) {
-        let keys: Vec<Key> = self.agents.keys().copied().collect();
+        let keys: Vec<ConnectionId> = self.agents.keys().copied().collect();
         for key in keys {
             self.send(key, FromCoordinator::Dismiss(end.reason().to_owned()));
         }

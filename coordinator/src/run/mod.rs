@@ -10,4 +10,5 @@ pub mod machine;
 pub mod outage;
 pub mod share;
 pub mod side;
+pub mod sink;
 pub mod verdict;

@@ -15,8 +15,9 @@ use proto::message::{ProbeResult, Served};
 use proto::{FailureKind, Outcome, Phase, SessionRecord};
 
 use super::side::{same_age, silence_us};
-use crate::report::facts::{Outage, Row};
-use crate::report::format::{count, latency};
+use crate::results::attempt::Row;
+use crate::results::verdict::Outage;
+use crate::text::{count, latency};
 
 /// Connections that one process loses when it ends are cut within this time of each other.
 const MOMENT_US: u64 = 1_000_000;

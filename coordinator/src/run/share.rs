@@ -225,7 +225,7 @@ fn fill(total: u64, weights: &[u64], caps: &[u64]) -> Result<Vec<u64>, u64> {
 }
 
 fn explain(total: u64, carried: u64, carriers: &[Carrier<'_>], spread: &Spread) -> String {
-    use crate::report::format::count;
+    use crate::text::count;
 
     let limits = limits(carriers, spread);
     let missing = total - carried;
@@ -278,7 +278,7 @@ struct Binds {
 
 impl Binds {
     fn why(&mut self, c: &Capacity, limit: u64, carriers: &[Carrier<'_>], spread: &Spread) -> String {
-        use crate::report::format::count;
+        use crate::text::count;
 
         if c.max_sessions == Some(limit) {
             return "its --max-sessions".to_owned();

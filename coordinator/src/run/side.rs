@@ -9,7 +9,8 @@ use std::collections::BTreeMap;
 
 use proto::{FailureKind, Outcome, SessionRecord};
 
-use crate::report::facts::{AgentResult, Row};
+use crate::results::agent::AgentResult;
+use crate::results::attempt::Row;
 
 /// Whose doing an ending was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -11,10 +11,12 @@ mod limit;
 mod words;
 
 use crate::plan::Plan;
-use crate::report::facts::{Limit, Outage, Row, Verdict, Worth, p99};
-use crate::report::format::{count, latency};
-use crate::report::summary::Summary;
+use crate::results::agent::p99;
+use crate::results::attempt::Row;
+use crate::results::batch::Summary;
+use crate::results::verdict::{Bottleneck, Outage, Validity, Verdict};
 use crate::run::side::sides;
+use crate::text::{count, latency};
 
 /// One attempt as it is judged.
 #[derive(Debug, Clone, Copy)]
@@ -54,43 +56,43 @@ pub enum Treated {
 #[must_use]
 pub fn judge(evidence: &Evidence<'_>) -> Verdict {
     let Evidence { plan, summary, faults, lost, .. } = *evidence;
-    let mut judge = Judge { worth: Worth::Valid, reasons: Vec::new() };
+    let mut judge = Judge { validity: Validity::Valid, reasons: Vec::new() };
     if !summary.ledger.balances() {
-        judge.say(Worth::Invalid, format!("the ledger does not balance: {}", summary.ledger));
+        judge.say(Validity::Invalid, format!("the ledger does not balance: {}", summary.ledger));
     }
     for fault in faults {
-        judge.say(Worth::Invalid, fault.clone());
+        judge.say(Validity::Invalid, fault.clone());
     }
     for who in lost {
-        judge.say(Worth::Degraded, format!("agent {who}"));
+        judge.say(Validity::Degraded, format!("agent {who}"));
     }
     judge.clocks(plan, summary);
     let crashes = judge.fate(evidence.fate);
-    let otherwise = judge.worth;
+    let otherwise = judge.validity;
     let hosts_missing = judge.hosts(plan, summary);
     let sides = sides(evidence.rows, &summary.by_agent);
     let criteria = Criteria::of(evidence);
     if !crashes {
         for reason in generator::why(evidence, &criteria, &sides) {
-            judge.say(Worth::GeneratorLimited, reason);
+            judge.say(Validity::GeneratorLimited, reason);
         }
     }
-    let (limit, reasons) = match judge.worth {
-        Worth::GeneratorLimited => (Limit::Generator, Vec::new()),
-        Worth::Valid if crashes => (Limit::Server, Vec::new()),
-        Worth::Valid if criteria.met() => (Limit::None, Vec::new()),
-        Worth::Valid => limit::of(evidence, &criteria, &sides),
-        Worth::Degraded | Worth::Invalid => (Limit::Unknown, Vec::new()),
+    let (limit, reasons) = match judge.validity {
+        Validity::GeneratorLimited => (Bottleneck::Generator, Vec::new()),
+        Validity::Valid if crashes => (Bottleneck::Server, Vec::new()),
+        Validity::Valid if criteria.met() => (Bottleneck::None, Vec::new()),
+        Validity::Valid => limit::of(evidence, &criteria, &sides),
+        Validity::Degraded | Validity::Invalid => (Bottleneck::Unknown, Vec::new()),
     };
     judge.reasons.extend(reasons);
     judge.reasons.extend(without_steps(evidence));
     judge.reasons.extend(over_range(summary));
     Verdict {
-        worth: judge.worth,
+        validity: judge.validity,
         limit,
         reasons: judge.reasons,
         hosts_missing,
-        only_hosts_missing: hosts_missing && otherwise < Worth::Degraded,
+        only_hosts_missing: hosts_missing && otherwise < Validity::Degraded,
         outage: evidence.fate.outage.as_ref().map(|(outage, _)| outage.clone()),
     }
 }
@@ -167,13 +169,13 @@ impl Criteria {
 }
 
 struct Judge {
-    worth: Worth,
+    validity: Validity,
     reasons: Vec<String>,
 }
 
 impl Judge {
-    fn say(&mut self, worth: Worth, reason: String) {
-        self.worth = self.worth.max(worth);
+    fn say(&mut self, validity: Validity, reason: String) {
+        self.validity = self.validity.max(validity);
         self.reasons.push(reason);
     }
 
@@ -188,13 +190,13 @@ impl Judge {
                         .push(format!("by the server: it crashed in {attempts} of {attempts} attempts: {what}"));
                 }
                 Treated::Kept => self.say(
-                    Worth::Degraded,
+                    Validity::Degraded,
                     format!(
                         "the server was restarted while sessions ran, and the batch is kept (target.on_restart): {what}"
                     ),
                 ),
                 Treated::Refused => {
-                    self.say(Worth::Degraded, format!("the server was restarted while sessions ran: {what}"));
+                    self.say(Validity::Degraded, format!("the server was restarted while sessions ran: {what}"));
                 }
             }
         }
@@ -204,7 +206,7 @@ impl Judge {
             );
         }
         if let Some(why) = &fate.given_up {
-            self.say(Worth::Degraded, format!("given up: {why}"));
+            self.say(Validity::Degraded, format!("given up: {why}"));
         }
         crashes
     }
@@ -217,7 +219,7 @@ impl Judge {
         if let Some((error_us, agent)) = worst.filter(|(error_us, _)| shares().count() > 1 && *error_us > limit_us) {
             let ms = |us: u64| format!("{}.{} ms", us / 1_000, us % 1_000 / 100);
             self.say(
-                Worth::Invalid,
+                Validity::Invalid,
                 format!(
                     "the clock of agent {} is known within {} only, more than measure.max_clock_error_ms allows ({}): when its \
                      sessions started is not known well enough; is the network to it slow or busy? start the coordinator nearer to it, or \
@@ -248,7 +250,7 @@ impl Judge {
             let text = format!("{seen} of {expected} expected hosts answered: {}", who.join(", "));
             if plan.target.require_hosts {
                 missing = true;
-                self.say(Worth::Invalid, text);
+                self.say(Validity::Invalid, text);
             } else {
                 self.reasons.push(text);
             }

@@ -6,19 +6,15 @@
 
 pub mod fault;
 pub mod folder;
-pub mod historical;
 pub mod hlog;
-pub mod journal;
-mod lives;
-pub mod publish;
-pub mod raw;
+pub mod legacy;
 pub mod read;
 pub mod resume;
-pub mod run_json;
+pub mod schema;
+mod session_intervals;
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
-use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -28,44 +24,23 @@ use jiff::Timestamp;
 use proto::Metric;
 
 use self::fault::{Faults, Sink};
-use self::journal::{Lengths, Line};
+use self::schema::journal::{Entry, Lengths};
+use self::schema::run_json::RunJson;
+use self::schema::{columns, raw};
 use crate::plan::Raw;
-use crate::report::format::{count, seconds_short};
-use crate::report::summary::{COLUMNS, Summary};
-use crate::run::collect::Finished;
+use crate::results::attempt::FinishedAttempt;
+use crate::results::batch::Summary;
+use crate::results::metadata::RunState;
+use crate::run::sink::ResultSink;
+use crate::text::{count, seconds_short};
 
-/// Raised when a file of the folder changes its meaning.
-pub const FORMAT: u32 = 2;
-
-/// The formats that can be reported. Format 1 took a session as open from its connection on, format 2 from its first answer.
-pub(crate) const READ: RangeInclusive<u32> = 1..=FORMAT;
+pub use self::schema::format::FORMAT;
 
 pub(crate) const SUMMARY: &str = "summary.csv";
 const HISTOGRAMS: &str = "histograms.hlog";
 const JOURNAL: &str = "journal.jsonl";
 const RUN: &str = "run.json";
 const ATTEMPTS: &str = "attempts";
-
-/// Where finished attempts go.
-pub trait Keep: Send + Sized + 'static {
-    /// Whether [`Keep::put`] waits for a disk.
-    const BLOCKS: bool;
-
-    /// Keeps one attempt. When this returns, it survives a crash.
-    ///
-    /// # Errors
-    /// What went wrong, where, and how much room it takes.
-    fn put(&mut self, finished: &Finished) -> io::Result<()>;
-
-    /// Replaces what is known of the run as a whole.
-    ///
-    /// # Errors
-    /// With the path that could not be written.
-    fn put_run(&self, run: &run_json::RunJson<'_>) -> io::Result<()>;
-
-    /// Where it all is.
-    fn place(&self) -> String;
-}
 
 /// An open results folder.
 #[derive(Debug)]
@@ -141,7 +116,7 @@ impl Store {
 
     /// The beginnings of empty files.
     fn write_headers(&self) -> io::Result<()> {
-        self.write(&self.summary, SUMMARY, &csv_line(COLUMNS)?)?;
+        self.write(&self.summary, SUMMARY, &columns::header()?)?;
         let mut header = Vec::new();
         IntervalLogWriterBuilder::new()
             .add_comment("[Histogram log format version 1.3]")
@@ -169,7 +144,7 @@ impl Store {
         sink.finish()
     }
 
-    fn append(&self, finished: &Finished) -> io::Result<()> {
+    fn append(&self, finished: &FinishedAttempt) -> io::Result<()> {
         let summary = &finished.summary;
         if summary.accepted {
             if let (Some(file), Some(name)) = (&self.raw_file, raw_name(self.raw)) {
@@ -187,15 +162,15 @@ impl Store {
             self.put_refused(finished)?;
         }
         if finished.stands {
-            self.write(&self.summary, SUMMARY, &csv_line(summary.cells())?)?;
+            self.write(&self.summary, SUMMARY, &columns::line(summary)?)?;
         }
-        let mut line = serde_json::to_vec(&Line::of(finished, self.lengths()?))?;
+        let mut line = serde_json::to_vec(&Entry::of(finished, self.lengths()?))?;
         line.push(b'\n');
         self.write(&self.journal, JOURNAL, &line)
     }
 
     /// The records of an attempt that does not count, for whoever wants to know why.
-    fn put_refused(&self, finished: &Finished) -> io::Result<()> {
+    fn put_refused(&self, finished: &FinishedAttempt) -> io::Result<()> {
         let dir = self.dir.join(ATTEMPTS);
         fs::create_dir_all(&dir).map_err(named(&dir))?;
         let path = dir.join(attempt_name(&finished.summary));
@@ -207,7 +182,7 @@ impl Store {
     }
 
     /// One interval a metric, in HdrHistogram's interval log form.
-    fn intervals(&self, finished: &Finished) -> io::Result<Vec<u8>> {
+    fn intervals(&self, finished: &FinishedAttempt) -> io::Result<Vec<u8>> {
         let summary = &finished.summary;
         let start = since_epoch(summary.timestamp).saturating_sub(since_epoch(self.started));
         let length = Duration::from_micros(summary.total_wall_us);
@@ -242,7 +217,7 @@ impl Store {
     }
 
     /// What an attempt takes on disk, about: an error says it.
-    fn bytes_of(&self, finished: &Finished) -> u64 {
+    fn bytes_of(&self, finished: &FinishedAttempt) -> u64 {
         let mut counted = Counted(0);
         // A counter takes everything.
         let _ = match self.raw {
@@ -251,13 +226,13 @@ impl Store {
             _ => raw::write(finished, &mut counted),
         };
         let rest = self.intervals(finished).map_or(0, |bytes| bytes.len());
-        let line = self.lengths().ok().and_then(|bytes| serde_json::to_vec(&Line::of(finished, bytes)).ok());
+        let line = self.lengths().ok().and_then(|bytes| serde_json::to_vec(&Entry::of(finished, bytes)).ok());
         counted.0 + (rest + line.map_or(0, |line| line.len())) as u64
     }
 }
 
 /// The records as one Zstandard frame.
-fn packed(finished: &Finished, out: &mut impl Write) -> io::Result<()> {
+fn packed(finished: &FinishedAttempt, out: &mut impl Write) -> io::Result<()> {
     let mut packer = zstd::Encoder::new(out, 3)?;
     raw::write(finished, &mut packer)?;
     packer.finish().map(drop)
@@ -277,10 +252,10 @@ impl Write for Counted {
     }
 }
 
-impl Keep for Store {
+impl ResultSink for Store {
     const BLOCKS: bool = true;
 
-    fn put(&mut self, finished: &Finished) -> io::Result<()> {
+    fn put(&mut self, finished: &FinishedAttempt) -> io::Result<()> {
         let (before, journal) = (self.lengths()?, self.journal.metadata()?.len());
         self.append(finished).map_err(|error| {
             let cut = match self.cut_back(before, journal) {
@@ -299,8 +274,8 @@ impl Keep for Store {
         })
     }
 
-    fn put_run(&self, run: &run_json::RunJson<'_>) -> io::Result<()> {
-        let mut text = serde_json::to_vec_pretty(run)?;
+    fn put_run(&self, run: &RunState<'_>) -> io::Result<()> {
+        let mut text = serde_json::to_vec_pretty(&RunJson::of(run))?;
         text.push(b'\n');
         let temporary = format!("{RUN}.tmp");
         let (from, to) = (self.dir.join(&temporary), self.dir.join(RUN));
@@ -337,12 +312,6 @@ fn attempt_name(summary: &Summary) -> String {
 
 fn since_epoch(timestamp: Timestamp) -> Duration {
     Duration::from_micros(u64::try_from(timestamp.as_microsecond()).unwrap_or(0))
-}
-
-fn csv_line<T: AsRef<[u8]>>(cells: impl IntoIterator<Item = T>) -> io::Result<Vec<u8>> {
-    let mut writer = csv::WriterBuilder::new().from_writer(Vec::new());
-    writer.write_record(cells)?;
-    writer.into_inner().map_err(|error| io::Error::other(error.to_string()))
 }
 
 #[cfg(test)]

@@ -6,19 +6,18 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use hdrhistogram::Histogram;
-use jiff::Timestamp;
 use proto::Metric;
-use serde::Deserialize;
-use serde_json::{Map, Value};
 
-use super::journal::{Entry, Journal};
-use super::{FORMAT, HISTOGRAMS, JOURNAL, READ, RUN, SUMMARY, historical, hlog, lives, raw_name, tag};
+use super::schema::format::Head;
+use super::schema::journal::{Entry, Journal};
+use super::schema::run_json::RunJson;
+use super::{FORMAT, HISTOGRAMS, JOURNAL, RUN, SUMMARY, hlog, legacy, raw_name, session_intervals, tag};
 use crate::plan::Plan;
 use crate::plan::expand::Batch;
-use crate::report::cells::{CellHistograms, Done, Grid};
-use crate::report::run::{Client, Run};
-use crate::report::summary::Summary;
-use crate::report::timeline::Traced;
+use crate::results::batch::Summary;
+use crate::results::cells::{CellHistograms, Done, Grid};
+use crate::results::run::{Client, Run};
+use crate::results::timeline::BatchTimeline;
 
 /// Of the cells that are shown in detail.
 const DETAILS: [Metric; 7] =
@@ -73,43 +72,6 @@ fn below(dir: &Path) -> Vec<PathBuf> {
     found
 }
 
-#[derive(Debug, Deserialize)]
-struct RunFile {
-    run: String,
-    status: String,
-    failure: Option<String>,
-    started: Timestamp,
-    ended: Option<Timestamp>,
-    #[serde(default)]
-    command: Vec<String>,
-    #[serde(default)]
-    output: String,
-    #[serde(default)]
-    urls: Vec<String>,
-    plan: Plan,
-    #[serde(default)]
-    agents: Map<String, Value>,
-    #[serde(default)]
-    batches: Vec<BatchFile>,
-}
-
-#[derive(Debug, Deserialize)]
-struct BatchFile {
-    skipped: Option<Skipped>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Skipped {
-    batch: Batch,
-    why: String,
-}
-
-#[derive(Debug, Deserialize)]
-struct Any {
-    format: u32,
-    version: String,
-}
-
 /// Reads the run in `dir`: one of this program, or what the historical script left.
 ///
 /// # Errors
@@ -121,14 +83,14 @@ pub fn read(dir: &Path) -> Result<Run, ReadError> {
         Ok(text) => match own(dir, &text) {
             // Half of a copy, say; what the tables hold is in the other file too.
             Err(ReadError::Unreadable { path: which, problem }) if which == path && has_summary => {
-                let mut run = historical::read(dir)?;
+                let mut run = legacy::read(dir)?;
                 run.notes.insert(0, format!("{RUN} can't be read ({problem}): what follows is from {SUMMARY} alone"));
                 Ok(run)
             }
             done => done,
         },
         Err(error) if error.kind() == io::ErrorKind::NotFound && has_summary => {
-            let mut run = historical::read(dir)?;
+            let mut run = legacy::read(dir)?;
             if run.judged() {
                 run.notes.insert(0, format!("{RUN} is missing: what follows is from {SUMMARY} alone"));
             }
@@ -160,11 +122,11 @@ fn own(dir: &Path, text: &[u8]) -> Result<Run, ReadError> {
         path: dir.join(RUN),
         problem: format!("{error}; it is not the whole {RUN} of a run"),
     };
-    let any: Any = serde_json::from_slice(text).map_err(unreadable)?;
-    if !READ.contains(&any.format) {
-        return Err(ReadError::Format { path: dir.join(RUN), format: any.format, version: any.version });
+    let head = Head::of(text).map_err(unreadable)?;
+    if !head.is_readable() {
+        return Err(ReadError::Format { path: dir.join(RUN), format: head.format, version: head.version });
     }
-    let file: RunFile = serde_json::from_slice(text).map_err(unreadable)?;
+    let file: RunJson<'_> = serde_json::from_slice(text).map_err(unreadable)?;
 
     let mut notes = Vec::new();
     let entries = entries(dir, &mut notes)?;
@@ -172,7 +134,7 @@ fn own(dir: &Path, text: &[u8]) -> Result<Run, ReadError> {
     histograms.add(&mut cells, &[Metric::Total], |_| true, &mut notes)?;
     let mut results: Vec<Done> =
         entries.iter().filter(|entry| entry.in_summary).map(|entry| Done::Ran(Box::new(as_of_now(entry)))).collect();
-    if any.format == 1 {
+    if head.format == 1 {
         notes.push(
             "this run took a session as open from its connection on; newer runs do so from its first answer: compare the \
              sessions open at once only with those of runs as old"
@@ -180,7 +142,7 @@ fn own(dir: &Path, text: &[u8]) -> Result<Run, ReadError> {
         );
     }
     // What the journal has lost is in the other table too, without its agents.
-    let lost = historical::beyond(dir, &file.plan, &results);
+    let lost = legacy::beyond(dir, &file.plan, &results);
     if !lost.is_empty() {
         notes.push(format!(
             "{JOURNAL} lacks {} batches that {SUMMARY} has: they are taken from there, without their agents",
@@ -200,18 +162,18 @@ fn own(dir: &Path, text: &[u8]) -> Result<Run, ReadError> {
     let traced = traced(dir, &file.plan, &entries, &shown, &mut notes);
     Ok(Run {
         place: dir.display().to_string(),
-        client: Client::Muster { version: any.version },
+        client: Client::Muster { version: head.version },
         status: file.status,
         failure: file.failure,
         again: again(dir),
-        id: file.run,
+        id: file.run.to_string(),
         started: file.started,
         ended: file.ended,
-        command: file.command,
+        command: file.command.into_owned(),
         output: file.output,
-        urls: file.urls,
+        urls: file.urls.into_owned(),
         raw: raw_name(file.plan.output.raw).filter(|name| dir.join(name).is_file()).map(str::to_owned),
-        plan: file.plan,
+        plan: file.plan.into_owned(),
         agents: file.agents,
         results,
         cells,
@@ -221,8 +183,8 @@ fn own(dir: &Path, text: &[u8]) -> Result<Run, ReadError> {
 }
 
 /// The summary of an entry, as it would be written now: format 1 gave 0 for the response times of a batch that had none.
-fn as_of_now(entry: &Entry) -> Summary {
-    let mut summary = entry.summary.clone();
+fn as_of_now(entry: &Entry<'_>) -> Summary {
+    let mut summary = entry.summary.clone().into_owned();
     if entry.format == 1 && summary.ledger.succeeded + summary.ledger.timed_out == 0 {
         summary.response = None;
     }
@@ -262,7 +224,7 @@ fn file(dir: &Path, name: &str, notes: &mut Vec<String>) -> Result<Vec<u8>, Read
     }
 }
 
-fn entries(dir: &Path, notes: &mut Vec<String>) -> Result<Vec<Entry>, ReadError> {
+fn entries(dir: &Path, notes: &mut Vec<String>) -> Result<Vec<Entry<'static>>, ReadError> {
     let text = file(dir, JOURNAL, notes)?;
     let journal = Journal::read(&text)
         .map_err(|error| ReadError::Unreadable { path: dir.join(JOURNAL), problem: error.to_string() })?;
@@ -276,11 +238,11 @@ fn entries(dir: &Path, notes: &mut Vec<String>) -> Result<Vec<Entry>, ReadError>
 struct Intervals<'a> {
     path: PathBuf,
     text: Vec<u8>,
-    accepted: Vec<&'a Entry>,
+    accepted: Vec<&'a Entry<'static>>,
 }
 
 impl<'a> Intervals<'a> {
-    fn open(dir: &Path, entries: &'a [Entry], notes: &mut Vec<String>) -> Result<Self, ReadError> {
+    fn open(dir: &Path, entries: &'a [Entry<'static>], notes: &mut Vec<String>) -> Result<Self, ReadError> {
         let mut text = file(dir, HISTOGRAMS, notes)?;
         // Up to the last whole attempt: what lies beyond may be half written.
         let whole = entries.last().map_or(0, |entry| usize::try_from(entry.bytes.histograms).unwrap_or(usize::MAX));
@@ -329,7 +291,13 @@ impl<'a> Intervals<'a> {
 }
 
 /// The sessions of the batches that are shown, of each mode at the smallest wait.
-fn traced(dir: &Path, plan: &Plan, entries: &[Entry], shown: &[Batch], notes: &mut Vec<String>) -> Vec<Traced> {
+fn traced(
+    dir: &Path,
+    plan: &Plan,
+    entries: &[Entry<'_>],
+    shown: &[Batch],
+    notes: &mut Vec<String>,
+) -> Vec<BatchTimeline> {
     let Some(name) = raw_name(plan.output.raw) else { return Vec::new() };
     let path = dir.join(name);
     let mut traced = Vec::new();
@@ -340,8 +308,8 @@ fn traced(dir: &Path, plan: &Plan, entries: &[Entry], shown: &[Batch], notes: &m
         let batch = &entry.summary.batch;
         let smallest = shown.iter().filter(|one| one.mode == batch.mode).map(|one| one.wait_us).min();
         if entry.accepted && shown.contains(batch) && smallest == Some(batch.wait_us) {
-            match lives::read(&path, from, to, entry.summary.ledger.planned) {
-                Ok(lives) => traced.push(Traced::of(*batch, entry.summary.total_wall_us, &lives)),
+            match session_intervals::read(&path, from, to, entry.summary.ledger.planned) {
+                Ok(lives) => traced.push(BatchTimeline::of(*batch, entry.summary.total_wall_us, &lives)),
                 Err(error) => problem = Some(error),
             }
         }

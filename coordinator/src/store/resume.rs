@@ -7,18 +7,19 @@ use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use proto::{Metric, RunId};
-use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::fault::Faults;
-use super::journal::{Entry, Journal, Lengths};
+use super::schema::format::Head;
+use super::schema::journal::{Entry, Journal, Lengths};
+use super::schema::run_json::RunJson;
 use super::{
     ATTEMPTS, FORMAT, HISTOGRAMS, JOURNAL, RUN, SUMMARY, Store, attempt_name, hlog, lock, named, raw_name, tag,
 };
-use crate::plan::{Plan, Raw};
-use crate::report::cells::CellHistograms;
-use crate::report::format::count;
-use crate::run::machine::History;
+use crate::plan::Raw;
+use crate::results::cells::CellHistograms;
+use crate::results::history::History;
+use crate::text::count;
 
 /// Why a folder can't be taken up again.
 #[derive(Debug, thiserror::Error)]
@@ -27,33 +28,6 @@ pub enum ResumeError {
     NotResumable(String),
     #[error("{0}")]
     Io(#[from] io::Error),
-}
-
-/// Of run.json, what going on needs.
-#[derive(Debug, Deserialize)]
-pub struct Stored {
-    format: u32,
-    version: String,
-    run: RunId,
-    started: Timestamp,
-    #[serde(default)]
-    resumed: Vec<String>,
-    pub plan: Plan,
-    plan_hash: String,
-    #[serde(default)]
-    agents: Map<String, Value>,
-    #[serde(default)]
-    plan_folder: String,
-    #[serde(default)]
-    command: Vec<String>,
-}
-
-impl Stored {
-    /// Where relative paths of the plan begin.
-    #[must_use]
-    pub fn plan_folder(&self) -> &str {
-        if self.plan_folder.is_empty() { "." } else { &self.plan_folder }
-    }
 }
 
 /// An earlier life of a run.
@@ -81,7 +55,7 @@ fn not(text: impl Into<String>) -> ResumeError {
 ///
 /// # Errors
 /// If there is no run, or one that another version has written.
-pub fn stored(dir: &Path) -> Result<Stored, ResumeError> {
+pub fn stored(dir: &Path) -> Result<RunJson<'static>, ResumeError> {
     let path = dir.join(RUN);
     let text = match fs::read(&path) {
         Ok(text) => text,
@@ -95,29 +69,20 @@ pub fn stored(dir: &Path) -> Result<Stored, ResumeError> {
         }
         Err(error) => return Err(not(format!("{}: {error}", path.display()))),
     };
-    #[derive(Deserialize)]
-    struct Any {
-        format: u32,
-        version: String,
-    }
-    let other = |format: u32, version: &str| {
-        not(format!(
-            "{} was written by version {version} (format {format}), this is {} (format {FORMAT}); go on with that version, \
+    let unreadable =
+        |error: serde_json::Error| not(format!("{}: {error}; it is not the {RUN} of a run", path.display()));
+    let head = Head::of(&text).map_err(unreadable)?;
+    if !head.is_own() {
+        return Err(not(format!(
+            "{} was written by version {} (format {}), this is {} (format {FORMAT}); go on with that version, \
              so that one ruler measures the whole run",
             path.display(),
+            head.version,
+            head.format,
             proto::VERSION
-        ))
-    };
-    let any: Any = serde_json::from_slice(&text)
-        .map_err(|error| not(format!("{}: {error}; it is not the {RUN} of a run", path.display())))?;
-    if any.format != FORMAT || any.version != proto::VERSION {
-        return Err(other(any.format, &any.version));
+        )));
     }
-    let stored: Stored = serde_json::from_slice(&text)
-        .map_err(|error| not(format!("{}: {error}; it is not the {RUN} of a run", path.display())))?;
-    if stored.format != FORMAT || stored.version != proto::VERSION {
-        return Err(other(stored.format, &stored.version));
-    }
+    let stored: RunJson<'static> = serde_json::from_slice(&text).map_err(unreadable)?;
     if stored.plan.hash().to_string() != stored.plan_hash {
         return Err(not(format!(
             "{}: the plan in it was changed since the run (its hash is another one); put it back as it was, or start a \
@@ -132,7 +97,7 @@ pub fn stored(dir: &Path) -> Result<Stored, ResumeError> {
 ///
 /// # Errors
 /// If another coordinator is at it, or a file can't be read or cut.
-pub fn resume(dir: PathBuf, stored: Stored, faults: Faults) -> Result<Resumed, ResumeError> {
+pub fn resume(dir: PathBuf, stored: RunJson<'static>, faults: Faults) -> Result<Resumed, ResumeError> {
     let plan = &stored.plan;
     let open = |name: &str| {
         let path = dir.join(name);
@@ -173,9 +138,9 @@ pub fn resume(dir: PathBuf, stored: Stored, faults: Faults) -> Result<Resumed, R
         store,
         run: stored.run,
         started: stored.started,
-        resumed: stored.resumed,
+        resumed: stored.resumed.into_owned(),
         agents: stored.agents,
-        command: stored.command,
+        command: stored.command.into_owned(),
         history,
         cells,
         notes,
@@ -184,7 +149,7 @@ pub fn resume(dir: PathBuf, stored: Stored, faults: Faults) -> Result<Resumed, R
 
 /// What of the files is whole, and what is to be cut off.
 struct Whole {
-    entries: Vec<Entry>,
+    entries: Vec<Entry<'static>>,
     to: Lengths,
     journal_to: u64,
     notes: Vec<String>,
@@ -255,7 +220,7 @@ fn short_of(raw: Raw, there: &Lengths, said: &Lengths) -> String {
 }
 
 /// Records of refused attempts that the journal does not know were never finished.
-fn remove_strays(dir: &Path, entries: &[Entry], notes: &mut Vec<String>) -> io::Result<()> {
+fn remove_strays(dir: &Path, entries: &[Entry<'_>], notes: &mut Vec<String>) -> io::Result<()> {
     let known: BTreeSet<String> =
         entries.iter().filter(|entry| !entry.accepted).map(|entry| attempt_name(&entry.summary)).collect();
     let found = match fs::read_dir(dir.join(ATTEMPTS)) {
@@ -276,11 +241,11 @@ fn remove_strays(dir: &Path, entries: &[Entry], notes: &mut Vec<String>) -> io::
 }
 
 /// What the journal says of each batch, and the merged totals of what was accepted.
-fn decided(entries: &[Entry], histograms: &[u8]) -> Result<(History, CellHistograms), String> {
+fn decided(entries: &[Entry<'_>], histograms: &[u8]) -> Result<(History, CellHistograms), String> {
     let mut history = History::default();
     for entry in entries {
         if entry.in_summary {
-            history.decided.insert(entry.batch, entry.summary.clone());
+            history.decided.insert(entry.batch, entry.summary.clone().into_owned());
         } else {
             let last = history.refused.entry(entry.batch).or_default();
             *last = entry.attempt.max(*last);
@@ -288,7 +253,7 @@ fn decided(entries: &[Entry], histograms: &[u8]) -> Result<(History, CellHistogr
             history.told.entry(entry.batch).or_default().push(format!("attempt {}: {why}", entry.attempt));
         }
     }
-    let accepted: BTreeMap<String, &Entry> = entries
+    let accepted: BTreeMap<String, &Entry<'_>> = entries
         .iter()
         .filter(|entry| entry.accepted)
         .map(|entry| (tag(&entry.summary, Metric::Total), entry))

@@ -8,14 +8,16 @@ use proptest::prelude::*;
 use proto::{AttemptId, Bounds, HistogramSet, Mode, Outcome, RunId, SessionRecord};
 
 use super::resume::{Resumed, resume, stored};
-use super::run_json::{Facts, RunJson};
 use super::*;
 use crate::plan::Plan;
 use crate::plan::check::plan_of;
 use crate::plan::expand::Batch;
-use crate::report::facts::{Row, Verdict, Worth};
-use crate::report::summary::Context;
-use crate::run::event_loop::Papers;
+use crate::results::attempt::Row;
+use crate::results::batch::Context;
+use crate::results::metadata::RunMetadata;
+use crate::results::metadata::RunState;
+use crate::results::run::Status;
+use crate::results::verdict::{Validity, Verdict};
 
 const FILES: [&str; 5] = ["raw.jsonl", "raw.jsonl.zst", SUMMARY, HISTOGRAMS, JOURNAL];
 
@@ -25,7 +27,7 @@ fn plan(raw: &str) -> Plan {
 }
 
 /// Repetition `index` + 1 of five sessions, one of which failed.
-fn finished(index: u32, attempt: u32, accepted: bool) -> Finished {
+fn finished(index: u32, attempt: u32, accepted: bool) -> FinishedAttempt {
     let batch = Batch { index, mode: Mode::Ws, batch_size: 5, wait_us: 1_000_000, repetition: index + 1 };
     let rows: Vec<Row> = (0..5)
         .map(|session| {
@@ -51,26 +53,26 @@ fn finished(index: u32, attempt: u32, accepted: bool) -> Finished {
     };
     let mut summary = Summary::of(&context, &rows, &histograms);
     summary.accepted = accepted;
-    let worth = if accepted { Worth::Valid } else { Worth::Degraded };
-    summary.verdict = Verdict { worth, reasons: vec!["because, \"so\"".to_owned()], ..Verdict::default() };
+    let worth = if accepted { Validity::Valid } else { Validity::Degraded };
+    summary.verdict = Verdict { validity: worth, reasons: vec!["because, \"so\"".to_owned()], ..Verdict::default() };
     let id = AttemptId { run: RunId(uuid::Uuid::nil()), batch: index, attempt };
-    Finished { id, summary, rows, histograms, stands: accepted, faults: Vec::new(), lost: Vec::new() }
+    FinishedAttempt { id, summary, rows, histograms, stands: accepted, faults: Vec::new(), lost: Vec::new() }
 }
 
-fn put_run(store: &Store, plan: &Plan, papers: &Papers) {
+fn put_run(store: &Store, plan: &Plan, metadata: &RunMetadata) {
     let (agents, urls) = (Default::default(), plan.target.urls.clone());
-    let facts = Facts {
+    let state = RunState {
         run: RunId(uuid::Uuid::nil()),
         plan,
         urls: &urls,
-        papers,
+        metadata,
         output: store.place(),
         ended: None,
         end: None,
         agents: &agents,
         results: &[],
     };
-    store.put_run(&RunJson::of(&facts)).expect("run.json");
+    store.put_run(&state).expect("run.json");
 }
 
 /// A folder with two batches, the second one after a refused attempt.
@@ -78,7 +80,7 @@ fn two_batches(dir: &Path, raw: &str) {
     let plan = plan(raw);
     let mut store =
         Store::create(dir.to_path_buf(), plan.output.raw, Timestamp::UNIX_EPOCH, Faults::default()).expect("created");
-    put_run(&store, &plan, &Papers::default());
+    put_run(&store, &plan, &RunMetadata::default());
     for attempt in [finished(0, 1, true), finished(1, 1, false), finished(1, 2, true)] {
         store.put(&attempt).expect("put");
     }
@@ -111,7 +113,7 @@ fn what_is_whole_is_read_back_as_it_was() {
         let decided: Vec<u32> = back.history.decided.keys().copied().collect();
         assert_eq!((decided, &back.history.refused), (vec![0, 1], &[(1, 1)].into()));
         assert_eq!(back.history.decided[&0], finished(0, 1, true).summary, "to the last bit");
-        let mut cells = crate::report::cells::CellHistograms::default();
+        let mut cells = crate::results::cells::CellHistograms::default();
         for attempt in [finished(0, 1, true), finished(1, 2, true)] {
             cells.add(&attempt.summary.batch, &attempt.histograms);
         }
@@ -208,7 +210,7 @@ fn a_report_reads_what_is_there() {
     two_batches(dir.path(), "jsonl");
     let before = contents(dir.path());
     let run = read::read(dir.path()).expect("run");
-    assert_eq!((run.status.as_str(), run.results.len()), ("running", 2));
+    assert_eq!((run.status, run.results.len()), (Status::Running, 2));
     assert_eq!(run.notes, ["2 of 4 batches were decided"]);
     let whole = crate::report::tables::final_tables(&run.plan, &run.results, &run.cells);
     assert!(whole.contains("| ws   |    1.0 |"), "{whole}");

@@ -81,7 +81,7 @@ fn waiting_run(server: &Server, out: &Path) -> (Process, String) {
 async fn visits(address: &str) -> Vec<(&'static str, String)> {
     let mut table = Vec::new();
     let stranger = tempfile::tempdir().expect("dir");
-    let (other, _) = coordinator::identity::load_or_create(&stranger.path().join("identity")).expect("identity");
+    let (other, _) = coordinator::net::identity::load_or_create(&stranger.path().join("identity")).expect("identity");
     let security = Security::Tls(other.client().expect("client"));
     let refusal = Connector::new(address.to_owned(), security).channel().await.map(|_| ());
     assert!(matches!(&refusal, Err(DialError::Identity(_))), "{refusal:?}");

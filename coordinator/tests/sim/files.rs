@@ -9,12 +9,14 @@ use std::sync::{Arc, Mutex};
 use std::{fs, io};
 
 use coordinator::plan::Raw;
+use coordinator::publish;
 use coordinator::report::document::of_run;
 use coordinator::report::published::built_in;
-use coordinator::run::collect::Finished;
+use coordinator::results::attempt::FinishedAttempt;
+use coordinator::results::metadata::RunState;
+use coordinator::run::sink::ResultSink;
 use coordinator::store::fault::Faults;
-use coordinator::store::run_json::RunJson;
-use coordinator::store::{Keep, Store, publish, read};
+use coordinator::store::{Store, read};
 use sha2::{Digest as _, Sha256};
 
 use crate::world::{AGENTS, COORDINATOR, play, wall};
@@ -47,14 +49,14 @@ max_clock_error_ms = 60000
 #[derive(Debug, Clone)]
 struct Files(Arc<Mutex<Store>>);
 
-impl Keep for Files {
+impl ResultSink for Files {
     const BLOCKS: bool = false;
 
-    fn put(&mut self, finished: &Finished) -> io::Result<()> {
+    fn put(&mut self, finished: &FinishedAttempt) -> io::Result<()> {
         self.0.lock().expect("lock").put(finished)
     }
 
-    fn put_run(&self, run: &RunJson<'_>) -> io::Result<()> {
+    fn put_run(&self, run: &RunState<'_>) -> io::Result<()> {
         self.0.lock().expect("lock").put_run(run)
     }
 

@@ -19,18 +19,19 @@ use agent::load::{Carry, Later, Loader};
 use agent::probe::{Means, Prober};
 use agent::pulse::Home;
 use agent::service::{self as agent_service, Settings};
-use coordinator::door::Visitor;
+use coordinator::net::listener::AcceptedPeer;
+use coordinator::net::rpc::{LastHeard, serve};
 use coordinator::plan::Plan;
 use coordinator::plan::check::plan_of;
-use coordinator::report::cells::CellHistograms;
 use coordinator::report::tables::final_tables;
-use coordinator::run::collect::Finished;
-use coordinator::run::event_loop::{self, Frame, Outside, Papers};
+use coordinator::results::attempt::FinishedAttempt;
+use coordinator::results::cells::CellHistograms;
+use coordinator::results::history::History;
+use coordinator::results::metadata::{RunMetadata, RunState};
+use coordinator::run::event_loop::{self, Frame, Outside};
 use coordinator::run::events::RunEvent;
-use coordinator::run::machine::{History, Setup};
-use coordinator::service::{Alive, serve};
-use coordinator::store::Keep;
-use coordinator::store::run_json::RunJson;
+use coordinator::run::machine::Setup;
+use coordinator::run::sink::ResultSink;
 use jiff::Timestamp;
 use proto::message::{Hello, ProbeResult};
 use proto::{Assignment, Capacity, FailureKind, Phase, RunId, SessionRecord, Vitals};
@@ -97,7 +98,7 @@ pub(crate) fn run(seed: u64, trouble: impl FnMut(&mut turmoil::Sim<'_>, Duration
 }
 
 /// Runs any plan whose results go to `store`: the exit code, the final table, and what was told.
-pub(crate) fn play<K: Keep + Clone>(
+pub(crate) fn play<K: ResultSink + Clone>(
     seed: u64,
     plan: &'static str,
     store: K,
@@ -147,7 +148,7 @@ pub(crate) fn play<K: Keep + Clone>(
     (code, table, told)
 }
 
-fn line(finished: &Finished, r: &SessionRecord) -> String {
+fn line(finished: &FinishedAttempt, r: &SessionRecord) -> String {
     let (batch, us) = (finished.id.batch, |us: Option<u64>| us.map_or("-".to_owned(), |us| us.to_string()));
     format!(
         "{batch} {} {} {:?} {} {} {:?} {} {}",
@@ -164,18 +165,18 @@ fn line(finished: &Finished, r: &SessionRecord) -> String {
 
 // ---- the coordinator ----
 
-async fn coordinate<K: Keep>(plan: Plan, store: K, told: Arc<Mutex<Vec<String>>>) -> io::Result<(u8, String)> {
+async fn coordinate<K: ResultSink>(plan: Plan, store: K, told: Arc<Mutex<Vec<String>>>) -> io::Result<(u8, String)> {
     let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT)).await?;
     let (admit, admitted) = mpsc::channel(64);
     tokio::spawn(async move {
         while let Ok((stream, from)) = listener.accept().await {
-            if admit.send(io::Result::Ok(Visitor::uncounted(stream, from))).await.is_err() {
+            if admit.send(io::Result::Ok(AcceptedPeer::uncounted(stream, from))).await.is_err() {
                 return;
             }
         }
     });
     let (heard_tx, heard) = mpsc::channel(256);
-    let alive = Alive::default();
+    let alive = LastHeard::default();
     let server = serve(ReceiverStream::new(admitted), heard_tx, alive.clone());
     let (_outside_tx, outside) = mpsc::channel::<Outside>(1);
     let urls = plan.target.urls.clone();
@@ -183,7 +184,7 @@ async fn coordinate<K: Keep>(plan: Plan, store: K, told: Arc<Mutex<Vec<String>>>
     let setup = Setup { plan: plan.clone(), run, urls, ca_pem: Vec::new(), history: History::default() };
     let frame = Frame {
         store,
-        papers: Papers { started: wall(), ..Papers::default() },
+        metadata: RunMetadata { started: wall(), ..RunMetadata::default() },
         heard,
         alive,
         outside,
@@ -211,17 +212,17 @@ pub(crate) fn wall() -> Timestamp {
 
 /// Attempts, in memory.
 #[derive(Debug, Clone, Default)]
-struct Kept(Arc<Mutex<Vec<Finished>>>);
+struct Kept(Arc<Mutex<Vec<FinishedAttempt>>>);
 
-impl Keep for Kept {
+impl ResultSink for Kept {
     const BLOCKS: bool = false;
 
-    fn put(&mut self, finished: &Finished) -> io::Result<()> {
+    fn put(&mut self, finished: &FinishedAttempt) -> io::Result<()> {
         self.0.lock().expect("lock").push(finished.clone());
         Ok(())
     }
 
-    fn put_run(&self, _run: &RunJson<'_>) -> io::Result<()> {
+    fn put_run(&self, _run: &RunState<'_>) -> io::Result<()> {
         Ok(())
     }
 

@@ -7,7 +7,7 @@ use super::canvas::{self, Canvas, LABEL, Look, MARGIN, Point, SMALL, Side, Strok
 use super::scale::{count_of, sessions, three};
 use super::theme::{AXIS, GRID, HEAT, INK, MUTED, on_heat};
 use super::{Figure, nothing};
-use crate::report::format::seconds_short;
+use crate::text::seconds_short;
 
 /// One panel: a mode, or a run.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -28,7 +28,7 @@ pub use png::png;
 pub use scaling::{ScalingLine, ScalingPoint, scaling};
 pub use spectrum::{Latency, SpectrumLine, spectrum};
 pub use theme::dark_css;
-pub use timeline::{AgentTimeline, Timeline, timeline};
+pub use timeline::{Timeline, timeline};
 
 /// One figure.
 #[derive(Debug, Clone, PartialEq, Eq)]

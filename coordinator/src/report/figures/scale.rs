@@ -1,6 +1,6 @@
 //! PURE: values to pixels, where the ticks are, and what stands at them.
 
-use super::super::format::count;
+use crate::text::count;
 
 /// A range of values over a range of pixels.
 #[derive(Debug, Clone, Copy)]

@@ -6,6 +6,7 @@ use resvg::tiny_skia::Pixmap;
 use resvg::usvg::roxmltree::{Document, Node};
 
 use super::*;
+use crate::results::timeline::AgentTimeline;
 
 mod any;
 

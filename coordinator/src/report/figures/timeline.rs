@@ -6,6 +6,7 @@ use super::font;
 use super::scale::{Scale, count_of};
 use super::theme::{AXIS, BAD, GRID, HEAT, INK, MAIN, PAPER, SERIES};
 use super::{Figure, nothing};
+use crate::results::timeline::AgentTimeline;
 
 /// One batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,18 +17,6 @@ pub struct Timeline {
     /// Length of a bin.
     pub bin_us: u64,
     pub agents: Vec<AgentTimeline>,
-}
-
-/// One agent's part in it, from the batch's start on. Vectors that are shorter than others go on with 0.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AgentTimeline {
-    pub agent: String,
-    /// Sessions open at the end of each bin.
-    pub open: Vec<u64>,
-    /// In each bin.
-    pub completed: Vec<u64>,
-    /// In each bin.
-    pub failed: Vec<u64>,
 }
 
 const TITLE: &str = "The batch over time";

@@ -6,14 +6,15 @@ use std::time::Duration;
 use proto::message::{Hello, Refused, RefusedWhy, Welcome};
 use proto::{AttemptId, FromCoordinator};
 
-use super::{Agent, Effect, Key, Machine, Now, Phase};
-use crate::exit::{End, Failure};
+use super::{Agent, Effect, Machine, Now, Phase};
+use crate::net::ConnectionId;
 use crate::plan::OnLoss;
+use crate::results::end::{End, Failure};
 use crate::run::clock::Rounds;
 use crate::run::events::RunEvent;
 
 impl Machine {
-    pub(super) fn joined(&mut self, now: Now, key: Key, hello: Hello) {
+    pub(super) fn joined(&mut self, now: Now, key: ConnectionId, hello: Hello) {
         if let Some(refused) = self.refuse(&hello) {
             self.tell(RunEvent::AgentRefused { name: hello.name, why: refused.message.clone() });
             self.send(key, FromCoordinator::Refused(refused));
@@ -71,7 +72,7 @@ impl Machine {
     }
 
     /// Asks whether the target is ready for one that came late.
-    pub(super) fn check(&mut self, key: Key) {
+    pub(super) fn check(&mut self, key: ConnectionId) {
         let probe = self.readiness_check();
         if let Some(agent) = self.agents.get_mut(&key).filter(|agent| !agent.checking) {
             agent.checking = true;
@@ -80,7 +81,7 @@ impl Machine {
     }
 
     /// It may hold what the running attempt is waiting for.
-    fn came_back(&mut self, now: Now, key: Key, instance: [u8; 16], holding: Option<AttemptId>) {
+    fn came_back(&mut self, now: Now, key: ConnectionId, instance: [u8; 16], holding: Option<AttemptId>) {
         let lease = Duration::from_micros(self.setup.plan.agents.lease_us);
         let mut wanted = None;
         if let Phase::Running(current) = &mut self.phase
@@ -121,7 +122,7 @@ impl Machine {
     }
 
     /// It was told to end: its sessions are cut, what there is of them is on its way.
-    pub(super) fn leaving(&mut self, now: Now, key: Key, why: &str) {
+    pub(super) fn leaving(&mut self, now: Now, key: ConnectionId, why: &str) {
         let Some(agent) = self.agents.get_mut(&key) else { return };
         (agent.leaving, agent.ready) = (true, false);
         let name = agent.name.clone();
@@ -192,7 +193,7 @@ impl Machine {
         (2_u64..).map(|n| format!("{}-{n}", hello.name)).find(|name| !taken(name)).unwrap_or_default()
     }
 
-    pub(super) fn left(&mut self, now: Now, key: Key, why: &str) {
+    pub(super) fn left(&mut self, now: Now, key: ConnectionId, why: &str) {
         let Some(agent) = self.agents.remove(&key) else { return };
         if !matches!(self.phase, Phase::Awaiting { .. }) {
             self.await_until = None;

@@ -6,16 +6,18 @@ use std::time::Duration;
 use proto::{Assignment, AttemptId, FromCoordinator, Launch};
 
 use super::{
-    ARM_TIMEOUT, CUT_TIMEOUT, Current, Effect, Key, LET_GO_MAX, Machine, Now, Phase, START_AFTER,
-    START_AFTER_ROUND_TRIPS, UPLOAD_TIMEOUT, UPLOAD_TIMEOUT_PER_SESSION,
+    ARM_TIMEOUT, CUT_TIMEOUT, Current, Effect, LET_GO_MAX, Machine, Now, Phase, START_AFTER, START_AFTER_ROUND_TRIPS,
+    UPLOAD_TIMEOUT, UPLOAD_TIMEOUT_PER_SESSION,
 };
-use crate::exit::{End, Failure};
+use crate::net::ConnectionId;
 use crate::plan::expand::Batch;
 use crate::plan::{OnLoss, OnRestart};
-use crate::report::cells::{Done, failing_sizes};
-use crate::report::facts::Outage;
+use crate::results::attempt::FinishedAttempt;
+use crate::results::cells::{Done, failing_sizes};
+use crate::results::end::{End, Failure};
+use crate::results::verdict::Outage;
 use crate::run::clock::Offset;
-use crate::run::collect::{Finished, Part, finish};
+use crate::run::collect::{Part, finish, judge};
 use crate::run::events::{Place, RunEvent};
 use crate::run::share::Share;
 use crate::run::verdict::{Fate, Treated};
@@ -59,7 +61,8 @@ impl Machine {
             Err(short) => return self.over(End::failed(Failure::TooFewAgents(short))),
         };
         let id = AttemptId { run: self.setup.run, batch: batch.index, attempt: self.attempt };
-        let with_share: Vec<(Key, Share)> = shares.into_iter().filter(|(_, share)| share.sessions > 0).collect();
+        let with_share: Vec<(ConnectionId, Share)> =
+            shares.into_iter().filter(|(_, share)| share.sessions > 0).collect();
         let agent_count = u32::try_from(with_share.len()).unwrap_or(u32::MAX);
         let mut parts = Vec::new();
         let mut first = 0;
@@ -218,7 +221,7 @@ impl Machine {
     }
 
     /// The server went away under the attempt.
-    pub(super) fn keep_outage(&mut self, finished: Finished, outage: Outage) {
+    pub(super) fn keep_outage(&mut self, finished: FinishedAttempt, outage: Outage) {
         self.outages += 1;
         let attempts = self.attempts_here();
         let why = outage.evidence.first().cloned().unwrap_or_default();
@@ -238,9 +241,9 @@ impl Machine {
     }
 
     /// Has an attempt written down; `refused` says why it does not count.
-    pub(super) fn keep(&mut self, mut finished: Finished, refused: Option<String>, fate: &Fate) {
+    pub(super) fn keep(&mut self, mut finished: FinishedAttempt, refused: Option<String>, fate: &Fate) {
         let batch = finished.summary.batch;
-        finished.judge(&self.setup.plan, fate);
+        judge(&mut finished, &self.setup.plan, fate);
         // Whether those who are left can carry it is found out then.
         let again = self.may_repeat() && self.ending.is_none();
         if let Some(why) = &refused {

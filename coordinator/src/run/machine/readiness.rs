@@ -6,10 +6,11 @@ use std::time::Duration;
 use proto::message::{Probe, ProbeResult};
 use proto::{Capacity, FromCoordinator, Launch, Mode, Target};
 
-use super::{Effect, Key, Machine, Now, PROBE_SLACK, Phase};
-use crate::exit::{End, Failure};
+use super::{Effect, Machine, Now, PROBE_SLACK, Phase};
+use crate::net::ConnectionId;
 use crate::plan::OnShortfall;
 use crate::plan::expand::Batch;
+use crate::results::end::{End, Failure};
 use crate::run::events::RunEvent;
 use crate::run::share::{Carrier, Share, Spread, split, split_arrivals};
 
@@ -28,7 +29,7 @@ impl Machine {
         let ports = pools.values().copied().fold(0, u64::saturating_add);
         let deadline = Duration::from_micros(plan.target.ready_timeout_us);
         let probe = self.readiness_check();
-        let keys: Vec<Key> = self.agents.keys().copied().collect();
+        let keys: Vec<ConnectionId> = self.agents.keys().copied().collect();
         let clock_error_us = self.clock_error_us();
         self.tell(RunEvent::AgentsReady { names, threads, ports, clock_error_us });
         for key in keys {
@@ -53,7 +54,7 @@ impl Machine {
         Target { urls: self.setup.urls.clone(), ca_pem: self.setup.ca_pem.clone() }
     }
 
-    pub(super) fn probed(&mut self, now: Now, key: Key, found: Vec<ProbeResult>) {
+    pub(super) fn probed(&mut self, now: Now, key: ConnectionId, found: Vec<ProbeResult>) {
         if !self.agents.contains_key(&key) {
             return;
         }
@@ -72,7 +73,8 @@ impl Machine {
     /// Everyone who is there may have had the last word.
     pub(super) fn maybe_judged(&mut self, now: Now) {
         let Phase::Probing { results, .. } = &self.phase else { return };
-        let known = |key: &Key| results.get(key).is_some_and(|found| found.iter().all(|result| result.last_word));
+        let known =
+            |key: &ConnectionId| results.get(key).is_some_and(|found| found.iter().all(|result| result.last_word));
         if self.agents.keys().all(known) {
             self.target_judged(now);
         }
@@ -121,7 +123,7 @@ impl Machine {
     }
 
     /// The readiness check of an agent that came while the run was on its way.
-    fn joined_late(&mut self, now: Now, key: Key, found: &[ProbeResult]) {
+    fn joined_late(&mut self, now: Now, key: ConnectionId, found: &[ProbeResult]) {
         if found.is_empty() || found.iter().any(|result| !result.last_word) {
             return;
         }
@@ -161,12 +163,12 @@ impl Machine {
     }
 
     /// Who carries how much of a batch with what is free now.
-    pub(super) fn shares(&self, batch: &Batch) -> Result<Vec<(Key, Share)>, String> {
+    pub(super) fn shares(&self, batch: &Batch) -> Result<Vec<(ConnectionId, Share)>, String> {
         self.shares_with(batch, Clone::clone)
     }
 
     /// The same, if everything in TIME_WAIT were back.
-    pub(super) fn shares_after_wait(&self, batch: &Batch) -> Result<Vec<(Key, Share)>, String> {
+    pub(super) fn shares_after_wait(&self, batch: &Batch) -> Result<Vec<(ConnectionId, Share)>, String> {
         self.shares_with(batch, |capacity| Capacity {
             ports_taken: capacity.ports_taken - capacity.ports_waiting,
             ports_waiting: 0,
@@ -174,8 +176,12 @@ impl Machine {
         })
     }
 
-    fn shares_with(&self, batch: &Batch, view: impl Fn(&Capacity) -> Capacity) -> Result<Vec<(Key, Share)>, String> {
-        let ready: Vec<(Key, &str, Capacity)> = self
+    fn shares_with(
+        &self,
+        batch: &Batch,
+        view: impl Fn(&Capacity) -> Capacity,
+    ) -> Result<Vec<(ConnectionId, Share)>, String> {
+        let ready: Vec<(ConnectionId, &str, Capacity)> = self
             .agents
             .iter()
             .filter(|(_, agent)| agent.ready)

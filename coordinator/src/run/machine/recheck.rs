@@ -13,21 +13,22 @@ use proto::message::{Probe, ProbeResult};
 use proto::{AttemptId, FromCoordinator, Outcome};
 
 use super::readiness::judge;
-use super::{Key, Machine, Now, PROBE_SLACK, Phase};
-use crate::exit::{End, Failure};
-use crate::report::facts::Row;
-use crate::report::format::count;
-use crate::run::collect::Finished;
+use super::{Machine, Now, PROBE_SLACK, Phase};
+use crate::net::ConnectionId;
+use crate::results::attempt::FinishedAttempt;
+use crate::results::attempt::Row;
+use crate::results::end::{End, Failure};
 use crate::run::events::RunEvent;
 use crate::run::outage::{self, After};
 use crate::run::verdict::Fate;
+use crate::text::count;
 
 /// A batch that waits for what the agents find.
 #[derive(Debug)]
-pub(super) struct Suspect {
-    finished: Box<Finished>,
-    asked: BTreeSet<Key>,
-    results: BTreeMap<Key, Vec<ProbeResult>>,
+pub(super) struct TargetCheck {
+    finished: Box<FinishedAttempt>,
+    asked: BTreeSet<ConnectionId>,
+    results: BTreeMap<ConnectionId, Vec<ProbeResult>>,
     after: After,
     pub(super) deadline: Duration,
 }
@@ -39,7 +40,7 @@ const SESSIONS_A_PROCESS: usize = 4;
 impl Machine {
     /// Whether the batch may say more of whether the target was there than of what it holds. A mode that never worked is no sign,
     /// and a server that says no is there.
-    pub(super) fn is_suspect(&self, finished: &Finished) -> bool {
+    pub(super) fn is_suspect(&self, finished: &FinishedAttempt) -> bool {
         let (batch, ledger) = (&finished.summary.batch, &finished.summary.ledger);
         let answered = |row: &Row| matches!(&row.record.outcome, Outcome::Failed(kind, _) if kind.is_answer());
         let silent = !self.setup.plan.enough_succeeded(ledger.succeeded, ledger.planned)
@@ -48,8 +49,8 @@ impl Machine {
         batch.index != AttemptId::WARMUP && (silent || outage::is_suspect(&finished.rows, self.setup.urls.len()))
     }
 
-    pub(super) fn recheck(&mut self, now: Now, finished: Finished) {
-        let asked: BTreeSet<Key> =
+    pub(super) fn recheck(&mut self, now: Now, finished: FinishedAttempt) {
+        let asked: BTreeSet<ConnectionId> =
             self.agents.iter().filter(|(_, agent)| agent.ready && !agent.leaving).map(|(key, _)| *key).collect();
         if asked.is_empty() {
             return self.rejudged(finished, &After::default());
@@ -63,11 +64,11 @@ impl Machine {
         let deadline = now.mono + probe.deadline + PROBE_SLACK;
         let finished = Box::new(finished);
         let after = After::default();
-        self.phase = Phase::Rechecking(Suspect { finished, asked, results: BTreeMap::new(), after, deadline });
+        self.phase = Phase::Rechecking(TargetCheck { finished, asked, results: BTreeMap::new(), after, deadline });
     }
 
     /// An answer to it; what is none is given back.
-    pub(super) fn rechecked(&mut self, key: Key, found: Vec<ProbeResult>) -> Option<Vec<ProbeResult>> {
+    pub(super) fn rechecked(&mut self, key: ConnectionId, found: Vec<ProbeResult>) -> Option<Vec<ProbeResult>> {
         let Phase::Rechecking(suspect) = &mut self.phase else { return Some(found) };
         if !suspect.asked.contains(&key) {
             return Some(found);
@@ -91,7 +92,7 @@ impl Machine {
     }
 
     /// An agent that can't answer any more is not waited for.
-    pub(super) fn recheck_without(&mut self, key: Key) {
+    pub(super) fn recheck_without(&mut self, key: ConnectionId) {
         if let Phase::Rechecking(suspect) = &mut self.phase {
             suspect.asked.remove(&key);
             suspect.results.remove(&key);
@@ -101,8 +102,9 @@ impl Machine {
 
     fn maybe_rechecked(&mut self) {
         let Phase::Rechecking(suspect) = &self.phase else { return };
-        let known =
-            |key: &Key| suspect.results.get(key).is_some_and(|found| found.iter().all(|result| result.last_word));
+        let known = |key: &ConnectionId| {
+            suspect.results.get(key).is_some_and(|found| found.iter().all(|result| result.last_word))
+        };
         if suspect.asked.iter().all(known) {
             self.recheck_judged();
         }
@@ -110,7 +112,7 @@ impl Machine {
 
     /// Everyone has had the last word, or the time is over.
     pub(super) fn recheck_judged(&mut self) {
-        let Some(Suspect { finished, asked, results, mut after, .. }) = self.take_suspect() else { return };
+        let Some(TargetCheck { finished, asked, results, mut after, .. }) = self.take_suspect() else { return };
         let mut faults = Vec::new();
         for key in &asked {
             after.add(&self.setup.urls, results.get(key).map_or(&[][..], Vec::as_slice));
@@ -132,14 +134,14 @@ impl Machine {
     }
 
     /// The target is there.
-    fn rejudged(&mut self, finished: Finished, after: &After) {
+    fn rejudged(&mut self, finished: FinishedAttempt, after: &After) {
         match outage::judge(&finished.rows, self.setup.urls.len(), after) {
             Some(outage) => self.keep_outage(finished, outage),
             None => self.keep(finished, None, &Fate { afterwards: after.told.clone(), ..Fate::default() }),
         }
     }
 
-    fn give_up(&mut self, finished: Finished, why: &str) {
+    fn give_up(&mut self, finished: FinishedAttempt, why: &str) {
         let fate = Fate { given_up: Some(why.to_owned()), ..Fate::default() };
         self.keep(finished, fate.given_up.clone(), &fate);
     }
@@ -151,7 +153,7 @@ impl Machine {
         }
     }
 
-    fn take_suspect(&mut self) -> Option<Suspect> {
+    fn take_suspect(&mut self) -> Option<TargetCheck> {
         match std::mem::replace(&mut self.phase, Phase::Over) {
             Phase::Rechecking(suspect) => Some(suspect),
             other => {

@@ -7,11 +7,12 @@ use proto::limits::URLS_MAX;
 use proto::message::Pong;
 use proto::{AttemptId, Capacity, FromCoordinator};
 
-use super::{CHECK_TIMEOUT, Effect, Key, Machine, Now, Phase, ROUNDS_MAX, ROUNDS_MIN, SURVEY_TIMEOUT, SYNC_TIMEOUT};
-use crate::exit::{End, Failure};
+use super::{CHECK_TIMEOUT, Effect, Machine, Now, Phase, ROUNDS_MAX, ROUNDS_MIN, SURVEY_TIMEOUT, SYNC_TIMEOUT};
+use crate::net::ConnectionId;
 use crate::plan::OnShortfall;
 use crate::plan::expand::Batch;
-use crate::report::cells::Done;
+use crate::results::cells::Done;
+use crate::results::end::{End, Failure};
 use crate::run::clock::Offset;
 use crate::run::events::RunEvent;
 
@@ -23,13 +24,13 @@ const PORTS_WAIT_MORE: Duration = Duration::from_millis(200);
 impl Machine {
     // ---- clocks ----
 
-    pub(super) fn ping(&mut self, now: Now, key: Key) {
+    pub(super) fn ping(&mut self, now: Now, key: ConnectionId) {
         let Some(agent) = self.agents.get_mut(&key) else { return };
         let sequence = agent.rounds.ping(now.mono);
         self.send(key, FromCoordinator::Ping { sequence });
     }
 
-    pub(super) fn pong(&mut self, now: Now, key: Key, pong: Pong) {
+    pub(super) fn pong(&mut self, now: Now, key: ConnectionId, pong: Pong) {
         let Some(agent) = self.agents.get_mut(&key) else { return };
         if !agent.rounds.pong(now.mono, pong.sequence, pong.agent_us) {
             return;
@@ -45,7 +46,7 @@ impl Machine {
     }
 
     /// Whether more rounds would tell nothing new.
-    pub(super) fn compared(&self, key: Key) -> bool {
+    pub(super) fn compared(&self, key: ConnectionId) -> bool {
         let Some(agent) = self.agents.get(&key) else { return true };
         let good = self.setup.plan.measure.max_clock_error_us / 2;
         let rounds = agent.rounds.count();
@@ -53,7 +54,7 @@ impl Machine {
         rounds >= ROUNDS_MAX || (rounds >= ROUNDS_MIN && enough())
     }
 
-    pub(super) fn offset(&self, key: Key) -> Option<Offset> {
+    pub(super) fn offset(&self, key: ConnectionId) -> Option<Offset> {
         self.agents.get(&key)?.rounds.estimate()
     }
 
@@ -67,7 +68,7 @@ impl Machine {
         let Phase::Preparing(current) = &mut self.phase else { return };
         current.syncing = true;
         current.deadline = Some(now.mono + SYNC_TIMEOUT);
-        let keys: Vec<Key> = current.parts.iter().map(|(key, _)| *key).collect();
+        let keys: Vec<ConnectionId> = current.parts.iter().map(|(key, _)| *key).collect();
         for key in keys {
             if let Some(agent) = self.agents.get_mut(&key) {
                 agent.rounds.again();
@@ -80,7 +81,7 @@ impl Machine {
 
     /// Before every attempt: who came meanwhile, and what can be carried?
     pub(super) fn survey(&mut self, now: Now, batch: Batch, waited: Duration) {
-        let came: BTreeSet<Key> = self
+        let came: BTreeSet<ConnectionId> = self
             .agents
             .iter()
             .filter(|(_, agent)| !agent.ready && !agent.leaving && !agent.waited_for)
@@ -100,7 +101,7 @@ impl Machine {
     }
 
     /// Of those who came meanwhile, one is known.
-    pub(super) fn checked(&mut self, now: Now, key: Key) {
+    pub(super) fn checked(&mut self, now: Now, key: ConnectionId) {
         match &mut self.phase {
             Phase::Checking { batch, waiting, .. } => {
                 waiting.remove(&key);
@@ -148,7 +149,8 @@ impl Machine {
 
     pub(super) fn survey_ready(&mut self, now: Now, batch: Batch, waited: Duration) {
         self.surveys += 1;
-        let keys: BTreeSet<Key> = self.agents.iter().filter(|(_, agent)| agent.ready).map(|(key, _)| *key).collect();
+        let keys: BTreeSet<ConnectionId> =
+            self.agents.iter().filter(|(_, agent)| agent.ready).map(|(key, _)| *key).collect();
         if keys.is_empty() {
             let text = "no agent is left; start agents, or run again with more of them".to_owned();
             return self.fell_short(now, batch, text);
@@ -165,7 +167,7 @@ impl Machine {
         self.phase = Phase::Surveying { batch, asked: keys, deadline: now.mono + SURVEY_TIMEOUT, waited };
     }
 
-    pub(super) fn capacity(&mut self, now: Now, key: Key, number: u64, capacity: Capacity) {
+    pub(super) fn capacity(&mut self, now: Now, key: ConnectionId, number: u64, capacity: Capacity) {
         let current = number == self.surveys;
         if let Some(agent) = self.agents.get_mut(&key).filter(|_| current) {
             agent.hello.capacity = capacity;
@@ -234,7 +236,7 @@ impl Machine {
     }
 
     /// An agent is gone that a survey, or a comparison of clocks, may be waiting for.
-    pub(super) fn no_longer_asked(&mut self, now: Now, key: Key) {
+    pub(super) fn no_longer_asked(&mut self, now: Now, key: ConnectionId) {
         match &mut self.phase {
             Phase::Surveying { asked, .. } => {
                 asked.remove(&key);
@@ -247,8 +249,8 @@ impl Machine {
     /// Those of the attempt that never answered a ping can't be told when to start.
     pub(super) fn sync_timed_out(&mut self, now: Now) {
         let Phase::Preparing(current) = &self.phase else { return };
-        let keys: Vec<Key> = current.parts.iter().map(|(key, _)| *key).collect();
-        let silent: Vec<Key> = keys.into_iter().filter(|key| self.offset(*key).is_none()).collect();
+        let keys: Vec<ConnectionId> = current.parts.iter().map(|(key, _)| *key).collect();
+        let silent: Vec<ConnectionId> = keys.into_iter().filter(|key| self.offset(*key).is_none()).collect();
         if silent.is_empty() {
             return self.go(now);
         }

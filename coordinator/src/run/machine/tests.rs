@@ -8,7 +8,7 @@ use proto::{Bounds, Capacity, FailureKind, HistogramSet, Ledger, Outcome, Phase 
 
 use super::*;
 use crate::plan::check::plan_of;
-use crate::report::facts::Worth;
+use crate::results::verdict::Validity;
 
 const PLAN: &str = "[target]\nurls = [\"http://h:1\"]\n[grid]\nbatch_sizes = [8, 16]\nrepetitions = 2\n";
 
@@ -36,10 +36,10 @@ fn hello(name: &str) -> Hello {
 
 /// What a well-behaved agent answers.
 fn answer(
-    key: Key,
+    key: ConnectionId,
     order: &FromCoordinator,
     mono: Duration,
-    shares: &mut BTreeMap<(Key, AttemptId), (u64, u64)>,
+    shares: &mut BTreeMap<(ConnectionId, AttemptId), (u64, u64)>,
 ) -> Vec<FromAgent> {
     match order {
         FromCoordinator::Probe(probe) => vec![FromAgent::Probed(
@@ -108,11 +108,11 @@ struct Play {
     machine: Machine,
     mono: Duration,
     /// Orders that an agent has not obeyed yet.
-    orders: BTreeMap<Key, VecDeque<FromCoordinator>>,
-    shares: BTreeMap<(Key, AttemptId), (u64, u64)>,
-    hung_up: Vec<Key>,
-    to_store: Option<Box<Finished>>,
-    stored: Vec<Finished>,
+    orders: BTreeMap<ConnectionId, VecDeque<FromCoordinator>>,
+    shares: BTreeMap<(ConnectionId, AttemptId), (u64, u64)>,
+    hung_up: Vec<ConnectionId>,
+    to_store: Option<Box<FinishedAttempt>>,
+    stored: Vec<FinishedAttempt>,
     told: Vec<RunEvent>,
     end: Option<End>,
 }
@@ -162,22 +162,22 @@ impl Play {
         }
     }
 
-    fn join(&mut self, key: Key, name: &str) {
+    fn join(&mut self, key: ConnectionId, name: &str) {
         self.orders.insert(key, VecDeque::new());
         self.apply(Event::Joined(key, Box::new(hello(name))));
     }
 
-    fn leave(&mut self, key: Key) {
+    fn leave(&mut self, key: ConnectionId) {
         self.orders.remove(&key);
         self.apply(Event::Left(key, "closed its connection".to_owned()));
     }
 
-    fn say(&mut self, key: Key, message: FromAgent) {
+    fn say(&mut self, key: ConnectionId, message: FromAgent) {
         self.apply(Event::Message(key, Box::new(message)));
     }
 
     /// One agent obeys its next order; `false` if it had none.
-    fn obey(&mut self, key: Key) -> bool {
+    fn obey(&mut self, key: ConnectionId) -> bool {
         let Some(order) = self.orders.get_mut(&key).and_then(VecDeque::pop_front) else { return false };
         for message in answer(key, &order, self.mono, &mut self.shares) {
             self.say(key, message);
@@ -187,7 +187,7 @@ impl Play {
 
     /// Everyone answers pings, and does nothing else.
     fn pongs(&mut self) {
-        let keys: Vec<Key> = self.orders.keys().copied().collect();
+        let keys: Vec<ConnectionId> = self.orders.keys().copied().collect();
         for key in keys {
             let greeting =
                 |order: &FromCoordinator| matches!(order, FromCoordinator::Ping { .. } | FromCoordinator::Welcome(_));
@@ -212,7 +212,7 @@ impl Play {
             .filter_map(|key| self.machine.agents.get(key))
             .map(|agent| (agent.hello.instance, self.mono))
             .collect();
-        self.apply(Event::Alive(living));
+        self.apply(Event::LastHeard(living));
         self.apply(Event::Tick);
     }
 
@@ -222,7 +222,7 @@ impl Play {
             if self.end.is_some() {
                 return;
             }
-            let keys: Vec<Key> = self.orders.keys().copied().collect();
+            let keys: Vec<ConnectionId> = self.orders.keys().copied().collect();
             let busy = keys.into_iter().any(|key| self.obey(key)) || self.store();
             if !busy {
                 self.wait(Duration::from_millis(250));
@@ -237,7 +237,7 @@ impl Play {
             if matches!(&self.machine.phase, Phase::Running(current) if current.id.batch == batch) {
                 return;
             }
-            let keys: Vec<Key> = self.orders.keys().copied().collect();
+            let keys: Vec<ConnectionId> = self.orders.keys().copied().collect();
             let busy = keys.into_iter().any(|key| self.obey(key)) || self.store();
             if !busy {
                 self.wait(Duration::from_millis(250));
@@ -252,7 +252,7 @@ impl Play {
             if matches!(&self.machine.phase, Phase::Preparing(current) if current.id.batch == batch) {
                 return;
             }
-            let keys: Vec<Key> = self.orders.keys().copied().collect();
+            let keys: Vec<ConnectionId> = self.orders.keys().copied().collect();
             let busy = keys.into_iter().any(|key| self.obey(key)) || self.store();
             if !busy {
                 self.wait(Duration::from_millis(250));
@@ -262,7 +262,7 @@ impl Play {
     }
 
     fn accepted(&self) -> Vec<(u32, u32)> {
-        let counts = |f: &&Finished| f.summary.accepted;
+        let counts = |f: &&FinishedAttempt| f.summary.accepted;
         self.stored.iter().filter(counts).map(|f| (f.id.batch, f.id.attempt)).collect()
     }
 
@@ -469,7 +469,7 @@ fn a_lost_agent_may_also_be_kept_or_end_the_run() {
         play.settle();
         assert_eq!((play.accepted(), play.code()), (accepted, code), "{on_loss}");
         let lossy = play.stored.iter().find(|f| f.summary.ledger.lost > 0).expect("the attempt");
-        assert_eq!(lossy.summary.verdict.worth, Worth::Degraded);
+        assert_eq!(lossy.summary.verdict.validity, Validity::Degraded);
     }
 }
 
@@ -502,7 +502,7 @@ fn a_silent_agent_is_lost_after_its_lease() {
     play.join(2, "b");
     play.until_running(0);
     play.mono += Duration::from_secs(9);
-    play.apply(Event::Alive(vec![(hello("a").instance, play.mono), ([99; 16], play.mono)]));
+    play.apply(Event::LastHeard(vec![(hello("a").instance, play.mono), ([99; 16], play.mono)]));
     play.apply(Event::Tick);
     assert!(play.hung_up.is_empty());
     assert_eq!(play.machine.deadline(), play.machine.agents[&2].last_seen.checked_add(Duration::from_secs(10)));

@@ -4,9 +4,9 @@ use proto::{FailureKind, Launch, Outcome, Phase, SessionRecord};
 
 use super::words::{busiest, cure, exact};
 use super::{Criteria, Evidence};
-use crate::report::format::{count, latency};
-use crate::report::summary::{Summary, most_at_once};
+use crate::results::batch::{Summary, most_at_once};
 use crate::run::side::{Side, is_provoked};
+use crate::text::{count, latency};
 
 /// Why the conclusion would have been another one; empty if it would not.
 pub(super) fn why(evidence: &Evidence<'_>, criteria: &Criteria, sides: &[Option<Side>]) -> Vec<String> {

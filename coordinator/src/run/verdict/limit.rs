@@ -7,10 +7,11 @@ use proto::{Outcome, Phase};
 use super::generator::estimated_own_us;
 use super::words::{busiest, exact, handshakes};
 use super::{Criteria, Evidence};
-use crate::report::facts::{Limit, Row};
-use crate::report::format::{count, latency};
-use crate::report::summary::Summary;
+use crate::results::attempt::Row;
+use crate::results::batch::Summary;
+use crate::results::verdict::Bottleneck;
 use crate::run::side::{Side, is_provoked, same_age, silence_us};
+use crate::text::{count, latency};
 
 /// Agents that shared a machine with the target took CPU from it: above this share of a host that had none left, a slow
 /// server may be their doing.
@@ -18,7 +19,7 @@ const SHARED_CPU_PERMILLE_MIN: u64 = 200;
 const HOST_FULL_PERMILLE: u32 = 900;
 
 /// Who it was, with the evidence in words.
-pub(super) fn of(evidence: &Evidence<'_>, criteria: &Criteria, sides: &[Option<Side>]) -> (Limit, Vec<String>) {
+pub(super) fn of(evidence: &Evidence<'_>, criteria: &Criteria, sides: &[Option<Side>]) -> (Bottleneck, Vec<String>) {
     let Evidence { summary, rows, .. } = evidence;
     let mut reasons = Vec::new();
     if !criteria.success && mostly_theirs(sides) {
@@ -29,22 +30,22 @@ pub(super) fn of(evidence: &Evidence<'_>, criteria: &Criteria, sides: &[Option<S
         reasons.extend(cut_at_one_age(rows, sides));
         reasons.extend(full_worker(summary));
         reasons.extend(handshakes(evidence));
-        return (Limit::Server, reasons);
+        return (Bottleneck::Server, reasons);
     }
     if let Some(reason) = shared_machine(evidence) {
         reasons.push(reason);
-        return (Limit::Unknown, reasons);
+        return (Bottleneck::Unknown, reasons);
     }
     let slow = if criteria.success { slow_but_successful(evidence, criteria) } else { timed_out(evidence) };
     match slow {
         Ok(reason) => {
             reasons.push(reason);
             reasons.extend(handshakes(evidence));
-            (Limit::Server, reasons)
+            (Bottleneck::Server, reasons)
         }
         Err(reason) => {
             reasons.push(reason);
-            (Limit::Unknown, reasons)
+            (Bottleneck::Unknown, reasons)
         }
     }
 }

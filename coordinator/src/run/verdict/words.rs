@@ -4,9 +4,9 @@ use proto::Launch;
 
 use super::Evidence;
 use crate::plan::Plan;
-use crate::report::facts::AgentResult;
-use crate::report::format::{count, latency};
-use crate::report::summary::Summary;
+use crate::results::agent::AgentResult;
+use crate::results::batch::Summary;
+use crate::text::{count, latency};
 
 /// `agent n2 added up to 480 ms to its sessions (p99) with 0.97 of 1 load threads busy, 3.2 s waiting for a CPU`: the one
 /// that added most.

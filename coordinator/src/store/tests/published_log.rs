@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 use proto::Ledger;
 
 use super::*;
+use crate::log::entry::{Links, body};
 use crate::report::comparison;
-use crate::report::entry::{Links, body};
 use crate::report::overview::{OverviewRow, overview};
-use crate::report::published::{Published, Table, built_in};
-use crate::report::run::Run;
-use crate::report::sheet::Sheet;
+use crate::report::published::{Published, PublishedTable, built_in};
+use crate::report::table::Table;
 use crate::report::tables::{results_summary, scalings};
-use crate::run::collect::Finished;
+use crate::results::attempt::FinishedAttempt;
+use crate::results::run::{Run, Status};
 
 /// As published: text, so that `2.90` is not `2.9`.
 #[derive(Debug, Clone, serde::Deserialize)]
@@ -20,7 +20,7 @@ struct Row {
     infrastructure: String,
     variant: String,
     date: String,
-    table: Table,
+    table: PublishedTable,
     mode: Mode,
     wait_seconds: String,
     batch_size: Option<u64>,
@@ -51,9 +51,9 @@ fn repetitions(row: &Row, size: u64) -> [u64; 3] {
     }
 }
 
-fn attempt(index: u32, row: &Row, size: u64, repetition: u32, succeeded: u64) -> Finished {
+fn attempt(index: u32, row: &Row, size: u64, repetition: u32, succeeded: u64) -> FinishedAttempt {
     let seconds = |text: &str| text.parse::<f64>().unwrap_or(0.0);
-    let us = |text: &str| super::super::lives::us(seconds(text));
+    let us = |text: &str| super::super::schema::number::us(seconds(text));
     let batch = Batch { index, mode: row.mode, batch_size: size, wait_us: us(&row.wait_seconds), repetition };
     let mut histograms = HistogramSet::new(Bounds::STANDARD);
     let mut record = SessionRecord::without_life(0, Outcome::Succeeded, String::new());
@@ -80,7 +80,7 @@ fn attempt(index: u32, row: &Row, size: u64, repetition: u32, succeeded: u64) ->
     } else if row.mode == Mode::Http {
         summary.errors = vec![("http_status(404) at reset".to_owned(), size)];
     }
-    Finished {
+    FinishedAttempt {
         id: AttemptId { run: RunId(uuid::Uuid::nil()), batch: index, attempt: 1 },
         summary,
         rows: Vec::new(),
@@ -126,11 +126,11 @@ fn stored_run(dir: &Path, rows: &[Row]) -> Run {
             index += 1;
         }
     }
-    let mut papers = Papers { started, ..Papers::default() };
-    papers.command = vec!["coordinator".to_owned(), "run".to_owned(), "plan.toml".to_owned()];
-    put_run(&store, &plan, &papers);
+    let mut metadata = RunMetadata { started, ..RunMetadata::default() };
+    metadata.command = vec!["coordinator".to_owned(), "run".to_owned(), "plan.toml".to_owned()];
+    put_run(&store, &plan, &metadata);
     let mut run = read::read(dir).expect("run");
-    run.status = "complete".to_owned();
+    run.status = Status::Complete;
     run
 }
 
@@ -156,11 +156,11 @@ fn seconds(text: &str) -> String {
 fn compare(run: &Run, rows: &[Row], differing: &mut Differing) {
     let grid = run.grid();
     let summary = results_summary(&run.plan, &grid);
-    let scaling: Vec<(Mode, u64, Sheet)> = scalings(&run.plan, &grid);
+    let scaling: Vec<(Mode, u64, Table)> = scalings(&run.plan, &grid);
     for row in rows {
         let size = row.batch_size.map_or_else(|| "-".to_owned(), |size| size.to_string());
         match row.table {
-            Table::Summary => {
+            PublishedTable::Summary => {
                 let place = format!("{}, Results Summary, {} {}", run.title(), row.mode, row.wait_seconds);
                 let own = summary.rows.iter().find(|own| own[0] == row.mode.to_string() && own[1] == row.wait_seconds);
                 let mut cell = |n: usize, column: &str, log: &str| {
@@ -175,7 +175,7 @@ fn compare(run: &Run, rows: &[Row], differing: &mut Differing) {
                     if row.note.is_empty() { &row.requests_per_second } else { &row.note },
                 );
             }
-            Table::Scaling => {
+            PublishedTable::Scaling => {
                 let place = format!("{}, Scaling Behavior, {size}", run.title());
                 let (_, _, sheet) = scaling.iter().find(|(mode, _, _)| *mode == row.mode).expect("the mode's table");
                 let own = sheet.rows.iter().find(|own| own[0] == size);

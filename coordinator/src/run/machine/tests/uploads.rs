@@ -29,14 +29,14 @@ fn running() -> (Play, AttemptId, Vec<FromAgent>) {
 }
 
 /// What agent `key` was asked to send again.
-fn resends(play: &Play, key: Key) -> Vec<Resend> {
+fn resends(play: &Play, key: ConnectionId) -> Vec<Resend> {
     let orders = play.orders.get(&key).into_iter().flatten();
     orders
         .filter_map(|order| if let FromCoordinator::Resend(resend) = order { Some(resend.clone()) } else { None })
         .collect()
 }
 
-fn back(play: &mut Play, key: Key, name: &str, holding: Option<AttemptId>) {
+fn back(play: &mut Play, key: ConnectionId, name: &str, holding: Option<AttemptId>) {
     play.orders.insert(key, VecDeque::new());
     play.apply(Event::Joined(key, Box::new(Hello { holding, ..hello(name) })));
 }
@@ -144,7 +144,7 @@ fn an_agent_that_takes_its_leave_is_thanked_and_its_attempt_repeated() {
     }
     let cut = play.to_store.as_ref().expect("an attempt");
     assert!(!cut.summary.accepted && cut.summary.ledger.lost == 0, "what it had is kept: {}", cut.summary.ledger);
-    assert_eq!(cut.summary.verdict.worth, Worth::Degraded);
+    assert_eq!(cut.summary.verdict.validity, Validity::Degraded);
     play.settle();
     assert_eq!(play.code(), 0);
 }

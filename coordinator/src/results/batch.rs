@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use proto::{HistogramSet, Ledger, Metric};
+use proto::{Bounds, HistogramSet, Ledger, Metric};
 use serde::{Deserialize, Serialize};
 
-use super::format::{seconds_short, seconds6};
-use super::tally::Tally;
 use crate::plan::expand::Batch;
-use crate::report::facts::{AgentResult, Row, Verdict, p99};
+use crate::results::agent::{AgentResult, p99};
+use crate::results::attempt::Row;
+use crate::results::tally::Tally;
+use crate::results::verdict::Verdict;
 
 /// Percentiles of one metric in microseconds, from the merged histogram; a value above its range stands at the range's end.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -112,6 +113,21 @@ pub struct Context<'a> {
 }
 
 impl Summary {
+    /// A batch of which nothing is known.
+    #[must_use]
+    pub fn empty(batch: Batch) -> Self {
+        let context = Context {
+            batch,
+            url: "",
+            hardware: "",
+            timestamp: Timestamp::UNIX_EPOCH,
+            asked_wait_us: 0,
+            agents: 0,
+            attempt: 0,
+        };
+        Self::of(&context, &[], &HistogramSet::new(Bounds::STANDARD))
+    }
+
     /// Counts and exact values from the rows, percentiles from the merged histograms only.
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "rates and means are floats in summary.csv")]
@@ -231,165 +247,11 @@ pub fn most_at_once(intervals: impl Iterator<Item = (u64, u64)>) -> u64 {
     u64::try_from(most).unwrap_or(0)
 }
 
-/// The columns of summary.csv, historical ones first, all in their fixed order.
-pub const COLUMNS: [&str; 65] = [
-    "mode",
-    "url",
-    "num_requests",
-    "batch_size",
-    "wait_seconds",
-    "repetition",
-    "timestamp",
-    "hardware",
-    "successful",
-    "failed",
-    "error_rate",
-    "total_wall_time",
-    "connect_p50",
-    "connect_p95",
-    "connect_p99",
-    "reset_p50",
-    "reset_p95",
-    "reset_p99",
-    "step_p50",
-    "step_p95",
-    "step_p99",
-    "total_min",
-    "total_max",
-    "total_avg",
-    "total_p50",
-    "total_p90",
-    "total_p95",
-    "total_p99",
-    "requests_per_second",
-    "effective_concurrency",
-    "unique_pids",
-    "unique_sessions",
-    "unique_hosts",
-    "agents",
-    "attempt",
-    "timed_out",
-    "lost",
-    "never_started",
-    "open_max",
-    "response_p50",
-    "response_p99",
-    "wire_p50",
-    "wire_p99",
-    "launch_window",
-    "launch_lag_p99",
-    "receive_lag_p99",
-    "start_skew",
-    "over_range",
-    "limit",
-    "verdict",
-    "verdict_reasons",
-    "accepted",
-    "handshake_rtt_p50",
-    "handshake_rtt_p99",
-    "syn_retransmissions",
-    "done",
-    "fullest_worker",
-    "untidy",
-    "outage",
-    "beyond_p50",
-    "beyond_p99",
-    "wire_beyond_p50",
-    "wire_beyond_p99",
-    "generator_delay_p99",
-    "ping_late_p99",
-];
-
-impl Summary {
-    /// The cells in the order of [`COLUMNS`]. What was not measured is an empty cell, never a 0.
-    #[must_use]
-    #[expect(clippy::cast_precision_loss, reason = "a fraction")]
-    pub fn cells(&self) -> [String; COLUMNS.len()] {
-        let l = &self.ledger;
-        let measured = |us: Option<u64>| us.map(seconds6).unwrap_or_default();
-        let failed = l.planned - l.succeeded;
-        let error_rate = if l.planned == 0 { 0.0 } else { failed as f64 / l.planned as f64 };
-        [
-            self.batch.mode.to_string(),
-            self.url.clone(),
-            l.planned.to_string(),
-            self.batch.batch_size.to_string(),
-            seconds_short(self.batch.wait_us),
-            self.batch.repetition.to_string(),
-            rfc3339(self.timestamp),
-            self.hardware.clone(),
-            l.succeeded.to_string(),
-            failed.to_string(),
-            format!("{error_rate:.6}"),
-            seconds6(self.total_wall_us),
-            seconds6(self.connect.p50_us),
-            seconds6(self.connect.p95_us),
-            seconds6(self.connect.p99_us),
-            seconds6(self.reset.p50_us),
-            seconds6(self.reset.p95_us),
-            seconds6(self.reset.p99_us),
-            seconds6(self.step.p50_us),
-            seconds6(self.step.p95_us),
-            seconds6(self.step.p99_us),
-            seconds6(self.total_min_us),
-            seconds6(self.total_max_us),
-            format!("{:.6}", self.total_avg_us / 1e6),
-            seconds6(self.total.p50_us),
-            seconds6(self.total.p90_us),
-            seconds6(self.total.p95_us),
-            seconds6(self.total.p99_us),
-            format!("{:.6}", self.requests_per_second),
-            format!("{:.6}", self.effective_concurrency),
-            self.unique_pids.to_string(),
-            self.unique_sessions.to_string(),
-            self.unique_hosts().to_string(),
-            self.agents.to_string(),
-            self.attempt.to_string(),
-            l.timed_out.to_string(),
-            l.lost.to_string(),
-            l.never_started.to_string(),
-            self.open_max.to_string(),
-            measured(self.response.map(|response| response.p50_us)),
-            measured(self.response.map(|response| response.p99_us)),
-            measured(self.wire.map(|wire| wire.p50_us)),
-            measured(self.wire.map(|wire| wire.p99_us)),
-            measured(self.launch_window_us),
-            measured(self.launch_lag_p99_us),
-            measured(self.receive_lag_p99_us),
-            measured(self.start_skew_us),
-            self.over_range.to_string(),
-            self.verdict.limit.to_string(),
-            self.verdict.worth.to_string(),
-            self.verdict.reasons.join("; "),
-            self.accepted.to_string(),
-            measured(self.handshake_rtt.map(|rtt| rtt.p50_us)),
-            measured(self.handshake_rtt.map(|rtt| rtt.p99_us)),
-            self.syn_retransmits.map(|n| n.to_string()).unwrap_or_default(),
-            self.done.to_string(),
-            self.workers.values().max().map(u64::to_string).unwrap_or_default(),
-            self.untidy.values().sum::<u64>().to_string(),
-            self.verdict.outage.as_ref().map(|outage| outage.cut.to_string()).unwrap_or_default(),
-            measured(self.beyond.map(|beyond| beyond.p50_us)),
-            measured(self.beyond.map(|beyond| beyond.p99_us)),
-            measured(self.wire_beyond.map(|beyond| beyond.p50_us)),
-            measured(self.wire_beyond.map(|beyond| beyond.p99_us)),
-            measured(self.own_delay_p99_us),
-            measured(self.ping_late_p99_us),
-        ]
-    }
-}
-
-/// RFC 3339 in UTC with microseconds.
-#[must_use]
-pub fn rfc3339(timestamp: Timestamp) -> String {
-    format!("{timestamp:.6}")
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
-    use proto::{Bounds, Mode, Outcome, SessionRecord};
+    use proto::{Outcome, SessionRecord};
 
     use super::*;
 
@@ -408,63 +270,5 @@ mod tests {
         assert_eq!(open_max(&[row(0, 10), row(5, 20), row(10, 30)]), 2, "one ends as another opens");
         assert_eq!(open_max(&[row(0, 10), row(5, 20), row(9, 30)]), 3);
         assert_eq!(open_max(&[row(5, 5)]), 0, "open for no time at all");
-    }
-
-    #[test]
-    fn nothing_successful_gives_zeros_that_scripts_can_read() {
-        let batch = Batch { index: 0, mode: Mode::Ws, batch_size: 1, wait_us: 100_000, repetition: 1 };
-        let context = Context {
-            batch,
-            url: "http://h",
-            hardware: "x",
-            timestamp: Timestamp::UNIX_EPOCH,
-            asked_wait_us: 100_000,
-            agents: 1,
-            attempt: 1,
-        };
-        let rows = [Row {
-            agent: Arc::from("a"),
-            record: SessionRecord::without_life(0, Outcome::NeverStarted, String::new()),
-        }];
-        let summary = Summary::of(&context, &rows, &HistogramSet::new(Bounds::STANDARD));
-        let cells = summary.cells();
-        for (column, cell) in COLUMNS.iter().zip(&cells) {
-            let number = cell.parse::<f64>();
-            let latency = ["connect_", "reset_", "step_", "total_"].iter().any(|p| column.starts_with(p));
-            assert!(!latency || number == Ok(0.0), "{column} = {cell:?}");
-            let nothing = ["response_", "launch_", "beyond_", "wire_"].iter().any(|p| column.starts_with(p));
-            assert!(!nothing || cell.is_empty(), "a percentile of nothing is no zero: {column} = {cell:?}");
-        }
-        assert_eq!(cells[6], "1970-01-01T00:00:00.000000Z");
-        assert_eq!(cells[4], "0.1");
-    }
-
-    /// Sessions of 3,800 s in histograms that end at an hour: nothing of them is a zero, and nothing is clipped without a word.
-    #[test]
-    fn values_beyond_the_range_stand_at_its_end() {
-        let batch = Batch { index: 0, mode: Mode::Ws, batch_size: 3, wait_us: 1_900_000_000, repetition: 1 };
-        let context = Context {
-            batch,
-            url: "http://h",
-            hardware: "x",
-            timestamp: Timestamp::UNIX_EPOCH,
-            asked_wait_us: 3_800_000_000,
-            agents: 1,
-            attempt: 1,
-        };
-        let rows = [row(5, 3_800_000_000), row(5, 3_900_000_000), row(5, 3_000_000_000)];
-        let of = |bounds: Bounds| {
-            let mut histograms = HistogramSet::new(bounds);
-            rows.iter().for_each(|row| histograms.record(&row.record));
-            Summary::of(&context, &rows, &histograms)
-        };
-        let hour = of(Bounds::STANDARD);
-        assert_eq!((hour.total.p50_us, hour.total.p99_us), (3_600_000_000, 3_600_000_000));
-        assert_eq!((hour.total_over_range, hour.range_us), (2, 3_600_000_000));
-        let total_p99 = COLUMNS.iter().position(|column| *column == "total_p99").expect("a column");
-        assert_eq!(hour.cells()[total_p99], "3600.000000");
-        let two_hours = of(Bounds::reaching(3_900_000_000));
-        assert_eq!((two_hours.total.p99_us, two_hours.total_over_range), (3_900_000_000, 0));
-        assert!(hour.total_min_us < hour.total.p50_us && two_hours.total_min_us < two_hours.total.p50_us);
     }
 }

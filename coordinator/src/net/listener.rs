@@ -45,13 +45,13 @@ pub enum Security {
 
 /// A peer that may speak gRPC, for as long as it lives one of those that are counted.
 #[derive(Debug)]
-pub struct Visitor<S> {
+pub struct AcceptedPeer<S> {
     stream: S,
     from: SocketAddr,
     _counted: Option<OwnedSemaphorePermit>,
 }
 
-impl<S> Visitor<S> {
+impl<S> AcceptedPeer<S> {
     /// One that came through no door: in simulations.
     pub fn uncounted(stream: S, from: SocketAddr) -> Self {
         Self { stream, from, _counted: None }
@@ -62,7 +62,7 @@ impl<S> Visitor<S> {
 pub fn open(
     listener: TcpListener,
     security: Security,
-) -> ReceiverStream<io::Result<Visitor<Box<dyn agent::link::Socket>>>> {
+) -> ReceiverStream<io::Result<AcceptedPeer<Box<dyn agent::link::Socket>>>> {
     let (admit, admitted) = mpsc::channel(64);
     tokio::spawn(async move {
         let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
@@ -99,7 +99,7 @@ pub fn open(
                 match timeout(HANDSHAKE_TIMEOUT, prove(stream, &security)).await {
                     Ok(Ok(stream)) => {
                         // The server may be gone: then nobody is let in any more.
-                        let _ = admit.send(Ok(Visitor { stream, from, _counted: Some(counted) })).await;
+                        let _ = admit.send(Ok(AcceptedPeer { stream, from, _counted: Some(counted) })).await;
                     }
                     Ok(Err(problem)) => crowd.tell(&format!("a peer at {from} was refused: {problem}")),
                     Err(_) => tracing::debug!("a peer at {from} said nothing for {} s", HANDSHAKE_TIMEOUT.as_secs()),
@@ -191,7 +191,7 @@ fn why_no_tls(error: &io::Error) -> String {
     }
 }
 
-impl<S> Connected for Visitor<S> {
+impl<S> Connected for AcceptedPeer<S> {
     type ConnectInfo = Option<SocketAddr>;
 
     fn connect_info(&self) -> Self::ConnectInfo {
@@ -199,13 +199,13 @@ impl<S> Connected for Visitor<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Visitor<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for AcceptedPeer<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Visitor<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for AcceptedPeer<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, buf)
     }

@@ -8,36 +8,37 @@ use jiff::Timestamp;
 use proto::RunId;
 use proto::base_url::BaseUrl;
 
-use super::source::{self, Loaded};
+use super::source::{self as plan_source, Loaded};
 use super::{PlanArgs, Problem, RunArgs};
-use crate::door::Security;
 use crate::exit;
-use crate::identity;
+use crate::net::identity;
+use crate::net::listener::Security;
 use crate::plan::Plan;
 use crate::plan::diff::differences;
 use crate::progress::Progress;
-use crate::report::cells::CellHistograms;
-use crate::report::summary::rfc3339;
-use crate::run::event_loop::Papers;
-use crate::run::machine::History;
-use crate::store::resume::{self, ResumeError, Resumed, Stored};
+use crate::results::cells::CellHistograms;
+use crate::results::history::History;
+use crate::results::metadata::RunMetadata;
+use crate::store::resume::{self, ResumeError, Resumed};
+use crate::store::schema::run_json::RunJson;
 use crate::store::{Store, folder};
+use crate::text::rfc3339;
 
 /// The plan that is run, and the run that it is taken from, if it goes on.
-pub(super) struct What {
+pub(super) struct RunSource {
     pub(super) plan: Plan,
     pub(super) folder: PathBuf,
-    pub(super) stored: Option<(PathBuf, Stored)>,
+    pub(super) stored: Option<(PathBuf, RunJson<'static>)>,
 }
 
-pub(super) fn what(args: &RunArgs) -> Result<What, Problem> {
+pub(super) fn source(args: &RunArgs) -> Result<RunSource, Problem> {
     let Some(dir) = &args.resume else {
-        let Loaded { plan, folder } = source::plan(&args.plan, args.output.as_deref())?;
-        return Ok(What { plan, folder, stored: None });
+        let Loaded { plan, folder } = plan_source::plan(&args.plan, args.output.as_deref())?;
+        return Ok(RunSource { plan, folder, stored: None });
     };
     let stored = resume::stored(dir).map_err(|error| cant_resume(&error))?;
-    let mut plan = stored.plan.clone();
-    let mut folder = PathBuf::from(stored.plan_folder());
+    let mut plan = stored.plan.clone().into_owned();
+    let mut folder = PathBuf::from(if stored.plan_folder.is_empty() { "." } else { &*stored.plan_folder });
     if says_what_is_run(&args.plan) {
         if args.plan.plan.is_none() && (args.plan.target.is_empty() || args.plan.batch_sizes.is_empty()) {
             return Err(Problem::usage(format!(
@@ -46,7 +47,7 @@ pub(super) fn what(args: &RunArgs) -> Result<What, Problem> {
                 dir.display()
             )));
         }
-        let given = source::plan(&args.plan, None)?;
+        let given = plan_source::plan(&args.plan, None)?;
         let differences = differences(&stored.plan, &given.plan);
         if !differences.is_empty() {
             return Err(Problem {
@@ -71,7 +72,7 @@ pub(super) fn what(args: &RunArgs) -> Result<What, Problem> {
             plan.agents.local = plan.agents.local.min(plan.agents.count);
         }
     }
-    Ok(What { plan, folder, stored: Some((dir.clone(), stored)) })
+    Ok(RunSource { plan, folder, stored: Some((dir.clone(), stored)) })
 }
 
 fn cant_resume(error: &ResumeError) -> Problem {
@@ -94,7 +95,7 @@ fn says_what_is_run(args: &PlanArgs) -> bool {
 }
 
 /// Who may connect.
-pub(super) enum Trust {
+pub(super) enum AgentAuth {
     Plaintext,
     Identity {
         identity: Box<Identity>,
@@ -107,9 +108,9 @@ pub(super) enum Trust {
     },
 }
 
-pub(super) fn trust(args: &RunArgs, plan: &Plan) -> Result<Trust, Problem> {
+pub(super) fn auth(args: &RunArgs, plan: &Plan) -> Result<AgentAuth, Problem> {
     if args.insecure_plaintext {
-        return Ok(Trust::Plaintext);
+        return Ok(AgentAuth::Plaintext);
     }
     let given = args.identity.is_some();
     let all_local = plan.agents.local >= plan.agents.count;
@@ -132,10 +133,10 @@ pub(super) fn trust(args: &RunArgs, plan: &Plan) -> Result<Trust, Problem> {
     };
     // Whatever is wrong with it is said before a port is bound.
     identity.server().map_err(|error| Problem::usage(error.to_string()))?;
-    Ok(Trust::Identity { identity: Box::new(identity), new, given, _temporary: temporary })
+    Ok(AgentAuth::Identity { identity: Box::new(identity), new, given, _temporary: temporary })
 }
 
-impl Trust {
+impl AgentAuth {
     pub(super) fn security(&self) -> Security {
         match self {
             Self::Plaintext => Security::Plaintext,
@@ -196,17 +197,21 @@ impl Drop for TemporaryFolder {
 }
 
 /// A run that may write.
-pub(super) struct Begun {
+pub(super) struct Prepared {
     pub(super) store: Store,
     pub(super) run: RunId,
-    pub(super) papers: Papers,
+    pub(super) metadata: RunMetadata,
     pub(super) history: History,
     pub(super) cells: CellHistograms,
-    /// What was cut off of the results that are taken up again.
+    /// RunSource was cut off of the results that are taken up again.
     pub(super) notes: Vec<String>,
 }
 
-pub(super) fn begin(args: &RunArgs, plan: &Plan, stored: Option<(PathBuf, Stored)>) -> Result<Begun, Problem> {
+pub(super) fn results(
+    args: &RunArgs,
+    plan: &Plan,
+    stored: Option<(PathBuf, RunJson<'static>)>,
+) -> Result<Prepared, Problem> {
     let faults = args.fault.clone().unwrap_or_default();
     let Some((dir, stored)) = stored else {
         let started = Timestamp::now();
@@ -219,10 +224,10 @@ pub(super) fn begin(args: &RunArgs, plan: &Plan, stored: Option<(PathBuf, Stored
                 "the results can't be written: {error}; make room, or give another folder with --output"
             ))
         })?;
-        return Ok(Begun {
+        return Ok(Prepared {
             store,
             run: RunId::random(),
-            papers: Papers { started, ..Papers::default() },
+            metadata: RunMetadata { started, ..RunMetadata::default() },
             history: History::default(),
             cells: CellHistograms::default(),
             notes: Vec::new(),
@@ -231,8 +236,8 @@ pub(super) fn begin(args: &RunArgs, plan: &Plan, stored: Option<(PathBuf, Stored
     let Resumed { store, run, started, mut resumed, agents, command, history, cells, notes } =
         resume::resume(dir, stored, faults).map_err(|error| cant_resume(&error))?;
     resumed.push(rfc3339(Timestamp::now()));
-    let papers = Papers { command, started, resumed, earlier_agents: agents, ..Papers::default() };
-    Ok(Begun { store, run, papers, history, cells, notes })
+    let metadata = RunMetadata { command, started, resumed, earlier_agents: agents, ..RunMetadata::default() };
+    Ok(Prepared { store, run, metadata, history, cells, notes })
 }
 
 /// A folder that was made a moment ago, and never became one of results.

@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use hdrhistogram::Histogram;
 use proto::{HistogramSet, Metric, Mode};
 
-use super::summary::Summary;
 use crate::plan::Plan;
 use crate::plan::expand::Batch;
-use crate::report::facts::Worth;
+use crate::results::batch::Summary;
+use crate::results::verdict::Validity;
 
 /// What was decided of one batch.
 #[derive(Debug, Clone)]
@@ -150,7 +150,7 @@ impl Cell<'_> {
     pub fn reliable(&self, plan: &Plan) -> bool {
         let counts = |run: &&Summary| {
             plan.enough_succeeded(run.ledger.succeeded, run.ledger.planned)
-                && matches!(run.verdict.worth, Worth::Valid | Worth::GeneratorLimited)
+                && matches!(run.verdict.validity, Validity::Valid | Validity::GeneratorLimited)
         };
         !self.runs.is_empty() && self.runs.iter().all(counts)
     }
@@ -250,7 +250,7 @@ pub fn failing_sizes(plan: &Plan, results: &[Done], batch: &Batch) -> u64 {
         cell.batch_size < batch.batch_size
             && cell.runs.len() == plan.grid.repetitions as usize
             && !grid.meets(cell)
-            && cell.runs.iter().all(|run| run.verdict.worth == Worth::Valid)
+            && cell.runs.iter().all(|run| run.verdict.validity == Validity::Valid)
     };
     line.iter().filter(failing).count() as u64
 }

@@ -1,134 +1,55 @@
 //! A folder that holds summary.csv, and perhaps raw.jsonl, and nothing of how the run came about: what the historical
 //! Python script leaves, or what somebody kept of a run of ours.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader};
 use std::path::Path;
 
 use jiff::{SignedDuration, Timestamp};
-use proto::{Bounds, HistogramSet, Ledger, Mode, Outcome, SessionRecord};
-use serde::Deserialize;
+use proto::{Bounds, HistogramSet, Mode, Outcome, SessionRecord};
 use serde_json::Map;
 use sha2::{Digest as _, Sha256};
 
 use super::SUMMARY;
-use super::lives::us;
 use super::read::ReadError;
+use super::schema::columns::Line;
+use super::schema::number::JsonSeconds;
+use super::schema::raw;
 use crate::plan::check::plan_of;
 use crate::plan::expand::Batch;
 use crate::plan::{Modes, Plan};
-use crate::report::cells::{CellHistograms, Done};
-use crate::report::facts::{Limit, Verdict, Worth};
-use crate::report::run::{Client, Run};
-use crate::report::summary::{Context, Percentiles, Summary};
+use crate::results::batch::Summary;
+use crate::results::cells::{CellHistograms, Done};
+use crate::results::run::{Client, Run, Status};
 
 const RAW: &str = "raw.jsonl";
-
-/// A line of summary.csv: the historical columns, and those of ours that a report needs.
-#[derive(Debug, Deserialize)]
-struct Line {
-    mode: Mode,
-    url: String,
-    num_requests: u64,
-    batch_size: u64,
-    wait_seconds: f64,
-    repetition: u32,
-    timestamp: String,
-    hardware: String,
-    successful: u64,
-    total_wall_time: f64,
-    connect_p50: f64,
-    connect_p95: f64,
-    connect_p99: f64,
-    reset_p50: f64,
-    reset_p95: f64,
-    reset_p99: f64,
-    step_p50: f64,
-    step_p95: f64,
-    step_p99: f64,
-    total_min: f64,
-    total_max: f64,
-    total_avg: f64,
-    total_p50: f64,
-    total_p90: f64,
-    total_p95: f64,
-    total_p99: f64,
-    requests_per_second: f64,
-    effective_concurrency: f64,
-    unique_pids: u64,
-    unique_sessions: u64,
-    unique_hosts: u64,
-    agents: Option<u64>,
-    attempt: Option<u32>,
-    timed_out: Option<u64>,
-    lost: Option<u64>,
-    never_started: Option<u64>,
-    open_max: Option<u64>,
-    response_p50: Option<f64>,
-    response_p99: Option<f64>,
-    wire_p50: Option<f64>,
-    wire_p99: Option<f64>,
-    launch_window: Option<f64>,
-    launch_lag_p99: Option<f64>,
-    receive_lag_p99: Option<f64>,
-    start_skew: Option<f64>,
-    over_range: Option<u64>,
-    limit: Option<Limit>,
-    verdict: Option<Worth>,
-    verdict_reasons: Option<String>,
-    accepted: Option<bool>,
-    done: Option<u64>,
-    beyond_p50: Option<f64>,
-    beyond_p99: Option<f64>,
-    wire_beyond_p50: Option<f64>,
-    wire_beyond_p99: Option<f64>,
-    generator_delay_p99: Option<f64>,
-}
-
-/// A line of raw.jsonl, as far as it is needed.
-#[derive(Debug, Deserialize)]
-struct Session {
-    mode: Mode,
-    wait_requested: f64,
-    batch_size: u64,
-    connect_latency: Option<f64>,
-    reset_latency: Option<f64>,
-    step_latency: Option<f64>,
-    /// Of ours: one a step.
-    step_latencies: Option<Vec<f64>>,
-    total_latency: Option<f64>,
-    host_url: Option<String>,
-    success: bool,
-    error_type: Option<String>,
-}
 
 /// More than any run has: what is above is no count.
 const COUNT_MAX: u64 = 1_000_000_000;
 const HOSTS_MAX: u64 = 1_000_000;
 
-impl Line {
-    /// What can't be, in words.
-    fn fault(&self) -> Option<String> {
-        let counts = [
-            ("num_requests", self.num_requests),
-            ("batch_size", self.batch_size),
-            ("successful", self.successful),
-            ("unique_pids", self.unique_pids),
-            ("unique_sessions", self.unique_sessions),
-            ("timed_out", self.timed_out.unwrap_or(0)),
-            ("lost", self.lost.unwrap_or(0)),
-            ("never_started", self.never_started.unwrap_or(0)),
-        ];
-        let many = counts.iter().find(|(_, count)| *count > COUNT_MAX).copied();
-        let many = many.or((self.unique_hosts > HOSTS_MAX).then_some(("unique_hosts", self.unique_hosts)));
-        match many {
-            Some((column, count)) => Some(format!("{column} is {count}: no run has that many")),
-            None if self.successful > self.num_requests => {
-                Some(format!("{} of {} sessions succeeded", self.successful, self.num_requests))
-            }
-            None => None,
+/// What can't be, in words.
+fn fault(line: &Line) -> Option<String> {
+    let counts = [
+        ("num_requests", line.num_requests),
+        ("batch_size", line.batch_size),
+        ("successful", line.successful),
+        ("unique_pids", line.unique_pids),
+        ("unique_sessions", line.unique_sessions),
+        ("timed_out", line.timed_out.unwrap_or(0)),
+        ("lost", line.lost.unwrap_or(0)),
+        ("never_started", line.never_started.unwrap_or(0)),
+    ];
+    let many = counts.iter().find(|(_, count)| *count > COUNT_MAX).copied();
+    let many = many.or((line.unique_hosts > HOSTS_MAX).then_some(("unique_hosts", line.unique_hosts)));
+    match many {
+        Some((column, count)) => Some(format!("{column} is {count}: no run has that many")),
+        None if line.successful > line.num_requests => {
+            Some(format!("{} of {} sessions succeeded", line.successful, line.num_requests))
         }
+        None => None,
     }
 }
 
@@ -138,7 +59,7 @@ fn lines(path: &Path) -> Result<(Vec<Line>, Option<String>), String> {
     let mut lines: Vec<Line> = Vec::new();
     for line in reader.deserialize::<Line>() {
         let line = line.map_err(|error| error.to_string());
-        let line = line.and_then(|line| match line.fault() {
+        let line = line.and_then(|line| match fault(&line) {
             Some(fault) => Err(format!("line {}: {fault}", lines.len() + 2)),
             None => Ok(line),
         });
@@ -156,7 +77,7 @@ pub(super) fn beyond(dir: &Path, plan: &Plan, known: &[Done]) -> Vec<Summary> {
     let key = |batch: &Batch| (batch.mode, batch.batch_size, batch.wait_us, batch.repetition);
     let grid = plan.batches();
     let mut found = Vec::new();
-    for mut summary in lines.iter().map(|line| summary(0, line, 0)) {
+    for mut summary in lines.into_iter().map(|line| line.into_summary(0)) {
         let planned = grid.iter().find(|batch| key(batch) == key(&summary.batch));
         if let Some(batch) = planned.filter(|batch| !known.iter().any(|done| key(done.batch()) == key(batch))) {
             summary.batch = *batch;
@@ -207,7 +128,7 @@ pub(super) fn read(dir: &Path) -> Result<Run, ReadError> {
         place: dir.display().to_string(),
         client: if ours { Client::Muster { version } } else { Client::Script },
         // The script leaves a summary of what it finished, and nothing of how it ended.
-        status: if ours { "unknown" } else { "complete" }.to_owned(),
+        status: if ours { Status::Unknown } else { Status::Complete },
         failure: None,
         again: super::read::again(dir),
         id: id_of(&infrastructure(dir), &path),
@@ -273,7 +194,7 @@ fn plan(dir: &Path, lines: &[Line]) -> Result<Plan, String> {
     plan.experiment.infrastructure = infrastructure(dir);
     plan.experiment.hardware = distinct(lines.iter().map(|line| line.hardware.clone())).join(", ");
     plan.grid.batch_sizes = distinct(lines.iter().map(|line| line.batch_size));
-    plan.grid.waits_us = distinct(lines.iter().map(|line| us(line.wait_seconds)));
+    plan.grid.waits_us = distinct(lines.iter().map(|line| line.wait_seconds.0));
     plan.grid.repetitions = lines.iter().map(|line| line.repetition).max().unwrap_or(1).max(1);
     Ok(plan)
 }
@@ -281,84 +202,11 @@ fn plan(dir: &Path, lines: &[Line]) -> Result<Plan, String> {
 /// In the order of the file. The script counts repetitions from 0 or from 1: here the first is 1.
 fn summaries(lines: &[Line]) -> Vec<Summary> {
     let first = lines.iter().map(|line| line.repetition).min().unwrap_or(1);
-    let shift = u32::from(first == 0);
-    (0..).zip(lines).map(|(index, line)| summary(index, line, shift)).collect()
-}
-
-fn summary(index: u32, line: &Line, shift: u32) -> Summary {
-    let wait_us = us(line.wait_seconds);
-    let batch = Batch {
-        index,
-        mode: line.mode,
-        batch_size: line.batch_size,
-        wait_us,
-        repetition: line.repetition.saturating_add(shift),
-    };
-    let context = Context {
-        batch,
-        url: &line.url,
-        hardware: &line.hardware,
-        timestamp: time_of(&line.timestamp).unwrap_or(Timestamp::UNIX_EPOCH),
-        asked_wait_us: wait_us,
-        agents: line.agents.unwrap_or(1),
-        attempt: line.attempt.unwrap_or(1),
-    };
-    let mut summary = Summary::of(&context, &[], &HistogramSet::new(Bounds::STANDARD));
-    let of = |p50: f64, p90: f64, p95: f64, p99: f64| Percentiles {
-        p50_us: us(p50),
-        p90_us: us(p90),
-        p95_us: us(p95),
-        p99_us: us(p99),
-    };
-    let (timed_out, lost) = (line.timed_out.unwrap_or(0), line.lost.unwrap_or(0));
-    let never_started = line.never_started.unwrap_or(0);
-    let failed = line.num_requests.saturating_sub(line.successful + timed_out + lost + never_started);
-    summary.ledger =
-        Ledger { planned: line.num_requests, succeeded: line.successful, failed, timed_out, lost, never_started };
-    summary.total_wall_us = us(line.total_wall_time);
-    summary.connect = of(line.connect_p50, 0.0, line.connect_p95, line.connect_p99);
-    summary.reset = of(line.reset_p50, 0.0, line.reset_p95, line.reset_p99);
-    summary.step = of(line.step_p50, 0.0, line.step_p95, line.step_p99);
-    summary.total = of(line.total_p50, line.total_p90, line.total_p95, line.total_p99);
-    summary.response = line.response_p99.map(|p99| of(line.response_p50.unwrap_or(0.0), 0.0, 0.0, p99));
-    summary.beyond = line.beyond_p99.map(|p99| of(line.beyond_p50.unwrap_or(0.0), 0.0, 0.0, p99));
-    summary.wire_beyond = line.wire_beyond_p99.map(|p99| of(line.wire_beyond_p50.unwrap_or(0.0), 0.0, 0.0, p99));
-    summary.own_delay_p99_us = line.generator_delay_p99.map(us);
-    summary.done = line.done.unwrap_or(0);
-    summary.wire = line.wire_p99.map(|p99| of(line.wire_p50.unwrap_or(0.0), 0.0, 0.0, p99));
-    (summary.total_min_us, summary.total_max_us) = (us(line.total_min), us(line.total_max));
-    summary.total_avg_us = line.total_avg * 1e6;
-    summary.requests_per_second = line.requests_per_second;
-    summary.effective_concurrency = line.effective_concurrency;
-    (summary.unique_pids, summary.unique_sessions) = (line.unique_pids, line.unique_sessions);
-    // Their names are in the records only.
-    summary.hosts = (1..=line.unique_hosts).map(|n| (format!("host {n}"), 0)).collect();
-    summary.open_max = line.open_max.unwrap_or(0);
-    summary.launch_window_us = line.launch_window.map(us);
-    summary.launch_lag_p99_us = line.launch_lag_p99.map(us);
-    summary.receive_lag_p99_us = line.receive_lag_p99.map(us);
-    summary.start_skew_us = line.start_skew.map(us);
-    summary.over_range = line.over_range.unwrap_or(0);
-    summary.accepted = line.accepted.unwrap_or(true);
-    summary.verdict = Verdict {
-        worth: line.verdict.unwrap_or_default(),
-        limit: line.limit.unwrap_or_default(),
-        reasons: line.verdict_reasons.iter().filter(|text| !text.is_empty()).cloned().collect(),
-        ..Verdict::default()
-    };
-    summary
-}
-
-/// RFC 3339, a date and time without zone (Python's `isoformat()`, taken for UTC), or seconds since 1970.
-fn time_of(text: &str) -> Option<Timestamp> {
-    let plain = || format!("{text}Z").parse::<Timestamp>().ok();
-    let seconds = || Timestamp::from_microsecond(micros(text.parse::<f64>().ok()?)).ok();
-    text.parse::<Timestamp>().ok().or_else(plain).or_else(seconds)
-}
-
-#[expect(clippy::cast_possible_truncation, reason = "saturates, and what is no time is refused by who takes it")]
-fn micros(seconds: f64) -> i64 {
-    (seconds * 1e6).round() as i64
+    let mut summaries: Vec<Summary> = (0..).zip(lines).map(|(index, line)| line.clone().into_summary(index)).collect();
+    for summary in summaries.iter_mut().filter(|_| first == 0) {
+        summary.batch.repetition = summary.batch.repetition.saturating_add(1);
+    }
+    summaries
 }
 
 fn began_and_ended(results: &[Summary]) -> (Timestamp, Timestamp) {
@@ -393,8 +241,8 @@ fn sessions(path: &Path, results: &mut [Summary], cells: &mut CellHistograms) ->
         }
         match session(text) {
             Ok(session) => {
-                steps = steps.max(session.step_latencies.as_ref().map_or(1, Vec::len));
-                let cell = (session.mode, session.batch_size, us(session.wait_requested));
+                steps = steps.max(session.step_us.len());
+                let cell = (session.mode, session.batch_size, session.wait_us);
                 last = Some(cell);
                 by_cell.entry(cell).or_default().push(Some(session));
             }
@@ -432,16 +280,51 @@ fn sessions(path: &Path, results: &mut [Summary], cells: &mut CellHistograms) ->
     Ok(Found { notes, steps: u32::try_from(steps).unwrap_or(1) })
 }
 
+/// What is kept of a line of raw.jsonl.
+struct Session {
+    mode: Mode,
+    wait_us: u64,
+    batch_size: u64,
+    connect_us: Option<u64>,
+    reset_us: Option<u64>,
+    step_us: Vec<u64>,
+    total_us: Option<u64>,
+    host: Option<String>,
+    success: bool,
+    error_type: Option<String>,
+}
+
+impl Session {
+    fn of(line: raw::Line<'_>) -> Self {
+        // The script writes 0 for a phase that it did not measure: over HTTP the connect.
+        let measured = |seconds: Option<JsonSeconds>| seconds.map(|seconds| seconds.0).filter(|us| *us > 0);
+        let steps = line.step_latencies.map(|steps| steps.iter().map(|step| step.0).collect());
+        Self {
+            mode: line.mode,
+            wait_us: line.wait_requested.0,
+            batch_size: line.batch_size,
+            connect_us: measured(line.connect_latency),
+            reset_us: measured(line.reset_latency),
+            step_us: steps.unwrap_or_else(|| measured(line.step_latency).into_iter().collect()),
+            total_us: line.total_latency.map(|total| total.0),
+            host: line.host_url.filter(|host| !host.is_empty()).map(Cow::into_owned),
+            success: line.success,
+            error_type: line.error_type,
+        }
+    }
+}
+
 /// Python writes numbers that are none as words that JSON does not have.
 fn session(text: &str) -> Result<Session, serde_json::Error> {
-    serde_json::from_str(text).or_else(|error| {
+    let read = |text: &str| serde_json::from_str(text).map(Session::of);
+    read(text).or_else(|error| {
         if !(text.contains("NaN") || text.contains("Infinity")) {
             return Err(error);
         }
         let plain = [": -Infinity", ": Infinity", ": NaN", ":-Infinity", ":Infinity", ":NaN"]
             .iter()
             .fold(text.to_owned(), |text, word| text.replace(word, ": null"));
-        serde_json::from_str(&plain)
+        read(&plain)
     })
 }
 
@@ -451,17 +334,12 @@ fn add(summary: &mut Summary, sessions: &[Session], cells: &mut CellHistograms) 
     for session in sessions {
         if session.success {
             let mut record = SessionRecord::without_life(0, Outcome::Succeeded, String::new());
-            // The script writes 0 for a phase that it did not measure: over HTTP the connect.
-            let measured = |seconds: Option<f64>| seconds.filter(|seconds| *seconds > 0.0).map(us);
-            record.connect_us = measured(session.connect_latency);
-            record.reset_us = measured(session.reset_latency);
-            match &session.step_latencies {
-                Some(steps) => record.step_us.extend(steps.iter().copied().map(us)),
-                None => record.step_us.extend(measured(session.step_latency)),
-            }
-            record.total_us = session.total_latency.map(us);
+            record.connect_us = session.connect_us;
+            record.reset_us = session.reset_us;
+            record.step_us.clone_from(&session.step_us);
+            record.total_us = session.total_us;
             histograms.record(&record);
-            if let Some(host) = session.host_url.as_ref().filter(|host| !host.is_empty()) {
+            if let Some(host) = &session.host {
                 *hosts.entry(host.clone()).or_default() += 1;
             }
         } else {

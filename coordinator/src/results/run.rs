@@ -2,13 +2,14 @@
 
 use jiff::Timestamp;
 use proto::Launch;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::cells::{CellHistograms, Done, Grid};
-use super::format::seconds_short;
-use super::summary::rfc3339;
-use super::timeline::Traced;
 use crate::plan::Plan;
+use crate::results::cells::{CellHistograms, Done, Grid};
+use crate::results::end::End;
+use crate::results::timeline::BatchTimeline;
+use crate::text::rfc3339;
 
 /// Who measured it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,14 +21,39 @@ pub enum Client {
     Script,
 }
 
+/// How far a run got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// It goes on, or it was killed: nobody has written down its end.
+    Running,
+    Complete,
+    Interrupted,
+    Failed,
+    /// Nothing says how it ended.
+    Unknown,
+}
+
+impl Status {
+    /// Of a run with this end; `None` while it goes on.
+    #[must_use]
+    pub fn of(end: Option<&End>) -> Self {
+        match end {
+            None => Self::Running,
+            Some(End { failure: Some(_), .. }) => Self::Failed,
+            Some(End { interrupted: true, .. }) => Self::Interrupted,
+            Some(_) => Self::Complete,
+        }
+    }
+}
+
 /// Everything that tables, figures and pages are made of.
 #[derive(Debug)]
 pub struct Run {
     /// As the folder was named.
     pub place: String,
     pub client: Client,
-    /// `running`, `complete`, `interrupted`, `failed`, or `unknown`; a run that was killed is still called running.
-    pub status: String,
+    pub status: Status,
     pub failure: Option<String>,
     /// What tells it from other runs of its day: `-2`, or nothing.
     pub again: String,
@@ -43,7 +69,7 @@ pub struct Run {
     pub results: Vec<Done>,
     pub cells: CellHistograms,
     /// Single batches, session by session.
-    pub traced: Vec<Traced>,
+    pub traced: Vec<BatchTimeline>,
     /// The file of sessions, if the run kept one.
     pub raw: Option<String>,
     /// What is missing, or was not whole.
@@ -85,60 +111,11 @@ impl Run {
         self.client != Client::Script
     }
 
-    /// How sessions were started, if not all at once.
-    #[must_use]
-    pub fn launch_words(&self) -> Option<String> {
-        match self.plan.session.launch {
-            Launch::Burst => None,
-            Launch::Ramp { over_us } => Some(format!("over {} s", seconds_short(over_us))),
-            Launch::Arrivals { over_us, .. } => Some(format!(
-                "as they arrived, over {} s, whether or not earlier ones had ended",
-                seconds_short(over_us)
-            )),
-        }
-    }
-
-    /// What a session did and how it was started, where it is not the one step of a burst that published rows are of.
-    #[must_use]
-    pub fn session_words(&self) -> Option<String> {
-        let session = &self.plan.session;
-        if self.is_plain_burst() {
-            return None;
-        }
-        let think =
-            if session.think_us > 0 { format!(", think {} s", seconds_short(session.think_us)) } else { String::new() };
-        let started = self.launch_words().unwrap_or_else(|| "all at once".to_owned());
-        let steps = if session.steps == 1 { "1 step".to_owned() } else { format!("{} steps", session.steps) };
-        Some(format!("{steps}{think}; started {started}"))
-    }
-
     /// Sessions of one step without thinking, all started at once: what the published rows are of.
     #[must_use]
     pub fn is_plain_burst(&self) -> bool {
         let session = &self.plan.session;
         session.steps == 1 && session.think_us == 0 && session.launch == Launch::Burst
-    }
-
-    /// Who measured it, for people.
-    #[must_use]
-    pub fn client(&self) -> String {
-        match &self.client {
-            Client::Muster { version } => format!("Muster {version}"),
-            Client::Script => "the Python script".to_owned(),
-        }
-    }
-}
-
-/// `complete` as the experiment log writes it.
-#[must_use]
-pub fn status(status: &str) -> &'static str {
-    match status {
-        "complete" => "✅ Complete",
-        "interrupted" => "⏸ Interrupted",
-        "failed" => "❌ Failed",
-        "unknown" => "❓ Unknown",
-        // Or killed: nobody has written down its end.
-        _ => "⏳ Running",
     }
 }
 
@@ -166,7 +143,7 @@ pub(crate) mod tests {
         Run {
             place: "results/here".to_owned(),
             client: Client::Muster { version: "0.1.0".to_owned() },
-            status: "complete".to_owned(),
+            status: Status::Complete,
             failure: None,
             again: String::new(),
             id: "00000000-0000-0000-0000-000000000000".to_owned(),
@@ -190,6 +167,5 @@ pub(crate) mod tests {
         let plan = "[experiment]\ninfrastructure=\"hf-spaces\"\nvariant=\"cpu-upgrade\"\n";
         let run = run_of(plan, "2026-01-09T23:59:59.999999Z", Vec::new(), CellHistograms::default());
         assert_eq!(run.title(), "2026-01-09-hf-spaces-cpu-upgrade");
-        assert_eq!(["complete", "killed"].map(status), ["✅ Complete", "⏳ Running"]);
     }
 }

@@ -4,10 +4,10 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::named;
 use crate::report::document::Document;
 use crate::report::figures::{Figure, png};
 use crate::report::{html, markdown};
+use crate::store::named;
 
 /// Pixels of a PNG for one of the SVG: sharp on screens of today.
 const PNG_SCALE: f32 = 2.0;

@@ -1,18 +1,10 @@
-//! What is known of a batch before anything is worked out of it: its rows, and what it was judged to be worth.
-
-use std::fmt;
-use std::sync::Arc;
+//! What one agent contributed to a batch.
 
 use hdrhistogram::Histogram;
-use proto::{Ledger, SessionRecord, Vitals, WireState};
+use proto::{Ledger, Vitals, WireState};
 use serde::{Deserialize, Serialize};
 
-/// A record and whose it is.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Row {
-    pub agent: Arc<str>,
-    pub record: SessionRecord,
-}
+use crate::results::attempt::Row;
 
 /// What one agent contributed.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -122,77 +114,4 @@ impl AgentResult {
 pub fn p99(mut values: Vec<u64>) -> Option<u64> {
     let rank = (values.len() * 99).div_ceil(100).checked_sub(1)?;
     Some(*values.select_nth_unstable(rank).1)
-}
-
-/// The first that holds, from the worst.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Worth {
-    #[default]
-    Valid,
-    GeneratorLimited,
-    /// Agents were lost.
-    Degraded,
-    /// The ledger, the hosts or the uploads are wrong.
-    Invalid,
-}
-
-impl fmt::Display for Worth {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Valid => "valid",
-            Self::GeneratorLimited => "generator-limited",
-            Self::Degraded => "degraded",
-            Self::Invalid => "invalid",
-        })
-    }
-}
-
-/// Who kept the batch from doing better.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Limit {
-    Server,
-    Generator,
-    None,
-    #[default]
-    Unknown,
-}
-
-impl fmt::Display for Limit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Server => "server",
-            Self::Generator => "generator",
-            Self::None => "none",
-            Self::Unknown => "unknown",
-        })
-    }
-}
-
-/// With every reason in words.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Verdict {
-    pub worth: Worth,
-    pub limit: Limit,
-    pub reasons: Vec<String>,
-    /// `target.require_hosts` was not met.
-    pub hosts_missing: bool,
-    /// And nothing else is wrong that would make it degraded or invalid.
-    pub only_hosts_missing: bool,
-    /// The server was restarted, or cut off, while sessions ran.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub outage: Option<Outage>,
-}
-
-/// Sessions that a server cut by going away, and how that is known.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Outage {
-    /// Of the first cut, after the start of the batch.
-    pub at_us: u64,
-    pub cut: u64,
-    /// Connections that nobody took meanwhile, in the batch and after it.
-    pub refused_connects: u64,
-    /// In words.
-    pub evidence: Vec<String>,
 }

@@ -22,7 +22,7 @@ use tonic::transport::Server;
 use tonic::transport::server::Connected;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::run::machine::Key;
+use crate::net::ConnectionId;
 
 /// How long a peer may take to greet.
 const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
@@ -33,25 +33,25 @@ const STREAMS_MAX: usize = AGENTS_MAX + 256;
 /// Streams in one connection: one of orders, one of heartbeats, one to spare.
 const STREAMS_A_CONNECTION: u32 = 3;
 
-/// What the event loop hears.
+/// RunSource the event loop hears.
 #[derive(Debug)]
-pub enum Heard {
+pub enum Incoming {
     /// With the way back to it.
-    Joined(Key, Box<Hello>, Way),
-    Message(Key, Box<FromAgent>),
-    Left(Key, String),
+    Joined(ConnectionId, Box<Hello>, OrderSender),
+    Message(ConnectionId, Box<FromAgent>),
+    Left(ConnectionId, String),
 }
 
 /// The way back to an agent. Dropping it hangs up: what was sent still goes out, what still comes is not listened to.
 #[derive(Debug)]
-pub struct Way {
+pub struct OrderSender {
     orders: mpsc::Sender<FromCoordinator>,
     /// Where the agent dialled from.
     pub from: Option<IpAddr>,
     _open: DropGuard,
 }
 
-impl Way {
+impl OrderSender {
     /// `false` if there is no room for it: an agent that does not take its orders is no use.
     #[must_use]
     pub fn send(&self, order: FromCoordinator) -> bool {
@@ -62,16 +62,16 @@ impl Way {
 /// When each agent's last heartbeat came. Kept where it is read, so that neither a queue of records nor a busy event loop
 /// makes a living agent look dead.
 #[derive(Debug, Clone, Default)]
-pub struct Alive(Arc<Mutex<HashMap<[u8; 16], Seen>>>);
+pub struct LastHeard(Arc<Mutex<HashMap<[u8; 16], Seen>>>);
 
 #[derive(Debug, Clone, Copy)]
 struct Seen {
     /// The stream of orders that it greeted on last.
-    key: Key,
+    key: ConnectionId,
     at: Instant,
 }
 
-impl Alive {
+impl LastHeard {
     /// When the agents that have a stream of orders were last heard of.
     #[must_use]
     pub fn seen(&self) -> Vec<([u8; 16], Instant)> {
@@ -79,7 +79,7 @@ impl Alive {
         known.iter().map(|(instance, seen)| (*instance, seen.at)).collect()
     }
 
-    fn greeted(&self, instance: [u8; 16], key: Key) {
+    fn greeted(&self, instance: [u8; 16], key: ConnectionId) {
         let seen = Seen { key, at: Instant::now() };
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(instance, seen);
     }
@@ -90,7 +90,7 @@ impl Alive {
         known.get_mut(&instance).map(|seen| seen.at = Instant::now()).is_some()
     }
 
-    fn gone(&self, instance: [u8; 16], key: Key) {
+    fn gone(&self, instance: [u8; 16], key: ConnectionId) {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         // It may have greeted on another stream meanwhile.
         if known.get(&instance).is_some_and(|seen| seen.key == key) {
@@ -103,8 +103,8 @@ impl Alive {
 /// agents wait.
 pub fn serve<S, I>(
     incoming: S,
-    heard: mpsc::Sender<Heard>,
-    alive: Alive,
+    heard: mpsc::Sender<Incoming>,
+    alive: LastHeard,
 ) -> tokio::task::JoinHandle<Result<(), tonic::transport::Error>>
 where
     S: Stream<Item = io::Result<I>> + Send + 'static,
@@ -123,8 +123,8 @@ where
 }
 
 struct Service {
-    heard: mpsc::Sender<Heard>,
-    alive: Alive,
+    heard: mpsc::Sender<Incoming>,
+    alive: LastHeard,
     next_key: Arc<AtomicU64>,
     connected: Arc<AtomicUsize>,
 }
@@ -176,12 +176,12 @@ impl Control for Service {
 }
 
 async fn attend(
-    key: Key,
+    key: ConnectionId,
     address: Option<SocketAddr>,
     mut incoming: Streaming<wire::AgentMessage>,
     orders: mpsc::Sender<FromCoordinator>,
-    heard: mpsc::Sender<Heard>,
-    alive: Alive,
+    heard: mpsc::Sender<Incoming>,
+    alive: LastHeard,
     _counted: Counted,
 ) {
     let from = address.map_or_else(|| "an unknown address".to_owned(), |address| address.to_string());
@@ -191,8 +191,9 @@ async fn attend(
             let instance = hello.instance;
             alive.greeted(instance, key);
             // The only lasting sender belongs to the event loop: when it lets go of it, the stream ends.
-            let way = Way { orders, from: address.map(|address| address.ip()), _open: open.clone().drop_guard() };
-            if heard.send(Heard::Joined(key, Box::new(hello), way)).await.is_err() {
+            let way =
+                OrderSender { orders, from: address.map(|address| address.ip()), _open: open.clone().drop_guard() };
+            if heard.send(Incoming::Joined(key, Box::new(hello), way)).await.is_err() {
                 return;
             }
             instance
@@ -215,14 +216,14 @@ async fn attend(
         };
         match message {
             Ok(message) => {
-                if heard.send(Heard::Message(key, Box::new(message))).await.is_err() {
+                if heard.send(Incoming::Message(key, Box::new(message))).await.is_err() {
                     return;
                 }
             }
             Err(problem) => {
                 alive.gone(instance, key);
                 // The loop may be gone already: then nobody needs to know.
-                let _ = heard.send(Heard::Left(key, problem)).await;
+                let _ = heard.send(Incoming::Left(key, problem)).await;
                 return;
             }
         }

@@ -1,4 +1,6 @@
-//! PURE: numbers as text.
+//! Numbers, times and texts of others, as text. Nothing here knows what they stand for.
+
+use jiff::Timestamp;
 
 /// Seconds from microseconds, exactly, with six decimals: `1.234567`.
 #[must_use]
@@ -85,6 +87,12 @@ pub fn duration(us: u64) -> String {
         120..=7_199 => format!("{} min", seconds.div_ceil(60)),
         _ => format!("{} h {} min", seconds / 3_600, seconds % 3_600 / 60),
     }
+}
+
+/// RFC 3339 in UTC with microseconds.
+#[must_use]
+pub fn rfc3339(timestamp: Timestamp) -> String {
+    format!("{timestamp:.6}")
 }
 
 /// The longest text of others that is shown, in characters.

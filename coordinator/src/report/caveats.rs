@@ -1,9 +1,9 @@
 //! PURE: what must be said beside the tables so that nobody reads more into them than is there.
 
-use super::cells::Done;
-use super::format::{count, latency, percent, seconds_short};
-use super::sheet::Sheet;
-use super::summary::Summary;
+use crate::report::table::Table;
+use crate::results::batch::Summary;
+use crate::results::cells::Done;
+use crate::text::{count, latency, percent, seconds_short};
 
 /// Batches that are told one by one; more would be a list that nobody reads.
 const TOLD_MAX: usize = 5;
@@ -42,14 +42,14 @@ pub fn hosts(results: &[Done]) -> String {
 
 /// The same before it is text: of which batch, and the table.
 #[must_use]
-pub fn spread(results: &[Done]) -> Option<(String, Sheet)> {
+pub fn spread(results: &[Done]) -> Option<(String, Table)> {
     let summary = results
         .iter()
         .filter_map(Done::summary)
         .filter(|summary| summary.hosts.len() > 1)
         .max_by_key(|summary| (summary.batch.batch_size, summary.ledger.succeeded))?;
     let all: u64 = summary.hosts.values().sum();
-    let mut sheet = Sheet::new(["Host", "Sessions", "Share"], 1..3);
+    let mut sheet = Table::new(["Host", "Sessions", "Share"], 1..3);
     let mut hosts: Vec<(&String, &u64)> = summary.hosts.iter().collect();
     hosts.sort_by_key(|(_, sessions)| std::cmp::Reverse(**sessions));
     for (host, sessions) in hosts {
@@ -87,7 +87,7 @@ mod tests {
 
     use super::*;
     use crate::plan::expand::Batch;
-    use crate::report::summary::Context;
+    use crate::results::batch::Context;
 
     fn done(size: u64, timed_out: u64, hosts: &[(&str, u64)]) -> Done {
         let batch = Batch { index: 0, mode: Mode::Ws, batch_size: size, wait_us: 1_000_000, repetition: 1 };
@@ -102,7 +102,7 @@ mod tests {
         };
         let mut summary = Summary::of(&context, &[], &HistogramSet::new(Bounds::STANDARD));
         summary.ledger = Ledger { planned: size, succeeded: size - timed_out, timed_out, ..Ledger::default() };
-        summary.response = Some(crate::report::summary::Percentiles { p99_us: 120_000_000, ..Default::default() });
+        summary.response = Some(crate::results::batch::Percentiles { p99_us: 120_000_000, ..Default::default() });
         summary.hosts = hosts.iter().map(|(host, n)| ((*host).to_owned(), *n)).collect();
         Done::Ran(Box::new(summary))
     }

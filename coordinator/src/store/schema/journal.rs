@@ -1,12 +1,16 @@
 //! journal.jsonl: one line a finished attempt, with the lengths of the other files right after it. What lies beyond the
 //! last line's lengths is an attempt that was never finished.
 
+use std::borrow::Cow;
+
+use proto::Mode;
 use serde::{Deserialize, Serialize};
 
-use super::{FORMAT, READ};
-use crate::report::format::printable;
-use crate::report::summary::{Summary, rfc3339};
-use crate::run::collect::Finished;
+use super::format::{FORMAT, Head, READ};
+use crate::results::attempt::FinishedAttempt;
+use crate::results::batch::Summary;
+use crate::text::printable;
+use crate::text::rfc3339;
 
 /// Of the files, right after an attempt was written to them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,31 +39,36 @@ impl Lengths {
     }
 }
 
-/// A line as it is written.
-#[derive(Debug, Serialize)]
-pub(super) struct Line<'a> {
-    format: u32,
-    batch: u32,
-    mode: proto::Mode,
+/// A line, as it is written and read. What is not deserialized stands in the summary too, and is there for other programs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Entry<'a> {
+    pub format: u32,
+    pub batch: u32,
+    #[serde(skip_deserializing)]
+    mode: Option<Mode>,
+    #[serde(skip_deserializing)]
     batch_size: u64,
+    #[serde(skip_deserializing)]
     wait_us: u64,
+    #[serde(skip_deserializing)]
     repetition: u32,
-    attempt: u32,
+    pub attempt: u32,
+    #[serde(skip_deserializing)]
     timestamp: String,
-    accepted: bool,
-    in_summary: bool,
-    summary: &'a Summary,
-    bytes: Lengths,
+    pub accepted: bool,
+    pub in_summary: bool,
+    pub summary: Cow<'a, Summary>,
+    pub bytes: Lengths,
 }
 
-impl<'a> Line<'a> {
-    pub(super) fn of(finished: &'a Finished, bytes: Lengths) -> Self {
+impl<'a> Entry<'a> {
+    pub(in crate::store) fn of(finished: &'a FinishedAttempt, bytes: Lengths) -> Self {
         let summary = &finished.summary;
         let b = &summary.batch;
         Self {
             format: FORMAT,
             batch: b.index,
-            mode: b.mode,
+            mode: Some(b.mode),
             batch_size: b.batch_size,
             wait_us: b.wait_us,
             repetition: b.repetition,
@@ -67,22 +76,10 @@ impl<'a> Line<'a> {
             timestamp: rfc3339(summary.timestamp),
             accepted: summary.accepted,
             in_summary: finished.stands,
-            summary,
+            summary: Cow::Borrowed(summary),
             bytes,
         }
     }
-}
-
-/// A line as it is read.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-pub struct Entry {
-    pub format: u32,
-    pub batch: u32,
-    pub attempt: u32,
-    pub accepted: bool,
-    pub in_summary: bool,
-    pub summary: Summary,
-    pub bytes: Lengths,
 }
 
 /// Why a journal can't be gone by.
@@ -98,7 +95,7 @@ pub enum JournalError {
 /// The whole lines of a journal, each with where it ends; and what stopped the reading, if it was not the end.
 #[derive(Debug, Default)]
 pub struct Journal {
-    pub entries: Vec<(Entry, u64)>,
+    pub entries: Vec<(Entry<'static>, u64)>,
     pub stopped: Option<String>,
 }
 
@@ -108,10 +105,6 @@ impl Journal {
     /// # Errors
     /// If it was written in another format, or is damaged elsewhere than at its end.
     pub fn read(text: &[u8]) -> Result<Self, JournalError> {
-        #[derive(Deserialize)]
-        struct Any {
-            format: u32,
-        }
         let mut journal = Self::default();
         let mut at = 0;
         while at < text.len() {
@@ -122,17 +115,18 @@ impl Journal {
             };
             let line = &text[at..at + length];
             at += length + 1;
-            match serde_json::from_slice::<Entry>(line) {
+            match serde_json::from_slice::<Entry<'_>>(line) {
                 Ok(entry) if READ.contains(&entry.format) => journal.entries.push((entry, at as u64)),
                 Ok(entry) => return Err(JournalError::Format(entry.format)),
                 Err(error) => {
-                    if let Ok(Any { format }) = serde_json::from_slice(line)
-                        && !READ.contains(&format)
+                    if let Ok(head) = Head::of(line)
+                        && !head.is_readable()
                     {
-                        return Err(JournalError::Format(format));
+                        return Err(JournalError::Format(head.format));
                     }
                     let problem = printable(&error.to_string());
-                    let whole = |line: &[u8]| line.ends_with(b"\n") && serde_json::from_slice::<Entry>(line).is_ok();
+                    let whole =
+                        |line: &[u8]| line.ends_with(b"\n") && serde_json::from_slice::<Entry<'_>>(line).is_ok();
                     if text[at..].split_inclusive(|byte| *byte == b'\n').any(whole) {
                         return Err(JournalError::Damaged { line: number, problem });
                     }

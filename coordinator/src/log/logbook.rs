@@ -18,7 +18,7 @@ use sha2::{Digest as _, Sha256};
 
 use similar::{Algorithm, DiffOp, capture_diff_slices};
 
-use super::overview::{COLUMNS, OverviewRow};
+use crate::report::overview::{COLUMNS, OverviewRow};
 
 const START: &str = "<!-- EXPERIMENT RUNS START -->";
 const HEADING: &str = "## Run: ";

@@ -4,16 +4,16 @@ use std::collections::BTreeMap;
 
 use proto::{Metric, Mode};
 
-use super::cells::{Cell, Done, Grid};
-use super::comparison;
-use super::facts::{Limit, Worth};
-use super::format::{count, latency, percent, rate, seconds_short};
-use super::notes::unstable;
-use super::overview::per_core;
-use super::remarks;
-use super::run::Run;
-use super::summary::Summary;
-use super::tables::{criterion, success};
+use crate::report::caveats;
+use crate::report::comparison;
+use crate::report::overview::per_core;
+use crate::report::scaling_notes::unstable;
+use crate::report::tables::{criterion, success};
+use crate::results::batch::Summary;
+use crate::results::cells::{Cell, Done, Grid};
+use crate::results::run::Run;
+use crate::results::verdict::{Bottleneck, Validity};
+use crate::text::{count, latency, percent, rate, seconds_short};
 
 /// Of one kind, told one by one; more would be a list that nobody reads.
 const TOLD_MAX: usize = 5;
@@ -55,10 +55,10 @@ pub fn observations(run: &Run) -> Vec<String> {
 /// Attempts that did not count, and batches under which the server went away.
 fn disturbed(run: &Run) -> Vec<String> {
     let said = |summary: &Summary| {
-        let before = summary.refused_before.iter().map(|why| format!("{}, {why}", remarks::cell(summary)));
+        let before = summary.refused_before.iter().map(|why| format!("{}, {why}", caveats::cell(summary)));
         let own = summary.verdict.outage.as_ref().filter(|_| summary.accepted);
         before
-            .chain(own.map(|outage| format!("{}: {}", remarks::cell(summary), outage.evidence.join("; "))))
+            .chain(own.map(|outage| format!("{}: {}", caveats::cell(summary), outage.evidence.join("; "))))
             .collect::<Vec<_>>()
     };
     let all: Vec<String> = summaries(run).flat_map(said).collect();
@@ -101,7 +101,7 @@ fn not_at_once(run: &Run) -> Option<String> {
     Some(format!(
         "Sessions were started {words}, not at once: a batch is so many sessions in all. At most {} were open at one time ({}).",
         count(most.open_max),
-        remarks::cell(most)
+        caveats::cell(most)
     ))
 }
 
@@ -123,25 +123,25 @@ fn verdicts(run: &Run) -> Vec<String> {
                 .to_owned(),
         ];
     }
-    let mut by_worth: BTreeMap<Worth, usize> = BTreeMap::new();
+    let mut by_worth: BTreeMap<Validity, usize> = BTreeMap::new();
     for summary in summaries(run) {
-        *by_worth.entry(summary.verdict.worth).or_default() += 1;
+        *by_worth.entry(summary.verdict.validity).or_default() += 1;
     }
     let all: usize = by_worth.values().sum();
     if all == 0 {
         return vec!["No batch was finished.".to_owned()];
     }
     let list: Vec<String> = by_worth.iter().map(|(worth, n)| format!("{n} {worth}")).collect();
-    let server = summaries(run).filter(|summary| summary.verdict.limit == Limit::Server).count();
+    let server = summaries(run).filter(|summary| summary.verdict.limit == Bottleneck::Server).count();
     let mut first = format!("{}: {}", batches(all), list.join(", "));
     if server > 0 {
         first.push_str(&format!("; the server was the limit of {server}"));
     }
     let mut said = vec![format!("{first}.")];
     // What happened to many batches for one reason is told once.
-    let mut less: Vec<(Worth, String, Vec<&Summary>)> = Vec::new();
-    for summary in summaries(run).filter(|summary| summary.verdict.worth > Worth::Valid) {
-        let (worth, why) = (summary.verdict.worth, summary.verdict.reasons.join("; "));
+    let mut less: Vec<(Validity, String, Vec<&Summary>)> = Vec::new();
+    for summary in summaries(run).filter(|summary| summary.verdict.validity > Validity::Valid) {
+        let (worth, why) = (summary.verdict.validity, summary.verdict.reasons.join("; "));
         match less.iter_mut().find(|(other, reasons, _)| *other == worth && *reasons == why) {
             Some((_, _, same)) => same.push(summary),
             None => less.push((worth, why, vec![summary])),
@@ -149,7 +149,7 @@ fn verdicts(run: &Run) -> Vec<String> {
     }
     for (worth, why, same) in less.iter().take(TOLD_MAX) {
         let more = if same.len() > 1 { format!(" and {} more", same.len() - 1) } else { String::new() };
-        said.push(format!("{worth}: {}{more}: {why}.", remarks::cell(same[0])));
+        said.push(format!("{worth}: {}{more}: {why}.", caveats::cell(same[0])));
     }
     let rest: usize = less.iter().skip(TOLD_MAX).map(|(_, _, same)| same.len()).sum();
     if rest > 0 {
@@ -219,7 +219,7 @@ impl Line<'_> {
                 success(first)
             );
         }
-        let counts = |run: &&Summary| !self.run.judged() || run.verdict.worth == Worth::Valid;
+        let counts = |run: &&Summary| !self.run.judged() || run.verdict.validity == Validity::Valid;
         if lines().flat_map(|cell| &cell.runs).any(counts) {
             format!("{} mode completely fails: {}.", name(self.mode), failed(self.run, first))
         } else {
@@ -415,7 +415,7 @@ fn outliers(grid: &Grid<'_>) -> Vec<String> {
         for run in &cell.runs {
             let slow = run.total.p99_us.saturating_sub(p99s_us) > OUTLIER_US
                 && run.total.p99_us as f64 > OUTLIER_FACTOR * p99s_us as f64;
-            let name = remarks::cell(run);
+            let name = caveats::cell(run);
             if slow {
                 said.push(format!(
                     "One repetition stands out: {name} has a p99 of {}, the median of its cell is {}.",
@@ -459,7 +459,7 @@ fn starts(run: &Run) -> Option<String> {
     Some(format!(
         "Agents started within {:.1} ms of each other at worst, clock errors included ({}).",
         worst.0 as f64 / 1e3,
-        remarks::cell(worst.1)
+        caveats::cell(worst.1)
     ))
 }
 
@@ -475,7 +475,7 @@ fn attempts(run: &Run) -> Option<String> {
     Some(format!(
         "{} took more than one attempt, the first of them {}{lost}.",
         batches(repeated.len()),
-        remarks::cell(first)
+        caveats::cell(first)
     ))
 }
 
@@ -484,14 +484,14 @@ mod tests {
     use hdrhistogram::Histogram;
 
     use super::*;
-    use crate::report::cells::CellHistograms;
-    use crate::report::facts::Verdict;
-    use crate::report::run::Client;
-    use crate::report::run::tests::run_of;
     use crate::report::tables::tests::{done, with};
+    use crate::results::cells::CellHistograms;
+    use crate::results::run::Client;
+    use crate::results::run::tests::run_of;
+    use crate::results::verdict::Verdict;
 
-    fn judged(worth: Worth, limit: Limit, why: &str) -> Verdict {
-        Verdict { worth, limit, reasons: vec![why.to_owned()], ..Verdict::default() }
+    fn judged(validity: Validity, limit: Bottleneck, why: &str) -> Verdict {
+        Verdict { validity, limit, reasons: vec![why.to_owned()], ..Verdict::default() }
     }
 
     fn list(run: &Run) -> String {
@@ -504,7 +504,7 @@ mod tests {
         let mut results = Vec::new();
         for repetition in 1..=3 {
             results.push(with(done(32, repetition, 32, 1_080_000, &mut cells), |summary| {
-                summary.verdict = judged(Worth::Degraded, Limit::Unknown, "n2 was lost: it was killed");
+                summary.verdict = judged(Validity::Degraded, Bottleneck::Unknown, "n2 was lost: it was killed");
                 summary.attempt = 3;
                 summary.ledger.lost = u64::from(repetition == 1);
             }));
@@ -527,7 +527,7 @@ mod tests {
                 summary.errors = (1..=7).map(|n| (format!("http_status(50{n}) at reset"), 500)).collect();
                 summary.ledger.timed_out = 496;
                 summary.ledger.failed -= 496;
-                summary.verdict = judged(Worth::Valid, Limit::Server, "the server refused");
+                summary.verdict = judged(Validity::Valid, Bottleneck::Server, "the server refused");
             }));
             results.push(with(done(32, repetition, 0, 0, &mut CellHistograms::default()), |summary| {
                 summary.batch.mode = Mode::Http;

@@ -1,10 +1,11 @@
 //! PURE: a table before it is Markdown or HTML.
 
-use comfy_table::{CellAlignment, Table, presets::ASCII_MARKDOWN};
+use comfy_table::CellAlignment;
+use comfy_table::presets::ASCII_MARKDOWN;
 
 /// Columns with their names, rows of text.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Sheet {
+pub struct Table {
     pub header: Vec<String>,
     /// From this column on numbers stand, to the right; those before are text.
     pub numbers: std::ops::Range<usize>,
@@ -13,7 +14,7 @@ pub struct Sheet {
     pub rows: Vec<Vec<String>>,
 }
 
-impl Sheet {
+impl Table {
     /// `numbers` are the columns that are aligned to the right.
     #[must_use]
     pub fn new<T: Into<String>>(header: impl IntoIterator<Item = T>, numbers: std::ops::Range<usize>) -> Self {
@@ -38,7 +39,7 @@ impl Sheet {
     /// As Markdown, without a line's end at its end. What would end a cell, or be more than text, is escaped.
     #[must_use]
     pub fn markdown(&self) -> String {
-        let mut table = Table::new();
+        let mut table = comfy_table::Table::new();
         let cells = |row: &[String]| row.iter().map(|cell| one_cell(cell)).collect::<Vec<_>>();
         table.load_style(ASCII_MARKDOWN).set_header(cells(&self.header));
         for row in &self.rows {
@@ -94,7 +95,7 @@ mod tests {
 
     #[test]
     fn what_is_in_a_cell_stays_in_it() {
-        let mut sheet = Sheet::new(["Name", "N"], 1..2);
+        let mut sheet = Table::new(["Name", "N"], 1..2);
         sheet.row(["a|b\nc", "1"]);
         sheet.row(["d", "1,000"]);
         insta::assert_snapshot!(sheet.markdown(), @r"

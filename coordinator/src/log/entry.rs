@@ -2,11 +2,12 @@
 
 use proto::Mode;
 
-use super::observations::observations;
-use super::run::Run;
-use super::sheet::{fenced, plain};
-use super::tables::{results_summary, scalings};
-use super::vitals::configuration;
+use crate::report::commands::commands;
+use crate::report::findings::observations;
+use crate::report::table::{fenced, plain};
+use crate::report::tables::{results_summary, scalings};
+use crate::report::vitals::configuration;
+use crate::results::run::{Run, Status};
 
 /// Where the entry's files were copied to, as links from the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,29 +59,17 @@ fn protocol(mode: Mode) -> &'static str {
 
 /// As the log's template names them.
 fn status(run: &Run) -> &'static str {
-    match run.status.as_str() {
-        "complete" => "Complete",
-        "interrupted" => "Interrupted (what was finished is here)",
-        "failed" => "Failed",
-        "unknown" => "Unknown",
-        _ => "Running (or ended without a word)",
+    match run.status {
+        Status::Complete => "Complete",
+        Status::Interrupted => "Interrupted (what was finished is here)",
+        Status::Failed => "Failed",
+        Status::Unknown => "Unknown",
+        Status::Running => "Running (or ended without a word)",
     }
 }
 
 fn second(timestamp: jiff::Timestamp) -> String {
     format!("{timestamp:.0}")
-}
-
-/// How the server was started and the experiment run, for a shell.
-#[must_use]
-pub fn commands(run: &Run) -> String {
-    let server = run.plan.server.start_command.as_deref().map(str::trim);
-    let server = match server {
-        None | Some("") if run.plan.target.embedded => "# none: the target was embedded".to_owned(),
-        None | Some("") => "# unknown: server.start_command was not given".to_owned(),
-        Some(command) => command.to_owned(),
-    };
-    format!("# Server startup\n{server}\n\n# Experiment execution\n{}\n", command(run))
 }
 
 /// A scheduler's script gives whole paths. Where the results folder is known by a path from here, those below the same place
@@ -89,19 +78,6 @@ fn from_here(text: &str, run: &Run) -> String {
     let root = run.output.strip_suffix(run.place.trim_end_matches('/'));
     root.filter(|root| root.len() > 1 && root.ends_with('/'))
         .map_or_else(|| text.to_owned(), |root| text.replace(root, ""))
-}
-
-/// The command as it was typed, options on lines of their own; where the program lay is nobody's business.
-fn command(run: &Run) -> String {
-    let Some((program, rest)) = run.command.split_first() else { return "# unknown".to_owned() };
-    let name = program.rsplit('/').next().unwrap_or(program);
-    let quote = |word: &String| shlex::try_quote(word).map_or_else(|_| word.clone(), |quoted| quoted.into_owned());
-    let mut text = name.to_owned();
-    for word in rest {
-        text.push_str(if word.starts_with("--") { " \\\n    " } else { " " });
-        text.push_str(&quote(word));
-    }
-    text
 }
 
 fn linked(run: &Run, links: &Links) -> String {
@@ -131,8 +107,8 @@ fn linked(run: &Run, links: &Links) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::cells::CellHistograms;
-    use crate::report::run::tests::run_of;
+    use crate::results::cells::CellHistograms;
+    use crate::results::run::tests::run_of;
 
     #[test]
     fn paths_of_an_entry_are_from_where_the_results_are_named_from() {

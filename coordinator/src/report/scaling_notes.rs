@@ -1,9 +1,9 @@
 //! PURE: the note of one batch size in the scaling table, from its numbers alone, in the experiment log's words.
 
-use super::cells::Cell;
-use super::facts::Worth;
-use super::format::latency;
 use crate::plan::Plan;
+use crate::results::cells::Cell;
+use crate::results::verdict::Validity;
+use crate::text::latency;
 
 /// Where the words change, as shares of the planned sessions that succeeded. The log's own rows agree with these but for
 /// those that docs/experiment_log.md lists.
@@ -47,8 +47,8 @@ pub fn note(plan: &Plan, cell: &Cell<'_>, place: Place) -> String {
     if let Some(wall_us) = long_wall_us(cell) {
         note.push_str(&format!(" (wall time ~{})", latency(wall_us)));
     }
-    let worst = cell.runs.iter().map(|run| run.verdict.worth).max();
-    if let Some(worst) = worst.filter(|worst| *worst > Worth::Valid) {
+    let worst = cell.runs.iter().map(|run| run.verdict.validity).max();
+    if let Some(worst) = worst.filter(|worst| *worst > Validity::Valid) {
         note.push_str(&format!(" ({worst})"));
     }
     let limit_us = plan.latency_limit_us(cell.wait_us);

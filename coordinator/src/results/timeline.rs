@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use super::figures::AgentTimeline;
 use crate::plan::expand::Batch;
 
 /// Points of a timeline, at most: more than a picture has columns would be thrown away.
@@ -10,7 +9,7 @@ const BINS_MAX: u64 = 160;
 
 /// When a session came and went, in microseconds since the start instant.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Life {
+pub struct SessionInterval {
     pub agent: String,
     /// Connected; `None` if it never was.
     pub opened_us: Option<u64>,
@@ -18,19 +17,31 @@ pub struct Life {
     pub succeeded: bool,
 }
 
+/// One agent's part in it, from the batch's start on. Vectors that are shorter than others go on with 0.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AgentTimeline {
+    pub agent: String,
+    /// Sessions open at the end of each bin.
+    pub open: Vec<u64>,
+    /// In each bin.
+    pub completed: Vec<u64>,
+    /// In each bin.
+    pub failed: Vec<u64>,
+}
+
 /// A batch of which every session was looked at.
 #[derive(Debug, Clone)]
-pub struct Traced {
+pub struct BatchTimeline {
     pub batch: Batch,
     pub bin_us: u64,
     /// By name.
     pub agents: Vec<AgentTimeline>,
 }
 
-impl Traced {
+impl BatchTimeline {
     /// `wall_us` is the end of the last session. Sessions that were never started are no part of it.
     #[must_use]
-    pub fn of(batch: Batch, wall_us: u64, lives: &[Life]) -> Self {
+    pub fn of(batch: Batch, wall_us: u64, lives: &[SessionInterval]) -> Self {
         let bin_us = nice(wall_us.div_ceil(BINS_MAX));
         let bins = usize::try_from(wall_us / bin_us).unwrap_or(0) + 1;
         let at = |us: u64| usize::try_from(us / bin_us).map_or(bins - 1, |bin| bin.min(bins - 1));
@@ -85,8 +96,8 @@ mod tests {
 
     const BATCH: Batch = Batch { index: 0, mode: Mode::Ws, batch_size: 4, wait_us: 0, repetition: 1 };
 
-    fn life(agent: &str, opened_us: Option<u64>, ended_us: u64, succeeded: bool) -> Life {
-        Life { agent: agent.to_owned(), opened_us, ended_us, succeeded }
+    fn life(agent: &str, opened_us: Option<u64>, ended_us: u64, succeeded: bool) -> SessionInterval {
+        SessionInterval { agent: agent.to_owned(), opened_us, ended_us, succeeded }
     }
 
     #[test]
@@ -97,7 +108,7 @@ mod tests {
             life("a", None, 5_000, false),
             life("a", Some(20_000), 500_000, false),
         ];
-        let traced = Traced::of(BATCH, 1_000_000, &lives);
+        let traced = BatchTimeline::of(BATCH, 1_000_000, &lives);
         assert_eq!(traced.bin_us, 10_000);
         let [a, b] = &traced.agents[..] else { panic!("two agents") };
         assert_eq!((a.agent.as_str(), a.open.len()), ("a", 101));
@@ -108,9 +119,9 @@ mod tests {
 
     #[test]
     fn a_batch_of_no_time_and_no_sessions() {
-        let traced = Traced::of(BATCH, 0, &[]);
+        let traced = BatchTimeline::of(BATCH, 0, &[]);
         assert!(traced.agents.is_empty());
-        let traced = Traced::of(BATCH, 0, &[life("a", Some(0), 0, true)]);
+        let traced = BatchTimeline::of(BATCH, 0, &[life("a", Some(0), 0, true)]);
         assert_eq!((traced.agents[0].open.clone(), traced.agents[0].completed.clone()), (vec![0], vec![1]));
     }
 
@@ -119,12 +130,12 @@ mod tests {
         fn every_session_ends_once_and_nobody_stays(
             sessions in proptest::collection::vec((0..3_u8, proptest::option::of(0..2_000_000_u64), 0..2_000_000_u64, any::<bool>()), 0..50),
         ) {
-            let lives: Vec<Life> = sessions
+            let lives: Vec<SessionInterval> = sessions
                 .iter()
                 .map(|(agent, opened, lasted, ok)| life(&agent.to_string(), *opened, opened.unwrap_or(0) + lasted, *ok))
                 .collect();
             let wall_us = lives.iter().map(|life| life.ended_us).max().unwrap_or(0);
-            let traced = Traced::of(BATCH, wall_us, &lives);
+            let traced = BatchTimeline::of(BATCH, wall_us, &lives);
             let sum = |of: fn(&AgentTimeline) -> &Vec<u64>| -> u64 { traced.agents.iter().flat_map(|a| of(a).iter()).sum() };
             prop_assert_eq!(sum(|a| &a.completed), lives.iter().filter(|life| life.succeeded).count() as u64);
             prop_assert_eq!(sum(|a| &a.failed), lives.iter().filter(|life| !life.succeeded).count() as u64);
