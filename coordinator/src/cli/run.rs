@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
 
 use agent::slurm::{self, Job};
 use jiff::Timestamp;
@@ -127,14 +128,14 @@ async fn go(
         progress.warn(&format!("note: {warning}"));
     }
 
-    let mut setup = Setup { plan: plan.clone(), run, urls: plan.target.urls.clone(), ca_pem, history };
+    let mut setup = Setup { plan: Arc::new(plan.clone()), run, urls: plan.target.urls.clone(), ca_pem, history };
     if args.resume.is_some() {
         let (done, all) = (setup.history.decided.len(), plan.batches().len());
         progress.say(&format!("taken up again: {done} of {all} batches are done and stand"));
     }
     let mut kept = Vec::new();
-    let (heard_tx, heard) = mpsc::channel(HEARD_MAX);
-    let alive = LastHeard::default();
+    let (incoming_tx, incoming) = mpsc::channel(HEARD_MAX);
+    let last_heard = LastHeard::default();
     let mut server = None;
     if !Machine::new(setup.clone()).nothing_left() {
         if plan.target.embedded {
@@ -144,7 +145,7 @@ async fn go(
             progress.say(&format!("target  {url}, embedded"));
             setup.urls = vec![url];
         }
-        server = Some(rpc::serve(listener::open(listener, auth.security()), heard_tx, alive.clone()));
+        server = Some(rpc::serve(listener::open(listener, auth.security()), incoming_tx, last_heard.clone()));
         let flags = auth.child_flags(&setup.urls);
         let local = children::agents(plan.agents.local, address, &flags, talk.verbose).map_err(Problem::internal)?;
         for (name, child) in local {
@@ -163,7 +164,8 @@ async fn go(
     }
 
     let (run, urls) = (setup.run, setup.urls.clone());
-    let frame = Frame { store, metadata, heard, alive, outside, enforce: args.enforce, cells, wall: Timestamp::now };
+    let frame =
+        Frame { store, metadata, incoming, last_heard, outside, enforce: args.enforce, cells, wall: Timestamp::now };
     let outcome = event_loop::run(setup, frame, |event| progress.on(event)).await;
     if let Some(server) = server {
         server.abort();

@@ -7,7 +7,8 @@ use crate::results::metadata::RunState;
 
 /// Where finished attempts go.
 pub trait ResultSink: Send + Sized + 'static {
-    /// Whether [`ResultSink::put`] waits for a disk.
+    /// Whether [`ResultSink::put`] may wait for a disk. Long work is done on other threads then; where time is simulated it is
+    /// `false`, and everything stays on the thread of the event loop.
     const BLOCKS: bool;
 
     /// Keeps one attempt. When this returns, it survives a crash.

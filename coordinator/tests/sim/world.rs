@@ -175,18 +175,18 @@ async fn coordinate<K: ResultSink>(plan: Plan, store: K, told: Arc<Mutex<Vec<Str
             }
         }
     });
-    let (heard_tx, heard) = mpsc::channel(256);
-    let alive = LastHeard::default();
-    let server = serve(ReceiverStream::new(admitted), heard_tx, alive.clone());
+    let (incoming_tx, incoming) = mpsc::channel(256);
+    let last_heard = LastHeard::default();
+    let server = serve(ReceiverStream::new(admitted), incoming_tx, last_heard.clone());
     let (_outside_tx, outside) = mpsc::channel::<Outside>(1);
     let urls = plan.target.urls.clone();
     let run = RunId(uuid::Uuid::nil());
-    let setup = Setup { plan: plan.clone(), run, urls, ca_pem: Vec::new(), history: History::default() };
+    let setup = Setup { plan: Arc::new(plan.clone()), run, urls, ca_pem: Vec::new(), history: History::default() };
     let frame = Frame {
         store,
         metadata: RunMetadata { started: wall(), ..RunMetadata::default() },
-        heard,
-        alive,
+        incoming,
+        last_heard,
         outside,
         enforce: false,
         cells: CellHistograms::default(),

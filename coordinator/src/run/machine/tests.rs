@@ -3,8 +3,10 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use proptest::prelude::*;
-use proto::message::{Pong, RecordChunk, RefusedWhy, Report, Resend};
-use proto::{Bounds, Capacity, FailureKind, HistogramSet, Ledger, Outcome, Phase as SessionPhase, SessionRecord};
+use proto::message::{Pong, ProbeResult, RecordChunk, RefusedWhy, Report, Resend};
+use proto::{
+    AttemptId, Bounds, Capacity, FailureKind, HistogramSet, Ledger, Outcome, Phase as SessionPhase, SessionRecord,
+};
 
 use super::*;
 use crate::plan::check::plan_of;
@@ -123,7 +125,13 @@ impl Play {
         let urls = plan.target.urls.clone();
         let run = RunId(uuid::Uuid::nil());
         Self {
-            machine: Machine::new(Setup { plan, run, urls, ca_pem: Vec::new(), history: History::default() }),
+            machine: Machine::new(Setup {
+                plan: Arc::new(plan),
+                run,
+                urls,
+                ca_pem: Vec::new(),
+                history: History::default(),
+            }),
             mono: Duration::ZERO,
             orders: BTreeMap::new(),
             shares: BTreeMap::new(),
@@ -137,12 +145,14 @@ impl Play {
 
     fn apply(&mut self, event: Event) {
         let now = Now { mono: self.mono, wall: Timestamp::UNIX_EPOCH };
+        let mut computed = None;
         for effect in self.machine.apply(now, event) {
             match effect {
                 Effect::Send(key, order) => {
                     self.orders.entry(key).or_default().push_back(order);
                 }
                 Effect::Hangup(key) => self.hung_up.push(key),
+                Effect::Compute(job) => computed = Some(Event::Computed(Ok(job.run()))),
                 Effect::Store(finished) => {
                     assert!(self.to_store.is_none(), "one attempt at a time is stored");
                     self.to_store = Some(finished);
@@ -153,6 +163,10 @@ impl Play {
                     self.end = Some(end);
                 }
             }
+        }
+        // A worker is done before anything else happens.
+        if let Some(event) = computed {
+            return self.apply(event);
         }
         if let Some(finished) = &self.to_store {
             let summary = &finished.summary;
@@ -212,7 +226,7 @@ impl Play {
             .filter_map(|key| self.machine.agents.get(key))
             .map(|agent| (agent.hello.instance, self.mono))
             .collect();
-        self.apply(Event::LastHeard(living));
+        self.apply(Event::Heartbeats(living));
         self.apply(Event::Tick);
     }
 
@@ -249,7 +263,7 @@ impl Play {
     /// Until the orders to prepare this batch are out.
     fn settle_until_preparing(&mut self, batch: u32) {
         for _ in 0..10_000 {
-            if matches!(&self.machine.phase, Phase::Preparing(current) if current.id.batch == batch) {
+            if matches!(&self.machine.phase, Phase::Arming(current, _) if current.id.batch == batch) {
                 return;
             }
             let keys: Vec<ConnectionId> = self.orders.keys().copied().collect();
@@ -325,7 +339,7 @@ fn one_more_than_wanted_that_leaves_during_the_readiness_check_does_not_stop_it(
     play.join(1, "a");
     play.join(2, "b");
     play.pongs();
-    assert!(matches!(play.machine.phase, Phase::Probing { .. }));
+    assert!(matches!(play.machine.phase, Phase::Probing(_)));
     play.leave(2);
     play.settle();
     assert_eq!((play.code(), play.accepted().len()), (0, 4));
@@ -502,7 +516,7 @@ fn a_silent_agent_is_lost_after_its_lease() {
     play.join(2, "b");
     play.until_running(0);
     play.mono += Duration::from_secs(9);
-    play.apply(Event::LastHeard(vec![(hello("a").instance, play.mono), ([99; 16], play.mono)]));
+    play.apply(Event::Heartbeats(vec![(hello("a").instance, play.mono), ([99; 16], play.mono)]));
     play.apply(Event::Tick);
     assert!(play.hung_up.is_empty());
     assert_eq!(play.machine.deadline(), play.machine.agents[&2].last_seen.checked_add(Duration::from_secs(10)));

@@ -1,6 +1,7 @@
 //! Surveys, ports that come back, and clocks.
 
 use super::*;
+use crate::run::upload::Share;
 
 fn capacity_with(waiting: u64, back: Duration) -> Capacity {
     Capacity {
@@ -140,7 +141,8 @@ fn sessions_that_follow_each_other_in_one_place_are_waited_for() {
                 launch = { kind = \"arrivals\", per_second = 100, for_seconds = 2 }\n";
     let play = Play::new(plan);
     let batch = play.machine.batches[0];
-    let part = Part::new("a", 0, batch.batch_size).at_once(1);
+    let mut part = Share::new("a", 0, batch.batch_size);
+    part.in_flight_max = 1;
     assert_eq!((batch.batch_size, part.turns()), (200, 200));
     // Four phases of a second and a wait of one: 5 s each, one after the other.
     assert!(play.machine.longest(&batch, part.turns()) >= Duration::from_secs(1_000));

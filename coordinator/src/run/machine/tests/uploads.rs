@@ -180,7 +180,7 @@ fn what_an_earlier_life_decided_stands() {
         play.settle();
         play
     };
-    let plan = plan_of(PLAN).expect("plan");
+    let plan = Arc::new(plan_of(PLAN).expect("plan"));
     let mut history = History::default();
     for finished in &first.stored[..2] {
         history.decided.insert(finished.id.batch, finished.summary.clone());
@@ -242,13 +242,13 @@ fn only_those_who_have_a_share_are_waited_for_and_listened_to() {
     play.join(2, "b");
     play.settle_until_preparing(0);
     play.join(3, "c");
-    let Phase::Preparing(current) = &play.machine.phase else { panic!("it is prepared") };
+    let Phase::Arming(current, _) = &play.machine.phase else { panic!("it is prepared") };
     let id = current.id;
     for _ in 0..2 {
         play.say(3, FromAgent::Armed(id));
     }
-    let Phase::Preparing(current) = &play.machine.phase else { panic!("nobody is armed who counts") };
-    assert!(!current.syncing && current.armed.is_empty());
+    let Phase::Arming(current, round) = &play.machine.phase else { panic!("nobody is armed who counts") };
+    assert_eq!(round.silent(), current.owners());
     play.settle();
     assert_eq!((play.code(), play.accepted().len()), (0, 4));
 }

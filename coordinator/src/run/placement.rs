@@ -62,10 +62,10 @@ pub struct Shortfall {
 
 /// What one agent gets of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Share {
+pub struct Allotment {
     pub sessions: u64,
     /// As many of them may be open at one time.
-    pub at_once: u64,
+    pub in_flight_max: u64,
 }
 
 /// Splits `total` over `carriers`, weighted by their threads, within what each can carry. The shares sum exactly to
@@ -73,11 +73,11 @@ pub struct Share {
 ///
 /// # Errors
 /// [`Shortfall`] if they can't carry it together.
-pub fn split(total: u64, carriers: &[Carrier<'_>], spread: &Spread) -> Result<Vec<Share>, Box<Shortfall>> {
+pub fn split(total: u64, carriers: &[Carrier<'_>], spread: &Spread) -> Result<Vec<Allotment>, Box<Shortfall>> {
     let limits = limits(carriers, spread);
     let shares = fill(total, &weights(carriers), &limits);
     let shares = shares.map_err(|carried| shortfall(total, carried, carriers, spread))?;
-    Ok(shares.into_iter().map(|sessions| Share { sessions, at_once: sessions.max(1) }).collect())
+    Ok(shares.into_iter().map(|sessions| Allotment { sessions, in_flight_max: sessions.max(1) }).collect())
 }
 
 /// The same for arrivals: most of them never meet, so what an agent can carry bounds how many it has open at once, not
@@ -85,12 +85,12 @@ pub fn split(total: u64, carriers: &[Carrier<'_>], spread: &Spread) -> Result<Ve
 ///
 /// # Errors
 /// [`Shortfall`] if none can carry anything.
-pub fn split_arrivals(total: u64, carriers: &[Carrier<'_>], spread: &Spread) -> Result<Vec<Share>, Box<Shortfall>> {
+pub fn split_arrivals(total: u64, carriers: &[Carrier<'_>], spread: &Spread) -> Result<Vec<Allotment>, Box<Shortfall>> {
     let limits = limits(carriers, spread);
     let room: Vec<u64> = limits.iter().map(|limit| if *limit == 0 { 0 } else { total }).collect();
     let shares = fill(total, &weights(carriers), &room);
     let shares = shares.map_err(|carried| shortfall(total, carried, carriers, spread))?;
-    let share = |(sessions, limit): (u64, u64)| Share { sessions, at_once: limit.min(sessions).max(1) };
+    let share = |(sessions, limit): (u64, u64)| Allotment { sessions, in_flight_max: limit.min(sessions).max(1) };
     Ok(shares.into_iter().zip(limits).map(share).collect())
 }
 
@@ -401,7 +401,7 @@ mod tests {
         let none = Capacity { max_sessions: Some(0), ..capacity(1, 50, 28_232, 2) };
         let carriers = [("a", &one), ("b", &two), ("c", &none)].map(|(name, capacity)| Carrier { name, capacity });
         let shares = split_arrivals(30_000, &carriers, &one_destination()).expect("shares");
-        let share = |sessions, at_once| Share { sessions, at_once };
+        let share = |sessions, in_flight_max| Allotment { sessions, in_flight_max };
         assert_eq!(shares, [share(15_000, 100), share(15_000, 50), share(0, 1)]);
         assert!(split_arrivals(1, &carriers[2..], &one_destination()).is_err());
     }
