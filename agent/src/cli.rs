@@ -1,4 +1,4 @@
-//! The `agent` program: flags, what they must fulfil, exit codes.
+//! The `agent` program: its flags, their checks, and its exit codes.
 
 use std::ffi::OsString;
 use std::io::{IsTerminal as _, Read as _};
@@ -13,33 +13,34 @@ use proto::message::{Hello, RefusedWhy};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
-use crate::allow::AllowRule;
-use crate::capacity::{self, Wishes, host_name};
-use crate::clock::Clock;
-use crate::health;
+use crate::control::agent_loop::{Outcome, Settings, serve};
+use crate::control::clock::Clock;
+use crate::control::heartbeat::Executor;
+use crate::control::link::{Connector, Link, Security};
+use crate::control::machine::End;
+use crate::control::probe::Prober;
+use crate::host::capacity::{self, CapacityOptions, host_name};
+use crate::host::health;
+use crate::host::slurm::{self, Task};
 use crate::identity::{self, Identity, IdentityError};
-use crate::link::{Connector, Link, Security};
-use crate::load::Loader;
-use crate::machine::End;
-use crate::probe::{Means, Prober};
-use crate::pulse::Home;
-use crate::service::{self, Outcome, Settings};
-use crate::slurm::{self, Task};
+use crate::load::armed::LoadFactory;
+use crate::net::allow::AllowRule;
+use crate::net::resolver::TargetResolver;
 
-/// Dismissed by the coordinator: the run is over.
+/// The coordinator dismissed this agent: the run is over.
 pub const EXIT_DISMISSED: u8 = 0;
-/// Flags that don't go together.
+/// A flag is wrong, or two of them exclude each other.
 pub const EXIT_USAGE: u8 = 2;
-/// No identity, or the coordinator has another one.
+/// There is no identity, or the coordinator has another one.
 pub const EXIT_IDENTITY: u8 = 10;
-/// No coordinator for longer than `--reconnect-for`.
+/// There was no coordinator for longer than `--reconnect-for`.
 pub const EXIT_COORDINATOR_LOST: u8 = 11;
-/// Coordinator and agent are not of one version, or not of one plan.
+/// Coordinator and agent have different versions or plans.
 pub const EXIT_MISMATCH: u8 = 12;
-/// SIGINT or SIGTERM.
+/// SIGINT or SIGTERM was received.
 pub const EXIT_INTERRUPTED: u8 = 130;
 
-/// Between two looks for an identity.
+/// Pause between two looks for an identity.
 const IDENTITY_RETRY: Duration = Duration::from_millis(250);
 
 const EXAMPLES: &str = "\
@@ -117,7 +118,7 @@ fn seconds(text: &str) -> Result<f64, String> {
     }
 }
 
-/// The program. `args` includes its name.
+/// Runs the program. `args` includes its name.
 pub fn main_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let mut args: Vec<OsString> = args.into_iter().collect();
     if args.get(1).is_some_and(|word| word == health::COMMAND) {
@@ -138,7 +139,7 @@ pub fn main_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         _ => "info",
     };
     let filter = EnvFilter::try_from_env("MUSTER_LOG").unwrap_or_else(|_| EnvFilter::new(level));
-    // A second subscriber in one process would only be the first one's twin.
+    // This fails if the process has a subscriber already, which then stays.
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
@@ -166,7 +167,7 @@ pub fn command() -> clap::Command {
     <Args as clap::CommandFactory>::command()
 }
 
-#[expect(clippy::print_stderr, reason = "the program's last word")]
+#[expect(clippy::print_stderr, reason = "the error message of the program")]
 fn complain(problem: &str) {
     eprintln!("agent: {problem}");
 }
@@ -176,45 +177,7 @@ fn run(args: Args) -> Result<u8, String> {
     if args.exit_with_stdin {
         end_with_stdin();
     }
-    let task = Task::of(&slurm::variable);
-    let wishes = Wishes {
-        threads: args.threads.or(task.as_ref().and_then(|task| task.cpus)),
-        max_sessions: args.max_sessions,
-        source_ips: args.source_ip.clone(),
-    };
-    let capacity = capacity::measure(&wishes);
-    let host = host_name();
-    let name = args.name.clone().unwrap_or_else(|| tidy(&task.map_or_else(|| host.clone(), |task| task.name())));
-    tracing::info!(
-        "{name}: {} threads, {} descriptors and {} ports for sessions; dialling {}",
-        capacity.threads,
-        capacity.descriptors,
-        capacity.ports,
-        args.coordinator
-    );
-    let hello = Hello {
-        protocol: proto::PROTOCOL,
-        version: proto::VERSION.to_owned(),
-        name,
-        host,
-        pid: std::process::id(),
-        instance: proto::RunId::random().0.into_bytes(),
-        plan_hash: None,
-        capacity,
-        holding: None,
-    };
-    let clock = Clock::shifted(args.clock_offset_ms.saturating_mul(1_000));
-    let means = Means { allow: args.allow_target, source_ips: args.source_ip, ..Means::default() };
-    let settings = Settings {
-        hello,
-        means,
-        wishes,
-        clock,
-        loader: Loader::default(),
-        prober: Prober::default(),
-        pulse: Home::Thread,
-        chunk_bytes: CHUNK_BYTES_TARGET,
-    };
+    let settings = settings(&args);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
@@ -235,27 +198,72 @@ fn run(args: Args) -> Result<u8, String> {
                 Err(problem) => return Ok(Outcome::Identity(problem)),
             }
         };
-        let link = Link::new(Connector::new(args.coordinator, security), reconnect_for, clock);
-        Ok::<_, String>(service::serve(settings, link, interrupt).await)
+        let link = Link::new(Connector::new(args.coordinator, security), reconnect_for, settings.clock);
+        Ok::<_, String>(serve(settings, link, interrupt).await)
     })?;
     runtime.shutdown_timeout(Duration::from_millis(200));
     Ok(conclude(&outcome))
 }
 
-/// The coordinator makes the identity when it first runs; agents may be started before it, on machines that see the same
-/// home folder a little later.
+/// Measures this machine and puts together what is fixed for the life of the agent.
+fn settings(args: &Args) -> Settings {
+    let task = Task::of(&slurm::variable);
+    let capacity_options = CapacityOptions {
+        threads: args.threads.or(task.as_ref().and_then(|task| task.cpus)),
+        max_sessions: args.max_sessions,
+        source_ips: args.source_ip.clone(),
+    };
+    let capacity = capacity::measure(&capacity_options);
+    let host = host_name();
+    let name = args.name.clone().unwrap_or_else(|| valid_name(&task.map_or_else(|| host.clone(), |task| task.name())));
+    tracing::info!(
+        "{name}: {} threads, {} descriptors and {} ports for sessions; dialling {}",
+        capacity.threads,
+        capacity.descriptors,
+        capacity.ports,
+        args.coordinator
+    );
+    let hello = Hello {
+        protocol: proto::PROTOCOL,
+        version: proto::VERSION.to_owned(),
+        name,
+        host,
+        pid: std::process::id(),
+        instance: proto::RunId::random().0.into_bytes(),
+        plan_hash: None,
+        capacity,
+        holding: None,
+    };
+    Settings {
+        hello,
+        resolver: TargetResolver {
+            allow: args.allow_target.clone(),
+            source_ips: args.source_ip.clone(),
+            ..TargetResolver::default()
+        },
+        capacity_options,
+        clock: Clock::shifted(args.clock_offset_ms.saturating_mul(1_000)),
+        load_factory: LoadFactory::default(),
+        prober: Prober::default(),
+        heartbeat: Executor::Thread,
+        chunk_bytes: CHUNK_BYTES_TARGET,
+    }
+}
+
+/// Looks for the identity for up to `wait`. The coordinator makes it when it first runs; agents may be started earlier, on
+/// machines where the shared home folder shows it a little later.
 async fn find_identity(given: Option<&Path>, wait: Duration) -> Result<Security, String> {
     let dir = given
         .map(Path::to_path_buf)
         .or_else(identity::default_dir)
         .ok_or("no home folder to look for an identity in ($HOME is not set); give --identity DIR")?;
     let begun = tokio::time::Instant::now();
-    let mut told = false;
+    let mut warned = false;
     loop {
         match Identity::load(&dir) {
             Ok(found) => return found.client().map(Security::Tls).map_err(|error| error.to_string()),
             Err(IdentityError::Missing(_)) if begun.elapsed() < wait => {
-                if !std::mem::replace(&mut told, true) {
+                if !std::mem::replace(&mut warned, true) {
                     tracing::warn!("no identity in {} yet; looking for {} s", dir.display(), wait.as_secs_f64());
                 }
                 tokio::time::sleep(IDENTITY_RETRY).await;
@@ -265,6 +273,7 @@ async fn find_identity(given: Option<&Path>, wait: Duration) -> Result<Security,
     }
 }
 
+/// Prints why the agent ended, and returns the exit code.
 fn conclude(outcome: &Outcome) -> u8 {
     match outcome {
         Outcome::End(End::Dismissed(reason)) => {
@@ -290,16 +299,17 @@ fn conclude(outcome: &Outcome) -> u8 {
     }
 }
 
+/// Checks flags that clap can't check by itself.
 fn check(args: &Args) -> Result<(), String> {
     match args.coordinator.rsplit_once(':') {
         Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0) => {}
         _ => return Err(format!("--coordinator {}: give HOST:PORT", args.coordinator)),
     }
-    if let Some(name) = args.name.as_ref().filter(|name| **name != tidy(name)) {
+    if let Some(name) = args.name.as_ref().filter(|name| **name != valid_name(name)) {
         return Err(format!("--name {name}: give 1 to {NAME_CHARS_MAX} letters, digits, '-', '_' or '.'"));
     }
     for ip in &args.source_ip {
-        // Said now, once, rather than by every session, as if it were the ports that had run out.
+        // Without this check every session would fail, as if no port were free.
         if let Err(error) = std::net::UdpSocket::bind((*ip, 0)) {
             return Err(format!("--source-ip {ip}: no address of this machine ({error})"));
         }
@@ -317,15 +327,15 @@ fn check(args: &Args) -> Result<(), String> {
     Ok(())
 }
 
-/// A host name as an agent's name: what is not allowed becomes `-`.
-fn tidy(host: &str) -> String {
+/// Makes an agent's name of a host name: characters that are not allowed become `-`.
+fn valid_name(host: &str) -> String {
     let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     let name: String = host.chars().map(|c| if allowed(c) { c } else { '-' }).take(NAME_CHARS_MAX).collect();
     if name.is_empty() { "agent".to_owned() } else { name }
 }
 
-/// Ends this process when its standard input does: whoever holds the other end is gone. A thread of its own, so that
-/// it works whatever the runtimes are doing.
+/// Ends this process when its standard input ends: the process that holds the other end is gone. It has a thread of its own,
+/// so that it works whatever the runtimes are doing.
 fn end_with_stdin() {
     std::thread::spawn(|| {
         let mut buffer = [0_u8; 64];
@@ -335,8 +345,8 @@ fn end_with_stdin() {
     });
 }
 
-/// Cancelled by SIGINT or SIGTERM. A second Ctrl-C ends the process, whatever it is doing; a second SIGTERM does not:
-/// schedulers send it to a job, to its steps and through `srun`.
+/// A token that SIGINT and SIGTERM cancel. A second SIGINT ends the process at once. A second SIGTERM does not, because
+/// schedulers send it several times: to a job, to its steps, and through `srun`.
 fn interrupt() -> Result<CancellationToken, String> {
     use tokio::signal::unix::{SignalKind, signal};
     let token = CancellationToken::new();
@@ -379,8 +389,8 @@ mod tests {
 
     #[test]
     fn host_names_become_agent_names() {
-        assert_eq!(tidy("ip-10-0-0-1.local"), "ip-10-0-0-1.local");
-        assert_eq!(tidy("müller pc"), "m-ller-pc");
-        assert_eq!(tidy(""), "agent");
+        assert_eq!(valid_name("ip-10-0-0-1.local"), "ip-10-0-0-1.local");
+        assert_eq!(valid_name("müller pc"), "m-ller-pc");
+        assert_eq!(valid_name(""), "agent");
     }
 }

@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use agent::driver::Driver as _;
-use agent::driver::ws::WsDriver;
+use agent::drivers::Driver as _;
+use agent::drivers::ws::WsDriver;
 use proto::{FailureKind, Mode, Outcome, Phase};
 use refserver::{CloseAnswer, Faults, ObservationKind, Options};
 
@@ -168,7 +168,7 @@ fn environments_of_others_have_no_identity_and_no_fault() {
         }
         let options = Options { max_concurrent_envs: 1, ..faulty(Faults { odd_errors: true, ..Faults::default() }) };
         let (url, _server) = reference(options);
-        let driver = WsDriver::new(dialer(Mode::Ws, &url, "").await, Duration::ZERO);
+        let driver = WsDriver::new(dialer(&url, "").await, Duration::ZERO);
         let mut first = driver.connect(0, None).await.expect("connected");
         driver.reset(&mut first).await.expect("reset");
         let record = run(Mode::Ws, &url, &script()).await;

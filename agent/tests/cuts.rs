@@ -154,7 +154,7 @@ fn a_session_told_to_stop_ends_at_once_and_lets_go_of_its_connection() {
             })
             .await;
             let (cancel, script) = (CancellationToken::new(), script());
-            let session = live(dialer(mode, &url, "").await, 0, &script, &cancel);
+            let session = live(mode, dialer(&url, "").await, 0, &script, &cancel);
             let stop = async {
                 has_reached.await.expect("the request comes");
                 cancel.cancel();
@@ -190,12 +190,12 @@ fn without_descriptors() {
     bounded(async {
         for mode in [Mode::Ws, Mode::Http] {
             let url = raw(|peer| peer.silent()).await;
-            let dialer = dialer(mode, &url, "").await;
+            let dialer = dialer(&url, "").await;
             let mut held = Vec::new();
             while let Ok(file) = std::fs::File::open("/dev/null") {
                 held.push(file);
             }
-            let record = live(dialer, 0, &script(), &CancellationToken::new()).await;
+            let record = live(mode, dialer, 0, &script(), &CancellationToken::new()).await;
             drop(held);
             assert_eq!(record.outcome, failed(FailureKind::FdExhausted, Phase::Connect), "{}", record.error_message);
         }

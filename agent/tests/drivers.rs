@@ -3,8 +3,8 @@
 use std::cell::Cell;
 use std::time::Duration;
 
-use agent::driver::Driver as _;
-use agent::driver::ws::WsDriver;
+use agent::drivers::Driver as _;
+use agent::drivers::ws::WsDriver;
 use proto::{FailureKind, Mode, Outcome, Phase};
 use refserver::{Faults, Options};
 use tokio::sync::oneshot;
@@ -129,14 +129,14 @@ fn a_refused_upgrade_keeps_its_status() {
 fn a_full_server_is_told_from_a_broken_one() {
     bounded(async {
         let (url, _server) = reference(Options { max_concurrent_envs: 1, ..Options::default() });
-        let driver = WsDriver::new(dialer(Mode::Ws, &url, "").await, Duration::ZERO);
+        let driver = WsDriver::new(dialer(&url, "").await, Duration::ZERO);
         let mut first = driver.connect(0, None).await.expect("connected");
         driver.reset(&mut first).await.expect("reset");
         let record = run(Mode::Ws, &url, &script()).await;
         assert_eq!(outcome(&record), &failed(FailureKind::CapacityReached, Phase::Reset));
         let closed = driver.close(first).await;
         assert_eq!(closed.untidy, None);
-        driver.settle(closed.rest.expect("a connection")).await;
+        driver.wait_closed(closed.connection.expect("a connection")).await;
         assert_eq!(outcome(&run(Mode::Ws, &url, &script()).await), &Outcome::Succeeded, "the place is free again");
     });
 }
@@ -173,7 +173,7 @@ async fn told_before_the_first_send(words: Vec<u8>, how: HangUp) -> Option<Failu
         }
     })
     .await;
-    let driver = WsDriver::new(dialer(Mode::Ws, &url, "").await, Duration::ZERO);
+    let driver = WsDriver::new(dialer(&url, "").await, Duration::ZERO);
     let mut session = driver.connect(0, None).await.expect("connected");
     connected.send(()).expect("the server waits");
     has_said.await.expect("the server speaks");
@@ -264,7 +264,7 @@ fn close_codes_are_kept() {
 fn a_server_that_stops_during_a_step_closes_with_1012() {
     bounded(async {
         let (url, server) = reference(Options::default());
-        let driver = WsDriver::new(dialer(Mode::Ws, &url, "").await, Duration::ZERO);
+        let driver = WsDriver::new(dialer(&url, "").await, Duration::ZERO);
         let mut session = driver.connect(0, None).await.expect("connected");
         driver.reset(&mut session).await.expect("reset");
         let step = driver.step(&mut session, support::DEADLINE, true);

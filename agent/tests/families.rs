@@ -6,10 +6,11 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::process::Command;
 
-use agent::driver::{Dialer, Way};
-use agent::family;
-use agent::probe::{Means, Prober};
-use agent::target::{TargetError, resolve};
+use agent::control::probe::Prober;
+use agent::drivers::{Dialer, Route};
+use agent::net::family;
+use agent::net::resolver::TargetResolver;
+use agent::net::target::{TargetError, resolve};
 use proto::base_url::BaseUrl;
 use proto::message::{Probe, ProbeResult};
 use proto::{FailureKind, Mode, Outcome, Phase, PlanHash, Target};
@@ -47,7 +48,7 @@ fn inside(flags: &str, prepare: &str, name: &str, body: impl FnOnce()) {
 }
 
 /// The last word of a readiness check with a long deadline.
-async fn last_word(url: &str, means: Means) -> Vec<ProbeResult> {
+async fn last_word(url: &str, resolver: TargetResolver) -> Vec<ProbeResult> {
     let probe = Probe {
         plan_hash: PlanHash([0; 32]),
         target: Target { urls: vec![url.to_owned()], ca_pem: Vec::new() },
@@ -56,7 +57,7 @@ async fn last_word(url: &str, means: Means) -> Vec<ProbeResult> {
         script: script(),
         sessions: 1,
     };
-    let mut told = Prober::default().start(probe, means, CancellationToken::new());
+    let mut told = Prober::default().start(probe, resolver, CancellationToken::new());
     let mut last = Vec::new();
     while let Some(results) = told.recv().await {
         last = results;
@@ -81,7 +82,7 @@ fn a_name_with_both_families_is_one_server() {
             let parsed = BaseUrl::parse(&url).expect("a url");
             let found = resolve(&parsed).await.expect("resolves");
             assert_eq!(found, loopback(parsed.port), "the machine is as it should be");
-            for result in last_word(&url, Means::default()).await {
+            for result in last_word(&url, TargetResolver::default()).await {
                 assert!(result.ready, "{}: {}", result.mode, result.problem);
                 assert_eq!(result.addresses, [found[1].to_string()]);
             }
@@ -90,9 +91,10 @@ fn a_name_with_both_families_is_one_server() {
                 assert_eq!(record.outcome, Outcome::Succeeded, "{mode}: {}", record.error_message);
             }
             // The family that is not used is not allowed by that.
-            let means = Means { allow: vec!["127.0.0.1".parse().expect("a rule")], ..Means::default() };
+            let means =
+                TargetResolver { allow: vec!["127.0.0.1".parse().expect("a rule")], ..TargetResolver::default() };
             let target = Target { urls: vec![url], ca_pem: Vec::new() };
-            let told = means.endpoints(&target, Mode::Ws).await.expect_err("::1 is not allowed");
+            let told = means.endpoints(&target).await.expect_err("::1 is not allowed");
             assert!(matches!(&told, TargetError::NotAllowed { cause } if cause.contains("[::1]")), "{told}");
         });
     });
@@ -106,7 +108,7 @@ fn the_family_with_a_server_is_taken() {
             let Ok(listener) = TcpListener::bind((ip, 0)) else { continue };
             let at = listener.local_addr().expect("address");
             for addresses in [loopback(at.port()), loopback(at.port()).into_iter().rev().collect()] {
-                let chosen = family::chosen("h.example", addresses, &[]).await.expect("chosen");
+                let chosen = family::choose("h.example", addresses, &[]).await.expect("chosen");
                 assert_eq!(chosen, [at]);
             }
         }
@@ -120,7 +122,7 @@ fn without_a_server_the_resolvers_first_family_stays() {
         let (at, _held) = support::nobody();
         let other = tokio::net::TcpSocket::new_v6().expect("socket");
         let _held_too = other.bind(loopback(at.port())[0]);
-        let chosen = family::chosen("h.example", loopback(at.port()), &[]).await.expect("chosen");
+        let chosen = family::choose("h.example", loopback(at.port()), &[]).await.expect("chosen");
         assert_eq!(chosen, loopback(at.port())[..1]);
     });
 }
@@ -130,7 +132,7 @@ fn sources_choose_the_family() {
     bounded(async {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("bind");
         let port = listener.local_addr().expect("address").port();
-        let from = async |source: IpAddr| family::chosen("h.example", loopback(port), &[source]).await;
+        let from = async |source: IpAddr| family::choose("h.example", loopback(port), &[source]).await;
         let v6 = from(Ipv6Addr::LOCALHOST.into()).await.expect("chosen");
         assert_eq!(v6, loopback(port)[..1], "though the server is at the other one");
         let v4 = from(Ipv4Addr::new(127, 0, 0, 2).into()).await.expect("chosen");
@@ -142,7 +144,8 @@ fn sources_choose_the_family() {
 fn a_source_of_the_wrong_family_is_refused_at_once() {
     bounded(async {
         for (host, source) in [("127.0.0.1", "::1"), ("[::1]", "127.0.0.2")] {
-            let means = Means { source_ips: vec![source.parse().expect("an ip")], ..Means::default() };
+            let means =
+                TargetResolver { source_ips: vec![source.parse().expect("an ip")], ..TargetResolver::default() };
             // The deadline is far beyond that of the test: whoever goes on trying fails it.
             let results = last_word(&format!("http://{host}:9"), means).await;
             assert_eq!(results.len(), BOTH.len());
@@ -182,9 +185,12 @@ fn a_machine_that_has_run_out_of_ports_says_so() {
                 let at = listener.local_addr().expect("address");
                 let _held = std::net::TcpStream::connect(at).expect("the one port");
                 let target = Target { urls: vec![format!("http://{at}")], ca_pem: Vec::new() };
-                let endpoints = Means::default().endpoints(&target, Mode::Ws).await.expect("endpoints");
-                let dialer = Dialer::alone(Way { endpoints, source_ips: Vec::new() }, script().message_bytes_max);
-                let record = live(dialer, 0, &script(), &CancellationToken::new()).await;
+                let endpoints = TargetResolver::default().endpoints(&target).await.expect("endpoints");
+                let dialer = Dialer::for_single_sessions(
+                    Route { endpoints, source_ips: Vec::new() },
+                    script().message_bytes_max,
+                );
+                let record = live(Mode::Ws, dialer, 0, &script(), &CancellationToken::new()).await;
                 let said = &record.error_message;
                 assert_eq!(record.outcome, failed(FailureKind::PortExhausted, Phase::Connect), "{said}");
             }

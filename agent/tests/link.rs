@@ -3,15 +3,16 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use agent::allow::AllowRule;
-use agent::capacity::Wishes;
-use agent::clock::Clock;
-use agent::link::{Connector, Link, Security};
-use agent::load::Loader;
-use agent::machine::End;
-use agent::probe::{Means, Prober};
-use agent::pulse::Home;
-use agent::service::{self, Outcome, Settings};
+use agent::control::agent_loop::{Outcome, Settings, serve};
+use agent::control::clock::Clock;
+use agent::control::heartbeat::Executor;
+use agent::control::link::{Connector, Link, Security};
+use agent::control::machine::End;
+use agent::control::probe::Prober;
+use agent::host::capacity::CapacityOptions;
+use agent::load::armed::LoadFactory;
+use agent::net::allow::AllowRule;
+use agent::net::resolver::TargetResolver;
 use proto::message::{Hello, Probe, Refused, RefusedWhy, Report, Resend, Welcome};
 use proto::{
     Assignment, AttemptId, Bounds, Capacity, FailureKind, FromAgent, FromCoordinator, HistogramSet, Launch, Metric,
@@ -54,21 +55,21 @@ impl Agent {
                     ..Capacity::default()
                 },
             },
-            means: Means {
+            resolver: TargetResolver {
                 allow: allow.iter().map(|rule| rule.parse::<AllowRule>().expect("a rule")).collect(),
-                ..Means::default()
+                ..TargetResolver::default()
             },
-            wishes: Wishes { max_sessions: Some(77), ..Wishes::default() },
+            capacity_options: CapacityOptions { max_sessions: Some(77), ..CapacityOptions::default() },
             clock: Clock::shifted(-500_000),
-            loader: Loader::default(),
+            load_factory: LoadFactory::default(),
             prober: Prober::default(),
-            pulse: Home::Thread,
+            heartbeat: Executor::Thread,
             chunk_bytes: proto::limits::CHUNK_BYTES_TARGET,
         };
         let interrupt = CancellationToken::new();
         let connector = Connector::new(address.to_string(), Security::Plaintext);
         let link = Link::new(connector, reconnect_for, settings.clock);
-        let life = tokio::spawn(service::serve(settings, link, interrupt.clone()));
+        let life = tokio::spawn(serve(settings, link, interrupt.clone()));
         Self { interrupt, life: AbortOnDropHandle::new(life) }
     }
 
@@ -96,7 +97,7 @@ fn assignment(id: AttemptId, url: &str) -> Assignment {
         agent_index: 1,
         agent_count: 4,
         bounds: Bounds::STANDARD,
-        wire: true,
+        kernel_timestamps: true,
         clock_step_us_max: 50_000,
         in_flight_max: 25,
     }
@@ -374,7 +375,8 @@ fn a_report_tells_how_the_agent_was_doing() {
         let run = RunId::random();
         let (mut visit, _) = coordinator.welcome(run).await;
         for (number, wire) in [(1, true), (2, false)] {
-            begin(&mut visit, Assignment { wire, ..assignment(attempt(run, number), &target) }).await;
+            begin(&mut visit, Assignment { kernel_timestamps: wire, ..assignment(attempt(run, number), &target) })
+                .await;
             let (report, records) = results(&mut visit, attempt(run, number)).await;
             let vitals = &report.vitals;
             assert!(vitals.threads >= 1 && vitals.process_cpu_us > 0 && vitals.memory_bytes_max > 0, "{vitals:?}");
@@ -532,7 +534,7 @@ fn an_order_that_makes_no_sense_ends_the_connection_and_not_the_agent() {
         let beyond = Assignment { first_session: 99, ..assignment(attempt(run, 1), "http://127.0.0.1:1") };
         visit.say(FromCoordinator::Prepare(Box::new(beyond))).await;
         let (visit, _) = coordinator.welcome(run).await;
-        visit.say_raw(proto::wire::CoordinatorMessage { body: None }).await;
+        visit.say_raw(proto::pb::CoordinatorMessage { body: None }).await;
         let (visit, _) = coordinator.welcome(run).await;
         visit.say(FromCoordinator::Dismiss("done".to_owned())).await;
         assert_eq!(agent.end().await, Outcome::End(End::Dismissed("done".to_owned())));

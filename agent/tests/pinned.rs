@@ -58,8 +58,8 @@ const RSA: [&str; 2] = ["-newkey", "rsa:2048"];
 const NAMED: [&str; 2] = ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"];
 
 async fn session(host: &str, port: u16, ca_pem: &str, mode: Mode) -> SessionRecord {
-    let dialer = dialer(mode, &format!("https://{host}:{port}"), ca_pem).await;
-    live(dialer, 0, &script(), &CancellationToken::new()).await
+    let dialer = dialer(&format!("https://{host}:{port}"), ca_pem).await;
+    live(mode, dialer, 0, &script(), &CancellationToken::new()).await
 }
 
 /// What becomes of a session with `host` if the server shows `shown` and the user trusts `ca_pem`.

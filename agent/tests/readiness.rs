@@ -4,7 +4,8 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
-use agent::probe::{Means, Prober};
+use agent::control::probe::Prober;
+use agent::net::resolver::TargetResolver;
 use proto::message::{Probe, ProbeResult};
 use proto::{Mode, Phase, PlanHash, Target};
 use tokio_util::sync::CancellationToken;
@@ -25,7 +26,7 @@ async fn asked(url: &str, mode: Mode, deadline: Duration) -> (ProbeResult, Vec<S
         script: script(),
         sessions: 1,
     };
-    let mut told = Prober::default().start(probe, Means::default(), CancellationToken::new());
+    let mut told = Prober::default().start(probe, TargetResolver::default(), CancellationToken::new());
     let mut before = Vec::new();
     while let Some(results) = told.recv().await {
         let result = results.into_iter().next().expect("one url, one mode");

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::rc::Rc;
 
-use agent::driver::{Dialer, Way};
+use agent::drivers::{Dialer, Route};
 use proto::{Mode, Outcome, Phase};
 use tokio_util::sync::CancellationToken;
 
@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 mod support;
 
 use support::peer::{HASH, close, http, observation};
-use support::{bounded, live, raw, script, way_of};
+use support::{bounded, live, raw, route_of, script};
 
 #[test]
 fn sessions_leave_from_the_addresses_given_in_turn() {
@@ -43,10 +43,10 @@ fn sessions_leave_from_the_addresses_given_in_turn() {
             })
             .await;
             for number in 0..5 {
-                let way = Way { source_ips: given.clone(), ..way_of(mode, std::slice::from_ref(&url), "").await };
-                let dialer = Dialer::alone(way, script().message_bytes_max);
+                let way = Route { source_ips: given.clone(), ..route_of(std::slice::from_ref(&url), "").await };
+                let dialer = Dialer::for_single_sessions(way, script().message_bytes_max);
                 let before = seen.borrow().clone();
-                let record = live(dialer, number, &script(), &CancellationToken::new()).await;
+                let record = live(mode, dialer, number, &script(), &CancellationToken::new()).await;
                 assert_eq!(record.outcome, Outcome::Succeeded, "{}", record.error_message);
                 let expected = sources[usize::try_from(number % 2).expect("small")];
                 let count = |map: &BTreeMap<IpAddr, u32>| map.get(&expected).copied().unwrap_or(0);

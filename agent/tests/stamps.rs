@@ -5,12 +5,12 @@ use std::rc::Rc;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use agent::driver::http::HttpDriver;
-use agent::driver::ws::WsDriver;
+use agent::drivers::http::HttpDriver;
+use agent::drivers::ws::WsDriver;
 use agent::load::engine::{self, ThreadShare};
 use agent::load::pace::Pace;
 use agent::load::recorder::Recorder;
-use agent::stamps::Switch;
+use agent::net::timestamps::TimestampingGuard;
 use proto::{
     Assignment, AttemptId, Bounds, FailureKind, Launch, Metric, Mode, Outcome, Phase, PlanHash, RunId, Script, Target,
 };
@@ -42,7 +42,7 @@ async fn carry(mode: Mode, target: &str, sessions: u64, script: Script) -> Recor
         agent_index: 0,
         agent_count: 1,
         bounds: Bounds::STANDARD,
-        wire: true,
+        kernel_timestamps: true,
         clock_step_us_max: 50_000,
         in_flight_max: sessions,
     };
@@ -54,10 +54,10 @@ async fn carry(mode: Mode, target: &str, sessions: u64, script: Script) -> Recor
         schedule: Pace::of(&assignment).schedule(0, 1),
         script,
         bounds: Bounds::STANDARD,
-        wire: true,
+        kernel_timestamps: true,
         in_flight_max: sessions,
     };
-    let (dialer, cancel, counters) = (dialer(mode, target, "").await, CancellationToken::new(), Default::default());
+    let (dialer, cancel, counters) = (dialer(target, "").await, CancellationToken::new(), Default::default());
     match mode {
         Mode::Ws => {
             let driver = Rc::new(WsDriver::new(dialer, share.script.wait));
@@ -90,7 +90,7 @@ fn elsewhere(options: refserver::Options) -> (String, tokio::sync::oneshot::Send
 #[test]
 fn a_starved_thread_moves_the_programs_latency_and_not_the_wires() {
     bounded(async {
-        let _stamping = Switch::on().await.expect("receive stamps");
+        let _stamping = TimestampingGuard::enable().await.expect("receive stamps");
         for mode in [Mode::Ws, Mode::Http] {
             let (target, _server) = elsewhere(refserver::Options::default());
             let slow = Script { wait: ms(1_000), ..script() };
@@ -125,11 +125,11 @@ fn a_starved_thread_moves_the_programs_latency_and_not_the_wires() {
 #[test]
 fn the_kernel_tells_of_the_handshake() {
     bounded(async {
-        let _stamping = Switch::on().await.expect("receive stamps");
+        let _stamping = TimestampingGuard::enable().await.expect("receive stamps");
         for mode in [Mode::Ws, Mode::Http] {
             let (target, _server) = reference(refserver::Options::default());
             let record =
-                live_with(dialer(mode, &target, "").await, 0, &script(), &CancellationToken::new(), true).await;
+                live_with(mode, dialer(&target, "").await, 0, &script(), &CancellationToken::new(), true).await;
             assert_eq!(record.outcome, Outcome::Succeeded, "{record:?}");
             assert_eq!(record.wire.syn_retransmits, Some(0));
             let rtt_us = record.wire.handshake_rtt_us.expect("round trip");
@@ -150,8 +150,8 @@ fn a_full_accept_queue_shows_as_syns_that_were_sent_again() {
         // A queue of one takes two; nobody accepts.
         let full: Vec<_> = (0..2).map(|_| std::net::TcpStream::connect(address).expect("queued")).collect();
         let impatient = Script { connect_timeout: ms(1_500), ..script() };
-        let (target, cancel) = (dialer(Mode::Ws, &url(address), "").await, CancellationToken::new());
-        let record = live_with(target, 0, &impatient, &cancel, true).await;
+        let (target, cancel) = (dialer(&url(address), "").await, CancellationToken::new());
+        let record = live_with(Mode::Ws, target, 0, &impatient, &cancel, true).await;
         assert_eq!(record.outcome, Outcome::TimedOut(Phase::Connect), "{record:?}");
         assert!(record.wire.syn_retransmits >= Some(1), "{record:?} with {} before it", full.len());
         assert_eq!(record.wire.handshake_rtt_us, None);
@@ -161,19 +161,19 @@ fn a_full_accept_queue_shows_as_syns_that_were_sent_again() {
 #[test]
 fn a_session_that_fails_keeps_what_is_known_of_it() {
     bounded(async {
-        let _stamping = Switch::on().await.expect("receive stamps");
+        let _stamping = TimestampingGuard::enable().await.expect("receive stamps");
         let options = refserver::Options { max_concurrent_envs: 1, ..refserver::Options::default() };
         let (target, _server) = reference(options);
         let holder = Script { wait: DEADLINE / 2, ..script() };
         let stop = CancellationToken::new();
-        let first = live_with(dialer(Mode::Ws, &target, "").await, 0, &holder, &stop, true);
+        let first = live_with(Mode::Ws, dialer(&target, "").await, 0, &holder, &stop, true);
         let second = async {
             let begun = Instant::now();
             while begun.elapsed() < ms(100) {
                 tokio::task::yield_now().await;
             }
-            let dialer = dialer(Mode::Ws, &target, "").await;
-            let record = live_with(dialer, 1, &script(), &CancellationToken::new(), true).await;
+            let dialer = dialer(&target, "").await;
+            let record = live_with(Mode::Ws, dialer, 1, &script(), &CancellationToken::new(), true).await;
             stop.cancel();
             record
         };

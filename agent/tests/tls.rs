@@ -4,8 +4,8 @@
 use std::cell::Cell;
 use std::time::Duration;
 
-use agent::driver::Driver as _;
-use agent::driver::ws::WsDriver;
+use agent::drivers::Driver as _;
+use agent::drivers::ws::WsDriver;
 use proto::{FailureKind, Mode, Outcome, Phase, Script, SessionRecord};
 use tokio::io::AsyncWriteExt as _;
 use tokio::sync::oneshot;
@@ -22,7 +22,7 @@ const BOTH: [(Mode, &str); 2] = [(Mode::Ws, "wss"), (Mode::Http, "https")];
 
 async fn run(mode: Mode, url: &str, ca_pem: &str) -> SessionRecord {
     let script = Script { steps: 2, ..script() };
-    live(dialer(mode, url, ca_pem).await, 0, &script, &CancellationToken::new()).await
+    live(mode, dialer(url, ca_pem).await, 0, &script, &CancellationToken::new()).await
 }
 
 #[test]
@@ -106,7 +106,7 @@ fn last_words_decide_over_tls_too() {
             }
         })
         .await;
-        let dialer = dialer(Mode::Ws, &format!("wss://{address}"), &authority.pem()).await;
+        let dialer = dialer(&format!("wss://{address}"), &authority.pem()).await;
         let driver = WsDriver::new(dialer, Duration::ZERO);
         let mut session = driver.connect(0, None).await.expect("connected");
         connected.send(()).expect("the server waits");

@@ -13,21 +13,21 @@ use self::orders::{script, target};
 use crate::ids::RunId;
 use crate::limits as max;
 use crate::message::{
-    Beat, FromAgent, FromCoordinator, Pong, Probe, ProbeResult, Progress, RecordChunk, Refused, RefusedWhy, Resend,
-    Served, Welcome,
+    FromAgent, FromCoordinator, Heartbeat, Pong, Probe, ProbeResult, Progress, RecordChunk, Refused, RefusedWhy,
+    Resend, Served, Welcome,
 };
-use crate::wire;
+use crate::pb;
 
-impl From<FromAgent> for wire::AgentMessage {
+impl From<FromAgent> for pb::AgentMessage {
     fn from(message: FromAgent) -> Self {
-        use wire::agent_message::Body;
+        use pb::agent_message::Body;
         let body = match message {
             FromAgent::Hello(hello) => Body::Hello(hello.into()),
-            FromAgent::Leaving(reason) => Body::Leaving(wire::Leaving { reason }),
-            FromAgent::Probed(results) => Body::Probed(wire::Probed {
+            FromAgent::Leaving(reason) => Body::Leaving(pb::Leaving { reason }),
+            FromAgent::Probed(results) => Body::Probed(pb::Probed {
                 results: results
                     .into_iter()
-                    .map(|r| wire::ProbeResult {
+                    .map(|r| pb::ProbeResult {
                         url: r.url,
                         mode: wire_mode(r.mode),
                         ready: r.ready,
@@ -37,14 +37,14 @@ impl From<FromAgent> for wire::AgentMessage {
                         served_by: r
                             .served_by
                             .into_iter()
-                            .map(|one| wire::Served { host_url: one.host_url, pid: one.pid })
+                            .map(|one| pb::Served { host_url: one.host_url, pid: one.pid })
                             .collect(),
                         refused_connects: r.refused_connects,
                     })
                     .collect(),
             }),
-            FromAgent::Armed(attempt) => Body::Armed(wire::Armed { attempt: Some(attempt.into()) }),
-            FromAgent::Progress(p) => Body::Progress(wire::Progress {
+            FromAgent::Armed(attempt) => Body::Armed(pb::Armed { attempt: Some(attempt.into()) }),
+            FromAgent::Progress(p) => Body::Progress(pb::Progress {
                 attempt: Some(p.attempt.into()),
                 launched: p.launched,
                 open: p.open,
@@ -52,40 +52,40 @@ impl From<FromAgent> for wire::AgentMessage {
                 failed: p.failed,
             }),
             FromAgent::Report(report) => Body::Report(report.into()),
-            FromAgent::Records(chunk) => Body::Records(wire::RecordChunk {
+            FromAgent::Records(chunk) => Body::Records(pb::RecordChunk {
                 attempt: Some(chunk.attempt.into()),
                 sequence: chunk.sequence,
                 records: chunk.records.into_iter().map(Into::into).collect(),
             }),
             FromAgent::Trouble { attempt, problem } => {
-                Body::Trouble(wire::Trouble { attempt: Some(attempt.into()), problem })
+                Body::Trouble(pb::Trouble { attempt: Some(attempt.into()), problem })
             }
-            FromAgent::Goodbye(reason) => Body::Goodbye(wire::Goodbye { reason }),
-            FromAgent::Pong(Pong { sequence, agent_us }) => Body::Pong(wire::Pong { sequence, agent_us }),
+            FromAgent::Goodbye(reason) => Body::Goodbye(pb::Goodbye { reason }),
+            FromAgent::Pong(Pong { sequence, agent_us }) => Body::Pong(pb::Pong { sequence, agent_us }),
             FromAgent::Surveyed { number, capacity } => {
-                Body::Surveyed(wire::Surveyed { number, capacity: Some(capacity.into()) })
+                Body::Surveyed(pb::Surveyed { number, capacity: Some(capacity.into()) })
             }
         };
         Self { body: Some(body) }
     }
 }
 
-fn served_by(value: Vec<wire::Served>) -> Checked<Vec<Served>> {
+fn served_by(value: Vec<pb::Served>) -> Checked<Vec<Served>> {
     if value.len() > max::PROBE_SESSIONS_MAX as usize * max::URLS_MAX {
         return invalid("results.served_by", "more than there were sessions");
     }
-    let one = |one: wire::Served| {
+    let one = |one: pb::Served| {
         let host_url = one.host_url.map(|host| text("results.served_by.host_url", host, max::TEXT_BYTES_MAX));
         Ok(Served { host_url: host_url.transpose()?, pid: one.pid })
     };
     value.into_iter().map(one).collect()
 }
 
-impl TryFrom<wire::AgentMessage> for FromAgent {
+impl TryFrom<pb::AgentMessage> for FromAgent {
     type Error = Invalid;
 
-    fn try_from(value: wire::AgentMessage) -> Checked<Self> {
-        use wire::agent_message::Body;
+    fn try_from(value: pb::AgentMessage) -> Checked<Self> {
+        use pb::agent_message::Body;
         Ok(match need("body", value.body)? {
             Body::Hello(hello) => Self::Hello(hello.try_into()?),
             Body::Leaving(leaving) => Self::Leaving(text("reason", leaving.reason, max::TEXT_BYTES_MAX)?),
@@ -149,41 +149,41 @@ impl TryFrom<wire::AgentMessage> for FromAgent {
     }
 }
 
-impl From<Beat> for wire::Beat {
-    fn from(beat: Beat) -> Self {
+impl From<Heartbeat> for pb::Heartbeat {
+    fn from(beat: Heartbeat) -> Self {
         Self { instance: beat.instance.to_vec(), sequence: beat.sequence }
     }
 }
 
-impl TryFrom<wire::Beat> for Beat {
+impl TryFrom<pb::Heartbeat> for Heartbeat {
     type Error = Invalid;
 
-    fn try_from(value: wire::Beat) -> Checked<Self> {
+    fn try_from(value: pb::Heartbeat) -> Checked<Self> {
         Ok(Self { instance: bytes("instance", &value.instance)?, sequence: value.sequence })
     }
 }
 
-impl From<FromCoordinator> for wire::CoordinatorMessage {
+impl From<FromCoordinator> for pb::CoordinatorMessage {
     fn from(message: FromCoordinator) -> Self {
-        use wire::coordinator_message::Body;
+        use pb::coordinator_message::Body;
         let body = match message {
-            FromCoordinator::Welcome(w) => Body::Welcome(wire::Welcome {
+            FromCoordinator::Welcome(w) => Body::Welcome(pb::Welcome {
                 run: w.run.0.as_bytes().to_vec(),
                 plan_hash: w.plan_hash.0.to_vec(),
                 name: w.name,
                 lease_us: micros(w.lease),
             }),
-            FromCoordinator::Refused(refused) => Body::Refused(wire::Refused {
+            FromCoordinator::Refused(refused) => Body::Refused(pb::Refused {
                 why: match refused.why {
-                    RefusedWhy::Version => wire::refused::Why::Version,
-                    RefusedWhy::Plan => wire::refused::Why::Plan,
-                    RefusedWhy::Full => wire::refused::Why::Full,
-                    RefusedWhy::Malformed => wire::refused::Why::Malformed,
+                    RefusedWhy::Version => pb::refused::Why::Version,
+                    RefusedWhy::Plan => pb::refused::Why::Plan,
+                    RefusedWhy::Full => pb::refused::Why::Full,
+                    RefusedWhy::Malformed => pb::refused::Why::Malformed,
                 }
                 .into(),
                 message: refused.message,
             }),
-            FromCoordinator::Probe(probe) => Body::Probe(wire::Probe {
+            FromCoordinator::Probe(probe) => Body::Probe(pb::Probe {
                 plan_hash: probe.plan_hash.0.to_vec(),
                 target: Some((&probe.target).into()),
                 modes: probe.modes.into_iter().map(wire_mode).collect(),
@@ -193,18 +193,18 @@ impl From<FromCoordinator> for wire::CoordinatorMessage {
             }),
             FromCoordinator::Prepare(assignment) => Body::Prepare(assignment.as_ref().into()),
             FromCoordinator::Go { attempt, start_at_us } => {
-                Body::Go(wire::Go { attempt: Some(attempt.into()), start_at_us })
+                Body::Go(pb::Go { attempt: Some(attempt.into()), start_at_us })
             }
             FromCoordinator::Abort { attempt, reason } => {
-                Body::Abort(wire::Abort { attempt: Some(attempt.into()), reason })
+                Body::Abort(pb::Abort { attempt: Some(attempt.into()), reason })
             }
-            FromCoordinator::Stored(attempt) => Body::Stored(wire::Stored { attempt: Some(attempt.into()) }),
-            FromCoordinator::Dismiss(reason) => Body::Dismiss(wire::Dismiss { reason }),
-            FromCoordinator::Ping { sequence } => Body::Ping(wire::Ping { sequence }),
+            FromCoordinator::Stored(attempt) => Body::Stored(pb::Stored { attempt: Some(attempt.into()) }),
+            FromCoordinator::Dismiss(reason) => Body::Dismiss(pb::Dismiss { reason }),
+            FromCoordinator::Ping { sequence } => Body::Ping(pb::Ping { sequence }),
             FromCoordinator::Survey { number, addresses, sessions } => {
-                Body::Survey(wire::Survey { number, addresses, sessions })
+                Body::Survey(pb::Survey { number, addresses, sessions })
             }
-            FromCoordinator::Resend(r) => Body::Resend(wire::Resend {
+            FromCoordinator::Resend(r) => Body::Resend(pb::Resend {
                 attempt: Some(r.attempt.into()),
                 report: r.report,
                 sequences: r.sequences,
@@ -215,11 +215,11 @@ impl From<FromCoordinator> for wire::CoordinatorMessage {
     }
 }
 
-impl TryFrom<wire::CoordinatorMessage> for FromCoordinator {
+impl TryFrom<pb::CoordinatorMessage> for FromCoordinator {
     type Error = Invalid;
 
-    fn try_from(value: wire::CoordinatorMessage) -> Checked<Self> {
-        use wire::coordinator_message::Body;
+    fn try_from(value: pb::CoordinatorMessage) -> Checked<Self> {
+        use pb::coordinator_message::Body;
         Ok(match need("body", value.body)? {
             Body::Welcome(w) => Self::Welcome(Welcome {
                 run: RunId(Uuid::from_bytes(bytes("run", &w.run)?)),
@@ -232,10 +232,10 @@ impl TryFrom<wire::CoordinatorMessage> for FromCoordinator {
             }),
             Body::Refused(refused) => Self::Refused(Refused {
                 why: match refused.why() {
-                    wire::refused::Why::Version => RefusedWhy::Version,
-                    wire::refused::Why::Plan => RefusedWhy::Plan,
-                    wire::refused::Why::Full => RefusedWhy::Full,
-                    wire::refused::Why::Malformed | wire::refused::Why::Unspecified => RefusedWhy::Malformed,
+                    pb::refused::Why::Version => RefusedWhy::Version,
+                    pb::refused::Why::Plan => RefusedWhy::Plan,
+                    pb::refused::Why::Full => RefusedWhy::Full,
+                    pb::refused::Why::Malformed | pb::refused::Why::Unspecified => RefusedWhy::Malformed,
                 },
                 message: text("message", refused.message, max::TEXT_BYTES_MAX)?,
             }),
@@ -336,7 +336,7 @@ mod tests {
             agent_index: 1,
             agent_count: 2,
             bounds: Bounds::STANDARD,
-            wire: true,
+            kernel_timestamps: true,
             clock_step_us_max: 2_000,
             in_flight_max: 5,
         }
@@ -345,23 +345,23 @@ mod tests {
     #[test]
     fn assignment_survives_the_wire() {
         let sent = FromCoordinator::Prepare(Box::new(assignment()));
-        assert_eq!(FromCoordinator::try_from(wire::CoordinatorMessage::from(sent.clone())), Ok(sent));
+        assert_eq!(FromCoordinator::try_from(pb::CoordinatorMessage::from(sent.clone())), Ok(sent));
     }
 
     #[test]
     fn a_share_outside_its_batch_is_refused() {
-        let good = wire::Prepare::from(&assignment());
+        let good = pb::Prepare::from(&assignment());
         let bad = [
-            wire::Prepare { first_session: 11, ..good.clone() },
-            wire::Prepare { sessions: u64::MAX, ..good.clone() },
-            wire::Prepare { agent_index: 2, ..good.clone() },
-            wire::Prepare {
-                bounds: Some(wire::Bounds { low_us: 1, high_us: u64::MAX, significant_digits: 5 }),
+            pb::Prepare { first_session: 11, ..good.clone() },
+            pb::Prepare { sessions: u64::MAX, ..good.clone() },
+            pb::Prepare { agent_index: 2, ..good.clone() },
+            pb::Prepare {
+                bounds: Some(pb::Bounds { low_us: 1, high_us: u64::MAX, significant_digits: 5 }),
                 ..good.clone()
             },
-            wire::Prepare { plan_hash: vec![1], ..good.clone() },
-            wire::Prepare { in_flight_max: 0, ..good.clone() },
-            wire::Prepare { target: None, ..good },
+            pb::Prepare { plan_hash: vec![1], ..good.clone() },
+            pb::Prepare { in_flight_max: 0, ..good.clone() },
+            pb::Prepare { target: None, ..good },
         ];
         for prepare in bad {
             assert!(Assignment::try_from(prepare.clone()).is_err(), "{prepare:?}");
@@ -378,7 +378,7 @@ mod tests {
             histograms: Vec::new(),
             vitals: Box::new(Vitals { wire: WireState::Off, ..Vitals::default() }),
         };
-        let refused = Report::try_from(wire::Report::from(report));
+        let refused = Report::try_from(pb::Report::from(report));
         assert_eq!(refused.map_err(|e| e.field), Err("ledger"));
     }
 
@@ -410,7 +410,7 @@ mod tests {
                 wire: WireRecord { reset: reset_split, steps: splits, own_delay_us: us[5], connect_own_us: us[4], handshake_rtt_us: us[0], syn_retransmits: None,
                     open_own_us: us[1], pings: 3, ping_late_us: us[2], silence: us[3].map(|us| Silence { us, own_us: 1 }) },
             };
-            prop_assert_eq!(SessionRecord::try_from(wire::Record::from(record.clone())), Ok(record));
+            prop_assert_eq!(SessionRecord::try_from(pb::Record::from(record.clone())), Ok(record));
         }
     }
 }

@@ -1,8 +1,8 @@
 //! The contract between coordinator and agents.
 //!
-//! [`wire`] is what protobuf generates; everything else is the domain: plain types that can only hold valid values.
+//! [`pb`] is what protobuf generates; everything else is the domain: plain types that can only hold valid values.
 //! [`convert`] is the one place where a message from the network is validated. The rest of the program never sees a
-//! `wire` type, except to send it.
+//! `pb` type, except to send it.
 
 pub mod base_url;
 pub mod convert;
@@ -17,7 +17,7 @@ pub mod vitals;
 
 /// Generated from `muster/v1/control.proto`.
 #[expect(clippy::allow_attributes, reason = "generated")]
-pub mod wire {
+pub mod pb {
     tonic::include_proto!("muster.v1");
 }
 

@@ -1,4 +1,4 @@
-//! The messages as the program handles them; [`crate::convert`] translates to and from [`crate::wire`].
+//! The messages as the program handles them; [`crate::convert`] translates to and from [`crate::pb`].
 
 use std::time::Duration;
 
@@ -83,7 +83,7 @@ pub struct Resend {
 
 /// A sign of life, on a connection of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Beat {
+pub struct Heartbeat {
     /// Of the agent's greeting.
     pub instance: [u8; 16],
     pub sequence: u64,

@@ -113,7 +113,7 @@ pub struct Assignment {
     pub agent_count: u32,
     pub bounds: Bounds,
     /// Read kernel receive timestamps and `TCP_INFO`.
-    pub wire: bool,
+    pub kernel_timestamps: bool,
     /// `CLOCK_REALTIME` moving further than this against `CLOCK_MONOTONIC` voids what was read of them.
     pub clock_step_us_max: u64,
     /// Sessions that this agent may have open at once; what is due beyond it waits, and its launch lag tells of it.

@@ -1,4 +1,4 @@
-//! Certificates of the control plane, made by rcgen.
+//! Makes the certificates of the control plane, with rcgen.
 
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
@@ -7,17 +7,17 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use time::{Duration, OffsetDateTime};
 
-/// The name that agents check, whatever address they dialled.
+/// The name in a coordinator's certificate, which agents check whatever address they dialled.
 pub const COORDINATOR_NAME: &str = "coordinator.muster.internal";
 const AGENT_NAME: &str = "agent.muster.internal";
 
 const CA_DAYS: i64 = 3_650;
-/// A leaf is made anew at every start.
+/// Validity of a certificate that is made at each start.
 const LEAF_DAYS: i64 = 90;
-/// Clocks of two machines may be apart.
+/// Certificates are valid from this long ago, because the clocks of two machines may differ.
 const SKEW: Duration = Duration::DAY;
 
-/// What a leaf may be used for. Keeps mistakes apart, not thieves: who holds the authority's key can be either.
+/// What a certificate may be used for. This prevents mistakes, not attacks: whoever holds the authority's key can be either.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
     Coordinator,
@@ -31,6 +31,14 @@ pub struct Leaf {
     pub key: PrivateKeyDer<'static>,
 }
 
+impl Leaf {
+    /// A copy, with a copy of the key.
+    #[must_use]
+    pub fn clone_key(&self) -> Self {
+        Self { chain: self.chain.clone(), key: PrivateKeyDer::clone_key(&self.key) }
+    }
+}
+
 /// Why a certificate could not be made or read.
 #[derive(Debug, thiserror::Error)]
 pub enum CertError {
@@ -40,13 +48,13 @@ pub enum CertError {
     Read(#[from] rustls::pki_types::pem::Error),
 }
 
-/// A new authority: PEM of certificate and key.
+/// Makes a new authority. Returns certificate and key as PEM.
 ///
 /// # Errors
 /// If the system has no randomness.
 pub fn new_ca() -> Result<(String, String), CertError> {
     let mut params = valid_for(Vec::new(), CA_DAYS)?;
-    // A name of its own, so that two authorities are told apart by more than a signature that does not fit.
+    // A name of its own, so that two authorities differ by more than their signatures.
     let name = format!("Muster identity {}", proto::RunId::random());
     params.distinguished_name.push(DnType::CommonName, name);
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
@@ -56,10 +64,10 @@ pub fn new_ca() -> Result<(String, String), CertError> {
     Ok((certificate.pem(), key.serialize_pem()))
 }
 
-/// A leaf of the authority: PEM of certificate and key.
+/// Issues a certificate, valid for `days` days. Returns certificate and key as PEM.
 ///
 /// # Errors
-/// If the authority's files are none.
+/// If the authority's certificate or key can't be read.
 pub fn issue(ca_pem: &str, ca_key_pem: &str, role: Role, days: i64) -> Result<(String, String), CertError> {
     let issuer = Issuer::from_ca_cert_pem(ca_pem, KeyPair::from_pem(ca_key_pem)?)?;
     let (name, usage) = match role {
@@ -76,16 +84,16 @@ pub fn issue(ca_pem: &str, ca_key_pem: &str, role: Role, days: i64) -> Result<(S
     Ok((certificate.pem(), key.serialize_pem()))
 }
 
-/// A leaf for this process.
+/// Issues a certificate for this process.
 ///
 /// # Errors
-/// If the authority's files are none.
+/// If the authority's certificate or key can't be read.
 pub fn mint(ca_pem: &str, ca_key_pem: &str, role: Role) -> Result<Leaf, CertError> {
     let (certificate, key) = issue(ca_pem, ca_key_pem, role, LEAF_DAYS)?;
     leaf(&certificate, &key)
 }
 
-/// Reads a leaf's two files.
+/// Reads a certificate and its key.
 ///
 /// # Errors
 /// If they are no PEM.
@@ -101,7 +109,7 @@ pub fn certificate(pem: &str) -> Result<CertificateDer<'static>, CertError> {
     Ok(CertificateDer::from_pem_slice(pem.as_bytes())?)
 }
 
-/// As PEM text (RFC 7468).
+/// Formats a certificate as PEM (RFC 7468).
 #[must_use]
 pub fn pem(certificate: &CertificateDer<'_>) -> String {
     use base64::Engine as _;

@@ -1,12 +1,13 @@
-//! The folder on disk: found, read, and refused where others could read or change it.
+//! The identity folder on disk. It is refused where other users could read its keys or change its files.
 
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use super::certs;
-use super::{Holds, Identity, IdentityError};
+use rustls::pki_types::CertificateDer;
+
+use super::certs::{self, Leaf};
 
 pub const CA_CERT: &str = "ca.pem";
 pub const CA_KEY: &str = "ca.key";
@@ -15,7 +16,37 @@ pub const AGENT_KEY: &str = "agent.key";
 pub const DIR_MODE: u32 = 0o700;
 pub const KEY_MODE: u32 = 0o600;
 
-/// Where the identity is looked for without `--identity`; `None` where a user has no home folder.
+/// Why an identity can't be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum IdentityError {
+    #[error(
+        "no identity in {0}; on the machine that has one, or shares this home folder: `coordinator identity init`; for a \
+         machine without a shared home folder: `coordinator identity issue-agent DIR`, copied here, and --identity DIR"
+    )]
+    Missing(PathBuf),
+    #[error("{0}")]
+    Unsafe(String),
+    #[error("{0}")]
+    Broken(String),
+}
+
+/// What a folder holds.
+#[derive(Debug)]
+pub(super) struct Contents {
+    pub(super) ca: CertificateDer<'static>,
+    pub(super) credentials: Credentials,
+}
+
+/// How the owner of a folder proves itself.
+#[derive(Debug)]
+pub(super) enum Credentials {
+    /// The authority's certificate and key, PEM.
+    Authority { cert: String, key: String },
+    /// A certificate that was issued for an agent.
+    Agent(Leaf),
+}
+
+/// Where an identity is looked for without `--identity`; `None` for a user without a home folder.
 #[must_use]
 pub fn default_dir() -> Option<PathBuf> {
     let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
@@ -24,7 +55,11 @@ pub fn default_dir() -> Option<PathBuf> {
     Some(config.join("muster").join("identity"))
 }
 
-pub(super) fn load(dir: &Path) -> Result<Identity, IdentityError> {
+/// Reads a folder and checks that nobody else can read its keys or change its files.
+///
+/// # Errors
+/// [`IdentityError::Missing`] if there is none; otherwise what is wrong with it, and the remedy.
+pub(super) fn load(dir: &Path) -> Result<Contents, IdentityError> {
     let metadata = match fs::metadata(dir) {
         Ok(metadata) => metadata,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -38,7 +73,7 @@ pub(super) fn load(dir: &Path) -> Result<Identity, IdentityError> {
     if !metadata.is_dir() {
         return Err(IdentityError::Broken(format!("{} is no folder; give an identity folder", dir.display())));
     }
-    own(&metadata, dir)?;
+    check_owner(&metadata, dir)?;
     if metadata.mode() & 0o022 != 0 {
         return Err(IdentityError::Unsafe(format!(
             "{} can be written by others (mode {:03o}): they could put another identity there; run `chmod 700 {}`",
@@ -49,23 +84,23 @@ pub(super) fn load(dir: &Path) -> Result<Identity, IdentityError> {
     }
     let ca_pem = read(dir, CA_CERT, false)?.ok_or_else(|| IdentityError::Missing(dir.to_path_buf()))?;
     let ca = certs::certificate(&ca_pem).map_err(|error| broken(dir, CA_CERT, &error))?;
-    let holds = if let Some(key) = read(dir, CA_KEY, true)? {
-        Holds::CaKey { cert: ca_pem, key }
+    let credentials = if let Some(key) = read(dir, CA_KEY, true)? {
+        Credentials::Authority { cert: ca_pem, key }
     } else {
         let missing = || IdentityError::Missing(dir.to_path_buf());
         let key = read(dir, AGENT_KEY, true)?.ok_or_else(missing)?;
         let certificate = read(dir, AGENT_CERT, false)?.ok_or_else(missing)?;
-        Holds::AgentLeaf(certs::leaf(&certificate, &key).map_err(|error| broken(dir, AGENT_CERT, &error))?)
+        Credentials::Agent(certs::leaf(&certificate, &key).map_err(|error| broken(dir, AGENT_CERT, &error))?)
     };
-    Ok(Identity { dir: dir.to_path_buf(), ca, holds })
+    Ok(Contents { ca, credentials })
 }
 
 fn broken(dir: &Path, name: &str, error: &dyn std::error::Error) -> IdentityError {
     IdentityError::Broken(format!("{}: {error}; copy it again from where it was made", dir.join(name).display()))
 }
 
-/// Whatever belongs to another user can be changed by that user.
-fn own(metadata: &fs::Metadata, path: &Path) -> Result<(), IdentityError> {
+/// Refuses what belongs to another user, who could change it.
+fn check_owner(metadata: &fs::Metadata, path: &Path) -> Result<(), IdentityError> {
     let own = nix::unistd::geteuid().as_raw();
     if metadata.uid() == own || metadata.uid() == 0 {
         return Ok(());
@@ -77,7 +112,8 @@ fn own(metadata: &fs::Metadata, path: &Path) -> Result<(), IdentityError> {
     )))
 }
 
-/// A file's text; a secret one only if nobody else can read or change it.
+/// The text of a file; `None` if there is none. A secret file is refused if others can read it, any file if they can change
+/// it.
 fn read(dir: &Path, name: &str, secret: bool) -> Result<Option<String>, IdentityError> {
     let path = dir.join(name);
     let cant = |error: io::Error| IdentityError::Broken(format!("{}: {error}", path.display()));
@@ -86,7 +122,7 @@ fn read(dir: &Path, name: &str, secret: bool) -> Result<Option<String>, Identity
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(cant(error)),
     };
-    // Of the open file: what is judged is what is read.
+    // Metadata of the open file, so that the file that is checked is the one that is read.
     let metadata = file.metadata().map_err(cant)?;
     let forbidden = if secret { 0o077 } else { 0o022 };
     if metadata.mode() & forbidden != 0 {
@@ -100,7 +136,7 @@ fn read(dir: &Path, name: &str, secret: bool) -> Result<Option<String>, Identity
             if secret { "read" } else { "changed" },
         )));
     }
-    own(&metadata, &path)?;
+    check_owner(&metadata, &path)?;
     let mut text = String::new();
     io::Read::read_to_string(&mut file, &mut text).map_err(cant)?;
     Ok(Some(text))

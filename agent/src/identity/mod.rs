@@ -1,4 +1,4 @@
-//! Who may give orders and who may take them: a small certificate authority in a folder.
+//! How coordinator and agents prove who they are: a small certificate authority in a folder.
 //!
 //! ```text
 //! ~/.config/muster/identity/     0700   (or $XDG_CONFIG_HOME/muster/identity, or --identity DIR)
@@ -7,8 +7,12 @@
 //!   agent.pem, agent.key         0600   instead of ca.key in a folder made by `coordinator identity issue-agent`
 //! ```
 //!
-//! Both sides mint a leaf of their own from it when they start, and check a fixed name instead of the one that was
-//! dialled: addresses of cluster nodes say nothing. TLS 1.3 only, both ways (RFC 8446 section 4.4.2).
+//! Each side makes a certificate of its own from it at its start, and checks a fixed name in the other's certificate instead
+//! of the address that was dialled: addresses of cluster nodes prove nothing. Only TLS 1.3 is spoken, and both sides show a
+//! certificate (RFC 8446 section 4.4.2).
+//!
+//! In this room: the folder ([`folder`]), the certificates ([`certs`]), and the two TLS configurations. Not in this room:
+//! connections (see `control::link`), and the certificates of targets (see `net::trust`).
 
 pub mod certs;
 mod folder;
@@ -16,43 +20,20 @@ mod folder;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::CertificateDer;
 use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
 use certs::{Leaf, Role};
-pub use folder::{AGENT_CERT, AGENT_KEY, CA_CERT, CA_KEY, DIR_MODE, KEY_MODE, default_dir};
-
-/// Why an identity can't be used.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum IdentityError {
-    #[error(
-        "no identity in {0}; on the machine that has one, or shares this home folder: `coordinator identity init`; for a \
-         machine without a shared home folder: `coordinator identity issue-agent DIR`, copied here, and --identity DIR"
-    )]
-    Missing(PathBuf),
-    #[error("{0}")]
-    Unsafe(String),
-    #[error("{0}")]
-    Broken(String),
-}
+pub use folder::{AGENT_CERT, AGENT_KEY, CA_CERT, CA_KEY, DIR_MODE, IdentityError, KEY_MODE, default_dir};
+use folder::{Contents, Credentials};
 
 /// An identity folder that was read and found safe.
 #[derive(Debug)]
 pub struct Identity {
     dir: PathBuf,
     ca: CertificateDer<'static>,
-    holds: Holds,
-}
-
-#[derive(Debug)]
-enum Holds {
-    /// PEM.
-    CaKey {
-        cert: String,
-        key: String,
-    },
-    AgentLeaf(Leaf),
+    credentials: Credentials,
 }
 
 impl Identity {
@@ -61,7 +42,8 @@ impl Identity {
     /// # Errors
     /// [`IdentityError::Missing`] if there is none; otherwise what is wrong with it, and the way out.
     pub fn load(dir: &Path) -> Result<Self, IdentityError> {
-        folder::load(dir)
+        let Contents { ca, credentials } = folder::load(dir)?;
+        Ok(Self { dir: dir.to_path_buf(), ca, credentials })
     }
 
     #[must_use]
@@ -69,14 +51,14 @@ impl Identity {
         &self.dir
     }
 
-    /// How an agent proves itself, and whom it believes.
+    /// The TLS configuration of an agent.
     ///
     /// # Errors
     /// If the folder's files make no certificate.
     pub fn client(&self) -> Result<Arc<ClientConfig>, IdentityError> {
-        let leaf = match &self.holds {
-            Holds::AgentLeaf(leaf) => leaf.clone_key(),
-            Holds::CaKey { cert, key } => self.mint(cert, key, Role::Agent)?,
+        let leaf = match &self.credentials {
+            Credentials::Agent(leaf) => leaf.clone_key(),
+            Credentials::Authority { cert, key } => self.mint(cert, key, Role::Agent)?,
         };
         let mut config = ClientConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&rustls::version::TLS13])
@@ -88,12 +70,12 @@ impl Identity {
         Ok(Arc::new(config))
     }
 
-    /// How a coordinator proves itself, and whom it lets in.
+    /// The TLS configuration of a coordinator.
     ///
     /// # Errors
     /// If the folder has no authority's key.
     pub fn server(&self) -> Result<Arc<ServerConfig>, IdentityError> {
-        let Holds::CaKey { cert, key } = &self.holds else {
+        let Credentials::Authority { cert, key } = &self.credentials else {
             return Err(IdentityError::Broken(format!(
                 "{} was made for an agent (it has no {CA_KEY}): a coordinator can't prove itself with it; use the folder \
                  that it was issued from",
@@ -114,16 +96,17 @@ impl Identity {
         Ok(Arc::new(config))
     }
 
-    /// A leaf for an agent on a machine that must not hold the authority's key: PEM of certificate and key.
+    /// Issues a certificate for an agent on a machine that must not hold the authority's key. Returns certificate and key as
+    /// PEM.
     ///
     /// # Errors
     /// If this folder was itself made for an agent.
     pub fn issue_agent(&self, days: u32) -> Result<(String, String), IdentityError> {
-        match &self.holds {
-            Holds::CaKey { cert, key } => {
+        match &self.credentials {
+            Credentials::Authority { cert, key } => {
                 certs::issue(cert, key, Role::Agent, i64::from(days)).map_err(|error| self.broken(&error))
             }
-            Holds::AgentLeaf(_) => Err(IdentityError::Broken(format!(
+            Credentials::Agent(_) => Err(IdentityError::Broken(format!(
                 "{} was itself made for an agent and can't issue others; use the folder that it was issued from",
                 self.dir.display()
             ))),
@@ -155,19 +138,14 @@ impl Identity {
     }
 }
 
-impl Leaf {
-    fn clone_key(&self) -> Self {
-        Self { chain: self.chain.clone(), key: PrivateKeyDer::clone_key(&self.key) }
-    }
-}
-
 fn provider() -> Arc<rustls::crypto::CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
-/// Whether this is a matter of identity (and trying again is of no use), rather than of the network.
+/// What an error says about the identity of the two sides, for people; `None` for an error of the network. Trying again
+/// is of no use after the former.
 #[must_use]
-pub fn refuses(error: &std::io::Error) -> Option<String> {
+pub fn identity_problem(error: &std::io::Error) -> Option<String> {
     use rustls::{AlertDescription as Alert, CertificateError as Cert};
     let tls = error.get_ref()?.downcast_ref::<rustls::Error>()?;
     match tls {

@@ -65,7 +65,7 @@ async fn strangers_are_refused_by_both_sides() {
     let (served, dialled) =
         handshake(own.server().expect("server"), other.client().expect("client"), COORDINATOR_NAME).await;
     assert!(served.is_err());
-    assert!(refuses(&dialled.expect_err("refused")).is_some_and(|why| why.contains("another identity")));
+    assert!(identity_problem(&dialled.expect_err("refused")).is_some_and(|why| why.contains("another identity")));
     // One that trusts this coordinator, but is not trusted by it.
     let mut mixed = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
@@ -75,7 +75,7 @@ async fn strangers_are_refused_by_both_sides() {
     mixed.alpn_protocols = vec![b"h2".to_vec()];
     let (served, dialled) = handshake(own.server().expect("server"), Arc::new(mixed), COORDINATOR_NAME).await;
     assert!(served.is_err());
-    assert!(refuses(&dialled.expect_err("refused")).is_some_and(|why| why.contains("does not accept")));
+    assert!(identity_problem(&dialled.expect_err("refused")).is_some_and(|why| why.contains("does not accept")));
 }
 
 #[tokio::test]

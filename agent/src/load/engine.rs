@@ -1,7 +1,7 @@
-//! The one loop that launches sessions to a schedule and collects their records, on one thread.
+//! The loop that launches sessions to a schedule and collects their records, on one thread.
 //!
-//! Pacing is data: every load model is this loop with another [`Pace`]. It runs on a current-thread runtime inside a
-//! `LocalSet`, owns its recorder, and shares nothing but counters with other threads.
+//! Every load model is this loop with another [`Schedule`]. It runs on a current-thread runtime inside a `LocalSet`, owns
+//! its recorder, and shares only counters with other threads.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -9,50 +9,52 @@ use std::time::Duration;
 
 use proto::convert::micros;
 use proto::{Bounds, Outcome, Script, SessionRecord};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::overshoot::{Overshoot, TICK};
 use super::pace::Schedule;
 use super::recorder::{Counters, Recorder};
-use super::session::{self, Course, Ended};
-use crate::attention::{self, Turns};
-use crate::driver::Driver;
-use crate::vitals::LetGo;
+use super::session::{self, EndedSession, SessionContext};
+use super::throttle::{LaunchThrottle, SchedulerPass};
+use crate::drivers::Driver;
+use crate::host::vitals::CloseDelays;
+use crate::net::late_pings;
 
-/// Sessions launched before the loop looks at what else there is: enough to keep the burst tight, few enough for
-/// sockets that are ready to be served in between.
+/// Sessions launched before other events are handled: enough to keep a burst tight, few enough that ready sockets are
+/// served in between.
 const LAUNCH_SLICE: u64 = 32;
 
-/// What one thread carries: every `threads`-th session of the agent's share, from `thread` on.
+/// One thread's part of an agent's share: every `threads`-th session, from `thread` on.
 #[derive(Debug, Clone)]
 pub struct ThreadShare {
     pub thread: u64,
     pub threads: u64,
     /// Global number of the agent's first session.
     pub first_session: u64,
-    /// Of the agent's share.
+    /// How many sessions the agent's share has.
     pub sessions: u64,
     pub schedule: Schedule,
     pub script: Script,
     pub bounds: Bounds,
-    /// Ask the kernel when replies came.
-    pub wire: bool,
-    /// Sessions of this thread at once; what is due beyond it waits for a place.
+    /// Read the kernel's receive timestamps.
+    pub kernel_timestamps: bool,
+    /// The most connections that this thread has at once. A session that is due beyond it waits.
     pub in_flight_max: u64,
 }
 
 impl ThreadShare {
-    /// How many sessions this thread carries.
+    /// How many sessions this thread runs.
     #[must_use]
     pub fn count(&self) -> u64 {
         self.sessions.saturating_sub(self.thread).div_ceil(self.threads)
     }
 }
 
-/// Launches and collects until every session of the share has its record and every connection has been let go of. After
-/// `cancel` nothing more is launched, sessions in flight end as cancelled at once, and connections are dropped.
+/// Runs until every session of the share has its record and every connection is closed. After `cancel` nothing more is
+/// launched, sessions in flight end as cancelled at once, and connections that are closing are dropped. Intended starts
+/// count from `origin`.
 pub async fn run<D: Driver>(
     driver: Rc<D>,
     share: &ThreadShare,
@@ -64,21 +66,21 @@ pub async fn run<D: Driver>(
     let launcher = Launcher { driver, share, script: Rc::new(share.script.clone()), origin, cancel, counters };
     let mut recorder = Recorder::new(share.bounds, count);
     let mut overshoot = Overshoot::new();
-    let mut sessions: JoinSet<Ended<D::Rest>> = JoinSet::new();
-    // Of sessions that are over: they have descriptors and ports still, and no part in what is measured.
-    let mut rests: JoinSet<LetGo> = JoinSet::new();
+    let mut sessions: JoinSet<EndedSession<D::Closing>> = JoinSet::new();
+    // Connections of sessions that are over. They still hold descriptors and ports, but are not measured.
+    let mut closing: JoinSet<CloseDelays> = JoinSet::new();
     let (mut next, mut cancelled) = (0, false);
-    let (mut turn, mut turns) = (None, Turns::default());
+    let (mut pass, mut throttle) = (None, LaunchThrottle::default());
     let (timer, tick) = (sleep_until(origin), sleep_until(origin + TICK));
     tokio::pin!(timer, tick);
 
-    while next < count || !sessions.is_empty() || !rests.is_empty() {
-        let taken = (sessions.len() + rests.len()) as u64;
+    while next < count || !sessions.is_empty() || !closing.is_empty() {
+        let connections = (sessions.len() + closing.len()) as u64;
         tokio::select! {
             biased;
             () = cancel.cancelled(), if !cancelled => {
                 cancelled = true;
-                rests.abort_all();
+                closing.abort_all();
                 for nth in next..count {
                     recorder.record(never_started(share, nth));
                 }
@@ -89,42 +91,42 @@ pub async fn run<D: Driver>(
                 overshoot.fired(now - tick.deadline());
                 tick.as_mut().reset(now + TICK);
             }
-            took = Turn::over(&mut turn) => {
-                turn = turns.another(took, attention::take_late()).then(Turn::begin);
+            took = SchedulerPass::took(&mut pass) => {
+                pass = throttle.wait_again(took, late_pings::take()).then(SchedulerPass::begin);
             }
-            () = &mut timer, if next < count && taken < share.in_flight_max && turn.is_none() => {
-                let slice = LAUNCH_SLICE * turns.slices();
-                let slice_end = count.min(next + slice.min(share.in_flight_max - taken));
+            () = &mut timer, if next < count && connections < share.in_flight_max && pass.is_none() => {
+                let slice = LAUNCH_SLICE * throttle.factor();
+                let slice_end = count.min(next + slice.min(share.in_flight_max - connections));
                 let now = Instant::now();
                 while next < slice_end && launcher.due(next) <= now {
                     launcher.launch(next, &mut sessions);
                     next += 1;
                 }
-                recorder.in_flight_max = recorder.in_flight_max.max((sessions.len() + rests.len()) as u64);
+                recorder.in_flight_max = recorder.in_flight_max.max((sessions.len() + closing.len()) as u64);
                 if next < count {
                     timer.as_mut().reset(launcher.due(next));
                 }
-                turn = attention::take_late().then(Turn::begin);
-                // The launched tasks and ready sockets get their turn before the next slice.
+                pass = late_pings::take().then(SchedulerPass::begin);
+                // Launched tasks and ready sockets run before the next slice.
                 tokio::task::yield_now().await;
             }
-            Some(ended) = sessions.join_next() => collect(&mut recorder, &mut rests, &launcher.driver, ended, cancelled),
-            Some(let_go) = rests.join_next() => recorder.let_go.add(let_go.unwrap_or_default()),
+            Some(ended) = sessions.join_next() => collect(&mut recorder, &mut closing, &launcher.driver, ended, cancelled),
+            Some(closed) = closing.join_next() => recorder.close_delays.add(closed.unwrap_or_default()),
         }
         while let Some(ended) = sessions.try_join_next() {
-            collect(&mut recorder, &mut rests, &launcher.driver, ended, cancelled);
+            collect(&mut recorder, &mut closing, &launcher.driver, ended, cancelled);
         }
-        while let Some(let_go) = rests.try_join_next() {
-            // One that was dropped has no account.
-            recorder.let_go.add(let_go.unwrap_or_default());
+        while let Some(closed) = closing.try_join_next() {
+            // A task that was aborted has no result.
+            recorder.close_delays.add(closed.unwrap_or_default());
         }
     }
     recorder.overshoot = overshoot.into_histogram();
-    // A panicked session has no record: the ledger will not balance, and says so.
+    // A session that panicked has no record. The ledger then does not balance, and the batch is not valid.
     recorder
 }
 
-/// What every session of the share is launched with.
+/// What all sessions of the share have in common.
 struct Launcher<'a, D> {
     driver: Rc<D>,
     share: &'a ThreadShare,
@@ -140,18 +142,20 @@ impl<D: Driver> Launcher<'_, D> {
         self.origin + Duration::from_micros(self.share.schedule.get(nth).1)
     }
 
-    fn launch(&self, nth: u64, sessions: &mut JoinSet<Ended<D::Rest>>) {
+    fn launch(&self, nth: u64, sessions: &mut JoinSet<EndedSession<D::Closing>>) {
         let (local, intended_us) = self.share.schedule.get(nth);
         let (driver, script, origin) = (self.driver.clone(), self.script.clone(), self.origin);
         let (cancel, counters) = (self.cancel.clone(), self.counters.clone());
-        let (number, wire) = (self.share.first_session + local, self.share.wire);
+        let (number, kernel_timestamps) = (self.share.first_session + local, self.share.kernel_timestamps);
         sessions.spawn_local(async move {
-            let course = Course { script: &script, origin, cancel: &cancel, counters: &counters, wire };
-            session::live(&*driver, &course, number, intended_us).await
+            let context =
+                SessionContext { script: &script, origin, cancel: &cancel, counters: &counters, kernel_timestamps };
+            session::run_session(&*driver, &context, number, intended_us).await
         });
     }
 }
 
+/// The record of the `nth` session of a schedule that was cancelled before.
 fn never_started(share: &ThreadShare, nth: u64) -> SessionRecord {
     let (local, intended_us) = share.schedule.get(nth);
     let why = "cancelled before its start".to_owned();
@@ -159,58 +163,34 @@ fn never_started(share: &ThreadShare, nth: u64) -> SessionRecord {
     SessionRecord { intended_us, ..record }
 }
 
+/// Records a session that has ended, and waits beside the loop for its connection to be closed.
 fn collect<D: Driver>(
     recorder: &mut Recorder,
-    rests: &mut JoinSet<LetGo>,
+    closing: &mut JoinSet<CloseDelays>,
     driver: &Rc<D>,
-    ended: Result<Ended<D::Rest>, tokio::task::JoinError>,
+    ended: Result<EndedSession<D::Closing>, tokio::task::JoinError>,
     cancelled: bool,
 ) {
     match ended {
-        Ok(Ended { record, errno, rest, fault: _ }) => {
+        Ok(EndedSession { record, errno, connection, fault: _ }) => {
             recorder.record(record);
             if let Some(errno) = errno {
                 *recorder.errnos.entry(errno).or_default() += 1;
             }
-            if let Some(rest) = rest.filter(|_| !cancelled) {
+            if let Some(connection) = connection.filter(|_| !cancelled) {
                 let driver = driver.clone();
-                rests.spawn_local(async move { settled(&*driver, rest).await });
+                closing.spawn_local(async move { close_within_limit(&*driver, connection).await });
             }
         }
         Err(error) => tracing::error!("a session's task died: {error}"),
     }
 }
 
-/// Waits for the other side to let go of a connection, up to the driver's limit.
-pub async fn settled<D: Driver>(driver: &D, rest: D::Rest) -> LetGo {
+/// Waits until the server has closed a connection, up to the driver's limit.
+pub async fn close_within_limit<D: Driver>(driver: &D, connection: D::Closing) -> CloseDelays {
     let begun = Instant::now();
-    let in_time = timeout(D::SETTLE_TIMEOUT, driver.settle(rest)).await.is_ok();
-    LetGo { us_max: micros(begun.elapsed()), left_open: u64::from(!in_time) }
-}
-
-/// One turn of everything that waited on this thread when it began.
-struct Turn {
-    begun: Instant,
-    task: JoinHandle<()>,
-}
-
-impl Turn {
-    fn begin() -> Self {
-        // Tasks of a thread run in the order in which they were woken: this one after all of them.
-        Self { begun: Instant::now(), task: tokio::task::spawn_local(async {}) }
-    }
-
-    /// How long it took; never, if there is none.
-    async fn over(turn: &mut Option<Self>) -> Duration {
-        match turn {
-            None => std::future::pending().await,
-            Some(turn) => {
-                // It does nothing, and so can't fail.
-                let _ = (&mut turn.task).await;
-                turn.begun.elapsed()
-            }
-        }
-    }
+    let in_time = timeout(D::CLOSE_TIMEOUT, driver.wait_closed(connection)).await.is_ok();
+    CloseDelays { us_max: micros(begun.elapsed()), left_open: u64::from(!in_time) }
 }
 
 #[cfg(test)]
@@ -219,7 +199,7 @@ mod tests {
     use tokio::task::LocalSet;
 
     use super::*;
-    use crate::driver::fake::{Act, FakeDriver};
+    use crate::drivers::fake::{Act, FakeDriver};
     use crate::load::pace::Pace;
 
     fn ms(value: u64) -> Duration {
@@ -244,7 +224,7 @@ mod tests {
     fn share(sessions: u64, launch: Launch, script: Script) -> ThreadShare {
         let attempt = AttemptId { run: RunId::random(), batch: 0, attempt: 1 };
         let assignment =
-            Assignment { launch, sessions, ..crate::machine::tests::assignment(attempt, PlanHash([0; 32])) };
+            Assignment { launch, sessions, ..crate::control::machine::tests::assignment(attempt, PlanHash([0; 32])) };
         ThreadShare {
             thread: 0,
             threads: 1,
@@ -253,7 +233,7 @@ mod tests {
             schedule: Pace::of(&assignment).schedule(0, 1),
             script,
             bounds: Bounds::STANDARD,
-            wire: false,
+            kernel_timestamps: false,
             in_flight_max: sessions.max(1),
         }
     }
@@ -379,16 +359,19 @@ mod tests {
     fn a_connection_that_is_not_let_go_of_holds_its_place_and_no_session_up() {
         let short = Script { steps: 0, ..script() };
         let share = ThreadShare { in_flight_max: 2, ..share(4, Launch::Burst, short) };
-        let recorder = carry_by(FakeDriver::new(|_, _| Act::Take(ms(4))).settling(ms(1_000)), &share, None);
+        let recorder = carry_by(FakeDriver::new(|_, _| Act::Take(ms(4))).closing_after(ms(1_000)), &share, None);
         let mut records = recorder.records;
         records.sort_by_key(|record| record.started_us);
         let started: Vec<u64> = records.iter().filter_map(|record| record.started_us).collect();
         assert!(started[1] < 10_000 && started[2] >= 1_012_000, "{started:?}");
         assert!(records.iter().all(|record| record.total_us == Some(12_000)), "no session is longer for it");
-        assert_eq!((recorder.in_flight_max, recorder.let_go.us_max, recorder.let_go.left_open), (2, 1_000_000, 0));
+        assert_eq!(
+            (recorder.in_flight_max, recorder.close_delays.us_max, recorder.close_delays.left_open),
+            (2, 1_000_000, 0)
+        );
         // One that never lets go is not waited for without an end, and after a cancellation not at all.
-        let never = || FakeDriver::new(|_, _| Act::Take(ms(4))).settling(Duration::from_secs(3_000));
-        assert_eq!(carry_by(never(), &share, None).let_go.left_open, 4);
+        let never = || FakeDriver::new(|_, _| Act::Take(ms(4))).closing_after(Duration::from_secs(3_000));
+        assert_eq!(carry_by(never(), &share, None).close_delays.left_open, 4);
         assert_eq!(carry_by(never(), &share, Some(ms(50))).ledger.never_started, 2);
     }
 

@@ -1,13 +1,13 @@
-//! How late a load thread's own timers fire: the part of a generator's delay that needs no session to show.
+//! Measures how late a load thread's own timers fire: the generator's delay where no session shows it.
 
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use proto::convert::micros;
 
-/// Between two looks.
+/// Time between two measurements.
 pub const TICK: Duration = Duration::from_millis(10);
-/// Of tokio's timers: up to that is no lateness.
+/// The resolution of tokio's timers. A delay up to it is no lateness.
 const RESOLUTION: Duration = Duration::from_millis(1);
 
 /// Lateness of one thread's ticks, in microseconds.
@@ -26,10 +26,10 @@ impl Overshoot {
         Self(empty())
     }
 
-    /// A tick came `late`. One that comes very late stands for all those that should have come meanwhile (Tene's
-    /// correction for coordinated omission).
+    /// Records a tick that fired `late`. A tick that comes very late stands for all those that should have come meanwhile
+    /// (Tene's correction for coordinated omission, HdrHistogram's `record_correct`).
     pub fn fired(&mut self, late: Duration) {
-        // Above an hour it saturates: such a thread has other problems.
+        // Above an hour it saturates.
         let late_us = micros(late.saturating_sub(RESOLUTION)).min(self.0.high());
         let _ = self.0.record_correct(late_us, micros(TICK));
     }
@@ -40,7 +40,7 @@ impl Overshoot {
     }
 }
 
-/// 1 us to 1 h, 3 significant digits.
+/// An empty histogram of microseconds: 1 us to 1 h, 3 significant digits.
 #[must_use]
 pub fn empty() -> Histogram<u64> {
     Histogram::new_with_bounds(1, 3_600_000_000, 3).unwrap_or_else(|_| unreachable!("these bounds are valid"))

@@ -1,12 +1,13 @@
-//! PURE: when each session of a share is meant to start.
+//! When each session of a share is meant to start. Pure: no clock is read.
 
 use proto::{Launch, Process};
 use rand_pcg::Pcg64;
 use rand_pcg::rand_core::{Rng as _, SeedableRng as _};
 
-/// Odd, far apart, and no small multiple of each other: no session of one batch has the seed of another's.
-const EACH_BATCH: u64 = 0xD1B5_4A32_D192_ED03;
-const EACH_SESSION: u64 = 0x9E37_79B9_7F4A_7C15;
+/// Factors that spread seeds. They are odd, far apart, and no small multiple of each other, so that no session of one batch
+/// has the seed of a session of another batch.
+const BATCH_SEED_FACTOR: u64 = 0xD1B5_4A32_D192_ED03;
+const SESSION_SEED_FACTOR: u64 = 0x9E37_79B9_7F4A_7C15;
 
 /// The schedule of one agent's share, in microseconds after the start instant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,7 +16,7 @@ pub struct Pace {
     sessions: u64,
     agent_index: u64,
     agent_count: u64,
-    /// Of this batch.
+    /// The seed of this batch.
     seed: u64,
     /// Global number of the share's first session.
     first_session: u64,
@@ -26,12 +27,12 @@ pub struct Pace {
 pub enum Schedule {
     /// Every `threads`-th session from `thread` on, at instants that a formula gives.
     Regular { pace: Pace, thread: u64, threads: u64 },
-    /// (intended start, place in the share), sorted.
+    /// Pairs of (intended start, place in the share), sorted.
     Listed(Vec<(u64, u64)>),
 }
 
 impl Schedule {
-    /// Place in the share and intended start of the thread's `nth` session.
+    /// The place in the share and the intended start of the thread's `nth` session.
     #[must_use]
     pub fn get(&self, nth: u64) -> (u64, u64) {
         match self {
@@ -48,10 +49,11 @@ impl Schedule {
 }
 
 impl Pace {
+    /// The schedule that an assignment asks for.
     #[must_use]
     pub fn of(assignment: &proto::Assignment) -> Self {
-        // Repetitions see other arrivals, attempts at one of them the same.
-        let seed = assignment.seed.wrapping_add(u64::from(assignment.attempt.batch).wrapping_mul(EACH_BATCH));
+        // Repetitions of a batch see other arrivals; attempts at one repetition see the same.
+        let seed = assignment.seed.wrapping_add(u64::from(assignment.attempt.batch).wrapping_mul(BATCH_SEED_FACTOR));
         Self {
             launch: assignment.launch,
             sessions: assignment.sessions,
@@ -62,7 +64,7 @@ impl Pace {
         }
     }
 
-    /// What one of `threads` threads has to start, and when.
+    /// The part of one of `threads` threads.
     #[must_use]
     pub fn schedule(self, thread: u64, threads: u64) -> Schedule {
         match self.launch {
@@ -80,13 +82,13 @@ impl Pace {
 
     /// Intended start of the share's `local`-th session (from 0).
     ///
-    /// A ramp, and uniform arrivals, spread every share over the whole time, each agent shifted by its part of one
+    /// A ramp and uniform arrivals spread every share over the whole time. Each agent is shifted by its part of one
     /// interval, so that all agents together start evenly and no two at once: `over * (local + index / count) /
     /// sessions`.
     ///
-    /// Poisson arrivals: given how many arrivals of a Poisson process fall into an interval, their instants are
-    /// independent and uniform over it (Ross, Stochastic Processes, theorem 2.3.1). Each session's instant is drawn from
-    /// its global number alone, so that the split over agents does not change it, and the number planned is exact.
+    /// Poisson arrivals: if the number of arrivals in an interval is given, their instants are independent and uniform over
+    /// the interval (Ross, Stochastic Processes, theorem 2.3.1). Each session's instant is drawn from
+    /// its global number alone, so that the split over agents does not change it and the planned number is exact.
     #[must_use]
     pub fn intended_us(&self, local: u64) -> u64 {
         match self.launch {
@@ -98,7 +100,7 @@ impl Pace {
             }
             Launch::Arrivals { over_us, process: Process::Poisson } => {
                 let number = self.first_session.wrapping_add(local);
-                let mut random = Pcg64::seed_from_u64(self.seed.wrapping_add(number.wrapping_mul(EACH_SESSION)));
+                let mut random = Pcg64::seed_from_u64(self.seed.wrapping_add(number.wrapping_mul(SESSION_SEED_FACTOR)));
                 let draw = u128::from(random.next_u64());
                 u64::try_from((draw * u128::from(over_us)) >> 64).unwrap_or(over_us)
             }

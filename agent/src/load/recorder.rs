@@ -1,4 +1,4 @@
-//! What is kept of the sessions of one thread. Owned by that thread alone; no locks.
+//! What one thread keeps of its sessions. The thread owns it alone, so there are no locks.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,7 +7,7 @@ use hdrhistogram::Histogram;
 use proto::{Bounds, HistogramSet, Ledger, Outcome, SessionRecord};
 
 use super::overshoot;
-use crate::vitals::{LetGo, Scheduled};
+use crate::host::vitals::{CloseDelays, ThreadCpu};
 
 /// Everything one thread measured.
 #[derive(Debug)]
@@ -15,15 +15,16 @@ pub struct Recorder {
     pub histograms: HistogramSet,
     pub ledger: Ledger,
     pub records: Vec<SessionRecord>,
-    /// Socket errors that ended sessions.
+    /// Socket errors that ended sessions: how many by error number.
     pub errnos: BTreeMap<i32, u64>,
-    /// Sessions begun and not ended.
+    /// The most connections at once.
     pub in_flight_max: u64,
+    /// How late the thread's own timers fired, in microseconds.
     pub overshoot: Histogram<u64>,
-    /// Connections of sessions that were over.
-    pub let_go: LetGo,
-    /// Of the thread, since it was let go.
-    pub scheduled: Scheduled,
+    /// How connections of sessions that were over were closed.
+    pub close_delays: CloseDelays,
+    /// CPU time of the thread since the start instant.
+    pub cpu: ThreadCpu,
 }
 
 impl Recorder {
@@ -36,11 +37,12 @@ impl Recorder {
             errnos: BTreeMap::new(),
             in_flight_max: 0,
             overshoot: overshoot::empty(),
-            let_go: LetGo::default(),
-            scheduled: Scheduled::default(),
+            close_delays: CloseDelays::default(),
+            cpu: ThreadCpu::default(),
         }
     }
 
+    /// Adds one session.
     pub fn record(&mut self, record: SessionRecord) {
         self.histograms.record(&record);
         self.ledger.count(&record.outcome);
@@ -48,19 +50,19 @@ impl Recorder {
     }
 }
 
-/// Small counters that the control side reads while sessions run. Statistics only: nothing is decided by them.
+/// Counters that the control side reads while sessions run. They are shown to people; nothing is decided by them.
 #[derive(Debug, Default)]
 pub struct Counters {
     launched: AtomicU64,
-    /// Had their first answer.
+    /// Sessions that had their first reply.
     opened: AtomicU64,
-    /// Of those.
+    /// How many of those have ended.
     ended_open: AtomicU64,
     succeeded: AtomicU64,
     failed: AtomicU64,
 }
 
-/// What [`Counters`] say at one instant.
+/// The values of [`Counters`] at one instant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Snapshot {
     pub launched: u64,
@@ -70,15 +72,17 @@ pub struct Snapshot {
 }
 
 impl Counters {
+    /// A session was launched.
     pub fn launched(&self) {
         self.launched.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// A session had its first reply.
     pub fn opened(&self) {
         self.opened.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A session is over; `was_open` if it had had its first answer.
+    /// A session is over; `was_open` says that it had its first reply.
     pub fn ended(&self, outcome: &Outcome, was_open: bool) {
         if was_open {
             self.ended_open.fetch_add(1, Ordering::Relaxed);
@@ -89,7 +93,7 @@ impl Counters {
 
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
-        // Ends are read first: a session that ends in between must not make `open` negative.
+        // Ends are read first, so that a session that ends in between does not make `open` negative.
         let ended_open = self.ended_open.load(Ordering::Relaxed);
         Snapshot {
             succeeded: self.succeeded.load(Ordering::Relaxed),

@@ -1,4 +1,4 @@
-//! One session's life, measured: connect, reset, steps, close, each under its own time limit.
+//! Runs one session and measures it: connect, reset, steps, close, each under its own time limit.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -9,10 +9,10 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::recorder::Counters;
-use crate::driver::{Closed, Driver, Ending, Fault, Reply};
-use crate::stamps::Times;
+use crate::drivers::{Closed, Driver, Ending, Fault, Reply};
+use crate::net::timestamps::Timestamps;
 
-/// What is known of a session so far: survives when a time-out or a cancellation drops the driver's future.
+/// What is known of a session so far. It survives when a time-out or a cancellation drops the driver's future.
 struct Trace {
     phase: Phase,
     connect_us: Option<u64>,
@@ -20,15 +20,17 @@ struct Trace {
     step_us: Vec<u64>,
     close_us: Option<u64>,
     waited_us: Option<u64>,
+    /// Waits and pauses that the script asked for so far.
     asked: Duration,
     done: bool,
     untidy: Option<Fault>,
+    /// The reply that says which process serves this session.
     identity: Reply,
     wire: WireRecord,
 }
 
 impl Trace {
-    /// Of a session that has done nothing yet.
+    /// A session that has done nothing yet.
     fn new() -> Self {
         Self {
             phase: Phase::Connect,
@@ -48,78 +50,84 @@ impl Trace {
 
 /// What all sessions of a share have in common.
 #[derive(Debug)]
-pub struct Course<'a> {
+pub struct SessionContext<'a> {
     pub script: &'a Script,
     /// The agent's start instant.
     pub origin: Instant,
     pub cancel: &'a CancellationToken,
     pub counters: &'a Counters,
-    /// Ask the kernel when replies came.
-    pub wire: bool,
+    /// Read the kernel's receive timestamps.
+    pub kernel_timestamps: bool,
 }
 
 /// A session that is over.
 #[derive(Debug)]
-pub struct Ended<R> {
+pub struct EndedSession<C> {
     pub record: SessionRecord,
-    /// What the operating system said, if that ended it.
+    /// The operating system's error number, if that error ended it.
     pub errno: Option<i32>,
-    /// What ended it, if it did not succeed.
+    /// Why it ended, if it did not succeed.
     pub fault: Option<Fault>,
-    /// Its connection, if the other side has not let go of it yet.
-    pub rest: Option<R>,
+    /// Its connection, if the server has not closed it yet.
+    pub connection: Option<C>,
 }
 
-/// A session that did not succeed.
-enum Stop {
+/// Why a session did not succeed.
+enum Interruption {
     TimedOut,
     Fault(Fault),
 }
 
-/// Runs session `number`, which was meant to start at `intended_us` after the origin.
-pub async fn live<D: Driver>(driver: &D, course: &Course<'_>, number: u64, intended_us: u64) -> Ended<D::Rest> {
+/// Runs session `number`, which was meant to start `intended_us` after the origin.
+pub async fn run_session<D: Driver>(
+    driver: &D,
+    context: &SessionContext<'_>,
+    number: u64,
+    intended_us: u64,
+) -> EndedSession<D::Closing> {
     let start = Instant::now();
-    course.counters.launched();
-    let times = course.wire.then(|| Rc::new(Times::default()));
+    context.counters.launched();
+    let times = context.kernel_timestamps.then(|| Rc::new(Timestamps::default()));
     let mut trace = Trace::new();
-    // Outside of the phases: one that failed while its connection is good says goodbye.
+    // Kept outside of the phases, because a session that fails while its connection works says goodbye.
     let mut session = None;
     let ended = tokio::select! {
         biased;
-        ended = phases(driver, course, number, start, &mut session, &mut trace, times.as_ref()) => ended,
-        () = course.cancel.cancelled() => Err(Stop::Fault(Fault::new(FailureKind::Cancelled, "the agent was told to stop"))),
+        ended = phases(driver, context, number, start, &mut session, &mut trace, times.as_ref()) => ended,
+        () = context.cancel.cancelled() => Err(Interruption::Fault(Fault::new(FailureKind::Cancelled, "the agent was told to stop"))),
     };
     let end = Instant::now();
-    let (outcome, fault, rest) = match ended {
-        Ok(rest) => (Outcome::Succeeded, None, rest),
-        Err(Stop::TimedOut) => {
+    let (outcome, fault, connection) = match ended {
+        Ok(connection) => (Outcome::Succeeded, None, connection),
+        Err(Interruption::TimedOut) => {
             let message = format!("no end of {} in time", trace.phase);
             (Outcome::TimedOut(trace.phase), Some(Fault::timed_out(message)), None)
         }
-        Err(Stop::Fault(fault)) => {
+        Err(Interruption::Fault(fault)) => {
             let outcome = match &fault.ending {
                 Ending::TimedOut => Outcome::TimedOut(trace.phase),
                 Ending::Failed(kind) => Outcome::Failed(kind.clone(), trace.phase),
             };
-            let rest = session.take().filter(|_| fault.leaves_open()).map(|session| driver.leave(session));
-            (outcome, Some(fault), rest)
+            let open =
+                session.take().filter(|_| fault.leaves_open()).map(|session| driver.close_after_failure(session));
+            (outcome, Some(fault), open)
         }
     };
     drop(session);
     if let Some(times) = &times {
-        kernel_knows(&mut trace.wire, times, &outcome);
+        add_kernel_figures(&mut trace.wire, times, &outcome);
     }
     if trace.wire.steps.len() < trace.step_us.len() {
-        // A sum of some of the steps would look like one of all.
+        // A sum over some of the steps would look like a sum over all of them.
         trace.wire.steps = Vec::new();
     }
-    course.counters.ended(&outcome, trace.reset_us.is_some());
+    context.counters.ended(&outcome, trace.reset_us.is_some());
     let record = SessionRecord {
         session: number,
         outcome,
         error_message: fault.as_ref().map(|fault| fault.message.clone()).unwrap_or_default(),
         intended_us,
-        started_us: Some(micros(start.saturating_duration_since(course.origin))),
+        started_us: Some(micros(start.saturating_duration_since(context.origin))),
         connect_us: trace.connect_us,
         reset_us: trace.reset_us,
         step_us: trace.step_us,
@@ -127,7 +135,7 @@ pub async fn live<D: Driver>(driver: &D, course: &Course<'_>, number: u64, inten
         total_us: Some(micros(end - start)),
         waited_us: trace.waited_us,
         asked_us: micros(trace.asked),
-        step_wait_us: micros(course.script.wait),
+        step_wait_us: micros(context.script.wait),
         done: trace.done,
         untidy: trace.untidy.and_then(|fault| fault.kind().cloned()),
         pid: trace.identity.pid,
@@ -135,40 +143,42 @@ pub async fn live<D: Driver>(driver: &D, course: &Course<'_>, number: u64, inten
         host_url: trace.identity.host_url,
         wire: trace.wire,
     };
-    Ended { record, errno: fault.as_ref().and_then(|fault| fault.errno), fault, rest }
+    EndedSession { record, errno: fault.as_ref().and_then(|fault| fault.errno), fault, connection }
 }
 
-/// What is there in the end.
-fn kernel_knows(wire: &mut WireRecord, times: &Times, outcome: &Outcome) {
+/// Adds what the kernel knows of a session at its end.
+fn add_kernel_figures(wire: &mut WireRecord, times: &Timestamps, outcome: &Outcome) {
     wire.own_delay_us = times.own_delay_us();
     wire.handshake_rtt_us = times.handshake_rtt_us();
     wire.syn_retransmits = times.syn_retransmits();
     wire.pings = times.pings();
     wire.ping_late_us = times.ping_late_us();
     if let Outcome::Failed(kind, _) = outcome {
-        // What has ended a session by its own words needs no other account of it.
+        // A server that said why it ended the session, or our own cancellation, needs no account of a silence.
         let cut = !matches!(kind, FailureKind::CapacityReached | FailureKind::ServerError(_) | FailureKind::Cancelled);
         wire.silence = times.silence().filter(|_| cut);
     }
 }
 
+/// Runs the phases in order. The session is kept in `place` while it is open, and what is measured in `trace`. Returns the
+/// connection, if the server has not closed it yet.
 async fn phases<D: Driver>(
     driver: &D,
-    course: &Course<'_>,
+    context: &SessionContext<'_>,
     number: u64,
     start: Instant,
     place: &mut Option<D::Session>,
     trace: &mut Trace,
-    times: Option<&Rc<Times>>,
-) -> Result<Option<D::Rest>, Stop> {
-    let script = course.script;
+    times: Option<&Rc<Timestamps>>,
+) -> Result<Option<D::Closing>, Interruption> {
+    let script = context.script;
     let replied = || times.and_then(|times| times.replied());
     let total = script.total_timeout.map(|limit| start + limit);
 
     let (connected, us) = timed(start, script.connect_timeout, total, driver.connect(number, times.cloned())).await?;
     let session = place.insert(connected);
     trace.connect_us = Some(us);
-    // Read and understood: what the upgrade was late by is on the account.
+    // Counts how late the response to the upgrade was read.
     let _ = replied();
     trace.wire.connect_own_us = times.and_then(|times| times.own_delay_us());
 
@@ -179,7 +189,7 @@ async fn phases<D: Driver>(
     trace.wire.open_own_us = times.and_then(|times| times.own_delay_us());
     let mut over = script.until_done && reply.done;
     trace.identity = reply;
-    course.counters.opened();
+    context.counters.opened();
 
     trace.phase = Phase::Step;
     trace.step_us.reserve_exact(script.steps as usize);
@@ -193,7 +203,7 @@ async fn phases<D: Driver>(
                 times.add_own(late);
             }
         }
-        // The wait is what was asked for; only what comes on top of it is limited.
+        // The limit applies to the time on top of the wait that was asked for.
         let limit = script.wait.saturating_add(script.step_timeout);
         let (reply, us) =
             timed(Instant::now(), limit, total, driver.step(session, script.wait, step == script.steps)).await?;
@@ -206,7 +216,7 @@ async fn phases<D: Driver>(
         over = script.until_done && reply.done;
         trace.done |= over;
         if reply.pid.is_some() {
-            // Stateless servers answer each call from another environment: the last one that answered counts.
+            // A stateless server answers each request from another process: the last one counts.
             trace.identity = reply;
         }
     }
@@ -215,41 +225,42 @@ async fn phases<D: Driver>(
     trace.phase = Phase::Close;
     let Some(session) = place.take() else { return Ok(None) };
     let goodbye = async { Ok::<_, Fault>(driver.close(session).await) };
-    let (Closed { rest, untidy }, us) = timed(Instant::now(), script.close_timeout, total, goodbye).await?;
+    let (Closed { connection, untidy }, us) = timed(Instant::now(), script.close_timeout, total, goodbye).await?;
     trace.close_us = Some(us);
     trace.untidy = untidy;
-    Ok(rest)
+    Ok(connection)
 }
 
-/// A phase with its duration in microseconds, cut at its own limit or the session's, whichever is first.
+/// Runs a phase and returns its value with its duration in microseconds. It is cut at its own limit or at the session's,
+/// whichever comes first.
 async fn timed<T>(
     start: Instant,
     limit: Duration,
     total: Option<Instant>,
     phase: impl Future<Output = Result<T, Fault>>,
-) -> Result<(T, u64), Stop> {
+) -> Result<(T, u64), Interruption> {
     let own = start + limit;
     let deadline = total.map_or(own, |total| total.min(own));
     match timeout_at(deadline, phase).await {
         Ok(Ok(value)) => Ok((value, micros(start.elapsed()))),
-        Ok(Err(fault)) => Err(Stop::Fault(fault)),
-        Err(_) => Err(Stop::TimedOut),
+        Ok(Err(fault)) => Err(Interruption::Fault(fault)),
+        Err(_) => Err(Interruption::TimedOut),
     }
 }
 
-/// Pauses, with the connection served; returns by how much it took longer than asked for.
+/// Pauses while the connection is served. Returns how much longer than `pause` it took.
 async fn think<D: Driver>(
     driver: &D,
     session: &mut D::Session,
     pause: Duration,
     total: Option<Instant>,
-) -> Result<Duration, Stop> {
+) -> Result<Duration, Interruption> {
     let until = Instant::now() + pause;
     let idle = driver.idle(session, until);
     let idle = match total {
         None => idle.await,
-        Some(total) => timeout_at(total, idle).await.map_err(|_| Stop::TimedOut)?,
+        Some(total) => timeout_at(total, idle).await.map_err(|_| Interruption::TimedOut)?,
     };
-    idle.map_err(Stop::Fault)?;
+    idle.map_err(Interruption::Fault)?;
     Ok(until.elapsed())
 }

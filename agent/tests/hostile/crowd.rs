@@ -1,11 +1,12 @@
 //! Many sessions at once, as an agent carries them.
 
-use agent::load::Carry as _;
-use agent::load::squad::{Measured, Squad};
+use agent::load::armed::ArmedLoad as _;
+use agent::load::armed::Measured;
+use agent::load::workers::Workers;
 use proto::{Assignment, AttemptId, Bounds, Launch, Mode, PlanHash, RunId, Script, Target};
 use tokio::time::Instant;
 
-use crate::support::way_of;
+use crate::support::route_of;
 
 /// A burst of `sessions` over `urls` in turn, on one load thread with kernel stamps; its ledger balances.
 pub(crate) async fn run(mode: Mode, urls: &[String], ca_pem: &str, sessions: u64, script: &Script) -> Measured {
@@ -23,11 +24,11 @@ pub(crate) async fn run(mode: Mode, urls: &[String], ca_pem: &str, sessions: u64
         agent_index: 0,
         agent_count: 1,
         bounds: Bounds::STANDARD,
-        wire: true,
+        kernel_timestamps: true,
         clock_step_us_max: u64::MAX,
         in_flight_max: sessions,
     };
-    let squad = Squad::arm(assignment, way_of(mode, urls, ca_pem).await, 1).await.expect("armed");
+    let squad = Workers::arm(assignment, route_of(urls, ca_pem).await, 1).await.expect("armed");
     let measured = Box::new(squad).finish(Instant::now()).await.expect("measured");
     assert!(measured.ledger.balances() && measured.ledger.planned == sessions, "{}", measured.ledger);
     assert_eq!(measured.ledger.never_started + measured.ledger.lost, 0, "{}", measured.ledger);

@@ -19,18 +19,18 @@ const SHORT: Duration = Duration::from_millis(400);
 const LONG: Duration = Duration::from_secs(30);
 
 /// What a process is told to do.
-pub(crate) struct Told {
+pub(crate) struct ProbeUpdates {
     row: usize,
     sessions: u64,
     elsewhere: String,
 }
 
 /// If this process is one of those.
-pub(crate) fn told() -> Option<Told> {
+pub(crate) fn told() -> Option<ProbeUpdates> {
     let text = std::env::var(VARIABLE).ok()?;
     let mut parts = text.splitn(3, ' ');
     let mut next = || parts.next().expect("three parts");
-    Some(Told {
+    Some(ProbeUpdates {
         row: next().parse().expect("a row's number"),
         sessions: next().parse().expect("a number of sessions"),
         elsewhere: next().to_owned(),
@@ -78,7 +78,7 @@ fn forget_peak() {
 }
 
 /// Runs a row and prints by how much the memory grew; panics if a session's class is another.
-pub(crate) fn carry_out(told: &Told) {
+pub(crate) fn carry_out(told: &ProbeUpdates) {
     let rows = rows::all(&told.elsewhere);
     let row = &rows[told.row];
     bounded(async {
@@ -94,8 +94,8 @@ pub(crate) fn carry_out(told: &Told) {
         forget_peak();
         let before = peak_kib();
         let (records, kib_max) = if told.sessions == 1 {
-            let dialer = dialer(row.mode, &place.url, &place.ca_pem).await;
-            (vec![live(dialer, 0, &script, &CancellationToken::new()).await], ALONE_KIB_MAX)
+            let dialer = dialer(&place.url, &place.ca_pem).await;
+            (vec![live(row.mode, dialer, 0, &script, &CancellationToken::new()).await], ALONE_KIB_MAX)
         } else {
             let each = row.crowd_kib_max.expect("a bound for each of many");
             let measured = crowd::run(row.mode, &[place.url], &place.ca_pem, told.sessions, &script).await;

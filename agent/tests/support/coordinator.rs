@@ -8,8 +8,8 @@ use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use proto::message::{Refused, RefusedWhy, Welcome};
-use proto::wire::control_server::{Control, ControlServer};
-use proto::wire::{AgentMessage, Beat, BeatSeen, CoordinatorMessage};
+use proto::pb::control_server::{Control, ControlServer};
+use proto::pb::{AgentMessage, CoordinatorMessage, Heartbeat, HeartbeatAck};
 use proto::{FromAgent, FromCoordinator, PlanHash, RunId};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
@@ -156,15 +156,18 @@ impl Control for Desk {
         Ok(Response::new(ReceiverStream::new(told)))
     }
 
-    type PulseStream = Pin<Box<dyn Stream<Item = Result<BeatSeen, Status>> + Send>>;
+    type HeartbeatsStream = Pin<Box<dyn Stream<Item = Result<HeartbeatAck, Status>> + Send>>;
 
-    async fn pulse(&self, request: Request<Streaming<Beat>>) -> Result<Response<Self::PulseStream>, Status> {
+    async fn heartbeats(
+        &self,
+        request: Request<Streaming<Heartbeat>>,
+    ) -> Result<Response<Self::HeartbeatsStream>, Status> {
         let (hearts, mute) = (self.hearts.clone(), self.mute.clone());
         let answers = request.into_inner().filter_map(move |beat| {
-            let beat = proto::message::Beat::try_from(beat.ok()?).expect("an agent's beats are valid");
+            let beat = proto::message::Heartbeat::try_from(beat.ok()?).expect("an agent's beats are valid");
             // The test may have stopped listening.
             let _ = hearts.send(beat.instance);
-            (!mute.load(Ordering::Relaxed)).then_some(Ok(BeatSeen { sequence: beat.sequence }))
+            (!mute.load(Ordering::Relaxed)).then_some(Ok(HeartbeatAck { sequence: beat.sequence }))
         });
         Ok(Response::new(Box::pin(answers)))
     }

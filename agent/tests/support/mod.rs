@@ -4,13 +4,12 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 
-use agent::driver::http::HttpDriver;
-use agent::driver::ws::WsDriver;
-use agent::driver::{Dialer, Driver, Way};
+use agent::drivers::registry::{DriverTask, with_driver};
+use agent::drivers::{Dialer, Driver, Route};
 use agent::load::engine;
 use agent::load::recorder::Counters;
-use agent::load::session::{self, Course};
-use agent::probe::Means;
+use agent::load::session::{self, SessionContext};
+use agent::net::resolver::TargetResolver;
 use proto::{FailureKind, Mode, Outcome, Phase, Script, SessionRecord, Target};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::LocalSet;
@@ -65,59 +64,72 @@ pub(crate) fn outcome(record: &SessionRecord) -> &Outcome {
     &record.outcome
 }
 
-pub(crate) async fn dialer(mode: Mode, url: &str, ca_pem: &str) -> Dialer {
-    dialer_of(mode, &[url.to_owned()], ca_pem).await
+pub(crate) async fn dialer(url: &str, ca_pem: &str) -> Dialer {
+    dialer_of(&[url.to_owned()], ca_pem).await
 }
 
-pub(crate) async fn dialer_of(mode: Mode, urls: &[String], ca_pem: &str) -> Dialer {
-    Dialer::alone(way_of(mode, urls, ca_pem).await, script().message_bytes_max)
+pub(crate) async fn dialer_of(urls: &[String], ca_pem: &str) -> Dialer {
+    Dialer::for_single_sessions(route_of(urls, ca_pem).await, script().message_bytes_max)
 }
 
-pub(crate) async fn way_of(mode: Mode, urls: &[String], ca_pem: &str) -> Way {
+pub(crate) async fn route_of(urls: &[String], ca_pem: &str) -> Route {
     let target = Target { urls: urls.to_vec(), ca_pem: ca_pem.as_bytes().to_vec() };
-    let endpoints = Means::default().endpoints(&target, mode).await.expect("endpoints");
-    Way { endpoints, source_ips: Vec::new() }
+    let endpoints = TargetResolver::default().endpoints(&target).await.expect("endpoints");
+    Route { endpoints, source_ips: Vec::new() }
 }
 
 /// Session `number`, from start to end.
-pub(crate) async fn live(dialer: Dialer, number: u64, script: &Script, cancel: &CancellationToken) -> SessionRecord {
-    live_with(dialer, number, script, cancel, false).await
-}
-
-/// The same; `wire` asks the kernel when replies came.
-pub(crate) async fn live_with(
+pub(crate) async fn live(
+    mode: Mode,
     dialer: Dialer,
     number: u64,
     script: &Script,
     cancel: &CancellationToken,
-    wire: bool,
 ) -> SessionRecord {
-    let counters = Counters::default();
-    let course = Course { script, origin: Instant::now(), cancel, counters: &counters, wire };
-    match dialer.endpoints.mode {
-        Mode::Ws => whole(&WsDriver::new(dialer, script.wait), &course, number).await,
-        Mode::Http => whole(&HttpDriver::new(dialer), &course, number).await,
-    }
+    live_with(mode, dialer, number, script, cancel, false).await
 }
 
-/// A session and its end on the wire.
-async fn whole<D: Driver>(driver: &D, course: &Course<'_>, number: u64) -> SessionRecord {
-    let ended = session::live(driver, course, number, 0).await;
-    match ended.rest {
-        Some(rest) if ended.record.outcome == Outcome::Succeeded => {
-            engine::settled(driver, rest).await;
+/// The same, with or without the kernel's receive timestamps.
+pub(crate) async fn live_with(
+    mode: Mode,
+    dialer: Dialer,
+    number: u64,
+    script: &Script,
+    cancel: &CancellationToken,
+    kernel_timestamps: bool,
+) -> SessionRecord {
+    let counters = Counters::default();
+    let context = SessionContext { script, origin: Instant::now(), cancel, counters: &counters, kernel_timestamps };
+    with_driver(mode, dialer, script.wait, Whole { context, number }).await
+}
+
+/// A session and the end of its connection.
+struct Whole<'a> {
+    context: SessionContext<'a>,
+    number: u64,
+}
+
+impl DriverTask for Whole<'_> {
+    type Output = SessionRecord;
+
+    async fn run<D: Driver>(self, driver: D) -> SessionRecord {
+        let ended = session::run_session(&driver, &self.context, self.number, 0).await;
+        match ended.connection {
+            Some(connection) if ended.record.outcome == Outcome::Succeeded => {
+                engine::close_within_limit(&driver, connection).await;
+            }
+            // It says goodbye; not every server here answers that.
+            Some(connection) => drop(timeout(Duration::from_millis(50), driver.wait_closed(connection)).await),
+            None => {}
         }
-        // It says goodbye; not every server here answers that.
-        Some(rest) => drop(timeout(Duration::from_millis(50), driver.settle(rest)).await),
-        None => {}
+        ended.record
     }
-    ended.record
 }
 
 /// One session against `url`.
 pub(crate) async fn run(mode: Mode, url: &str, script: &Script) -> SessionRecord {
-    let way = way_of(mode, &[url.to_owned()], "").await;
-    live(Dialer::alone(way, script.message_bytes_max), 0, script, &CancellationToken::new()).await
+    let route = route_of(&[url.to_owned()], "").await;
+    live(mode, Dialer::for_single_sessions(route, script.message_bytes_max), 0, script, &CancellationToken::new()).await
 }
 
 /// A server of which every connection does what `play` says; ends with the test.

@@ -62,7 +62,9 @@ pub(super) fn run(args: BalancerArgs, talk: Output) -> Result<u8, Problem> {
         nodes: args.node,
         port: args.port,
         descriptors,
-        ports: args.ports.unwrap_or_else(|| agent::capacity::measure(&agent::capacity::Wishes::default()).ports),
+        ports: args.ports.unwrap_or_else(|| {
+            agent::host::capacity::measure(&agent::host::capacity::CapacityOptions::default()).ports
+        }),
         threads: args.threads,
     };
     for (n, node) in wanted.nodes.iter().enumerate() {

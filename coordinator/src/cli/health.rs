@@ -2,7 +2,7 @@
 //!
 //! The kernel is asked: a connection would be a stranger at the door, which has few places.
 
-use agent::capacity::diag;
+use agent::host::capacity::diag;
 use clap::Args;
 
 use super::{Problem, print};

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
-use agent::slurm::{self, Job};
+use agent::host::slurm::{self, Job};
 use jiff::Timestamp;
 use proto::RunId;
 use tokio::net::TcpListener;
@@ -52,7 +52,7 @@ pub(super) fn run(args: RunArgs, talk: Output, command: Vec<OsString>) -> Result
     }
     let auth = prepare::auth(&args, &source.plan)?;
     // Sessions of local agents are not ours, but thousands of agents are.
-    let _ = agent::capacity::measure(&agent::capacity::Wishes::default());
+    let _ = agent::host::capacity::measure(&agent::host::capacity::CapacityOptions::default());
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -81,7 +81,7 @@ fn read_ca(path: &Path) -> Result<Vec<u8>, Problem> {
         text: format!("target.ca_file: {}: {cause}", path.display()),
     };
     let pem = fs::read(path).map_err(|error| refused(error.to_string()))?;
-    agent::trust::check(&pem).map_err(|error| refused(error.to_string()))?;
+    agent::net::trust::check(&pem).map_err(|error| refused(error.to_string()))?;
     Ok(pem)
 }
 
@@ -248,7 +248,7 @@ fn how_to_start(agents: u32, address: SocketAddr, flags: &str) -> String {
     let agent = agent_beside_this();
     let dialled = if address.ip().is_unspecified() {
         // SLURM's name of this node is the one that the other nodes know.
-        let host = job.as_ref().and_then(|job| job.node.clone()).unwrap_or_else(agent::capacity::host_name);
+        let host = job.as_ref().and_then(|job| job.node.clone()).unwrap_or_else(agent::host::capacity::host_name);
         format!("{host}:{}", address.port())
     } else {
         address.to_string()

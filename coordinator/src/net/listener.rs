@@ -62,7 +62,7 @@ impl<S> AcceptedPeer<S> {
 pub fn open(
     listener: TcpListener,
     security: Security,
-) -> ReceiverStream<io::Result<AcceptedPeer<Box<dyn agent::link::Socket>>>> {
+) -> ReceiverStream<io::Result<AcceptedPeer<Box<dyn agent::control::link::ByteStream>>>> {
     let (admit, admitted) = mpsc::channel(64);
     tokio::spawn(async move {
         let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
@@ -136,7 +136,7 @@ impl Crowd {
     }
 }
 
-async fn prove(stream: TcpStream, security: &Security) -> Result<Box<dyn agent::link::Socket>, String> {
+async fn prove(stream: TcpStream, security: &Security) -> Result<Box<dyn agent::control::link::ByteStream>, String> {
     // Small orders must not wait for their acknowledgements.
     stream.set_nodelay(true).map_err(|error| error.to_string())?;
     match security {

@@ -9,9 +9,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use proto::limits::{AGENTS_MAX, MESSAGE_BYTES_MAX, QUEUE_MESSAGES};
-use proto::message::{Beat, Hello, Refused, RefusedWhy};
-use proto::wire::control_server::{Control, ControlServer};
-use proto::{FromAgent, FromCoordinator, wire};
+use proto::message::{Heartbeat, Hello, Refused, RefusedWhy};
+use proto::pb::control_server::{Control, ControlServer};
+use proto::{FromAgent, FromCoordinator, pb};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
@@ -142,12 +142,12 @@ type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 #[tonic::async_trait]
 impl Control for Service {
-    type AttendStream = Answers<wire::CoordinatorMessage>;
-    type PulseStream = Answers<wire::BeatSeen>;
+    type AttendStream = Answers<pb::CoordinatorMessage>;
+    type HeartbeatsStream = Answers<pb::HeartbeatAck>;
 
     async fn attend(
         &self,
-        request: Request<Streaming<wire::AgentMessage>>,
+        request: Request<Streaming<pb::AgentMessage>>,
     ) -> Result<Response<Self::AttendStream>, Status> {
         let counted = Counted(self.connected.clone());
         if self.connected.fetch_add(1, Ordering::Relaxed) >= STREAMS_MAX {
@@ -161,12 +161,15 @@ impl Control for Service {
         Ok(Response::new(Box::pin(outgoing)))
     }
 
-    async fn pulse(&self, request: Request<Streaming<wire::Beat>>) -> Result<Response<Self::PulseStream>, Status> {
+    async fn heartbeats(
+        &self,
+        request: Request<Streaming<pb::Heartbeat>>,
+    ) -> Result<Response<Self::HeartbeatsStream>, Status> {
         let alive = self.alive.clone();
         let answers = request.into_inner().map(move |beat| {
-            let beat = Beat::try_from(beat?).map_err(|invalid| Status::invalid_argument(invalid.to_string()))?;
+            let beat = Heartbeat::try_from(beat?).map_err(|invalid| Status::invalid_argument(invalid.to_string()))?;
             if alive.beat(beat.instance) {
-                Ok(wire::BeatSeen { sequence: beat.sequence })
+                Ok(pb::HeartbeatAck { sequence: beat.sequence })
             } else {
                 Err(Status::not_found("heartbeats of an agent that is not connected"))
             }
@@ -178,7 +181,7 @@ impl Control for Service {
 async fn attend(
     key: ConnectionId,
     address: Option<SocketAddr>,
-    mut incoming: Streaming<wire::AgentMessage>,
+    mut incoming: Streaming<pb::AgentMessage>,
     orders: mpsc::Sender<FromCoordinator>,
     heard: mpsc::Sender<Incoming>,
     alive: LastHeard,
@@ -230,7 +233,7 @@ async fn attend(
     }
 }
 
-async fn next(incoming: &mut Streaming<wire::AgentMessage>) -> Result<FromAgent, String> {
+async fn next(incoming: &mut Streaming<pb::AgentMessage>) -> Result<FromAgent, String> {
     match incoming.message().await {
         Ok(Some(message)) => {
             FromAgent::try_from(message).map_err(|invalid| format!("sent a message that is not valid ({invalid})"))

@@ -1,9 +1,9 @@
 //! Peers on the gRPC port that are not agents of this run.
 
-use agent::link::{Connector, Security};
+use agent::control::link::{Connector, Security};
 use proto::limits::MESSAGE_BYTES_MAX;
 use proto::message::{Hello, RefusedWhy};
-use proto::{Capacity, FromAgent, FromCoordinator, PlanHash, wire};
+use proto::{Capacity, FromAgent, FromCoordinator, PlanHash, pb};
 use tokio_stream::StreamExt as _;
 
 use crate::support::{Process, Server, agent, coordinator, identity};
@@ -29,7 +29,7 @@ fn hello() -> Hello {
 }
 
 /// What the coordinator answers to these messages, first message only.
-fn answer(address: &str, messages: Vec<wire::AgentMessage>) -> Result<FromCoordinator, String> {
+fn answer(address: &str, messages: Vec<pb::AgentMessage>) -> Result<FromCoordinator, String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
     runtime.block_on(async {
         let security = Security::Tls(identity().client().expect("client"));
@@ -73,7 +73,7 @@ fn strangers_are_refused_with_a_reason_and_the_run_goes_on() {
     assert!(matches!(rude, Ok(FromCoordinator::Refused(r)) if r.message.contains("not a greeting")));
     let nameless = one(FromAgent::Hello(Hello { name: "a b\n".to_owned(), ..hello() }));
     assert!(matches!(nameless, Ok(FromCoordinator::Refused(r)) if r.message.contains("name: ")));
-    let empty = answer(&address, vec![wire::AgentMessage { body: None }]);
+    let empty = answer(&address, vec![pb::AgentMessage { body: None }]);
     assert!(matches!(empty, Ok(FromCoordinator::Refused(r)) if r.message.contains("body: missing")));
     let huge = one(FromAgent::Goodbye("x".repeat(MESSAGE_BYTES_MAX + 1)));
     assert!(matches!(huge, Ok(FromCoordinator::Refused(_)) | Err(_)), "{huge:?}");

@@ -6,12 +6,12 @@ use std::net::TcpStream;
 use std::path::Path;
 use std::time::Duration;
 
+use agent::control::link::{Connector, DialError, Security};
 use agent::identity::Identity;
-use agent::link::{Connector, DialError, Security};
 use proto::limits::MESSAGE_BYTES_MAX;
-use proto::message::{Beat, Hello};
-use proto::wire::control_client::ControlClient;
-use proto::{Capacity, FromAgent, FromCoordinator, wire};
+use proto::message::{Heartbeat, Hello};
+use proto::pb::control_client::ControlClient;
+use proto::{Capacity, FromAgent, FromCoordinator, pb};
 use tokio_stream::StreamExt as _;
 use tonic::transport::Channel;
 
@@ -48,7 +48,7 @@ async fn trusted(address: &str) -> Result<ControlClient<Channel>, DialError> {
 }
 
 /// The first answer to these messages, or why there is none.
-async fn answer(address: &str, messages: Vec<wire::AgentMessage>) -> Result<FromCoordinator, String> {
+async fn answer(address: &str, messages: Vec<pb::AgentMessage>) -> Result<FromCoordinator, String> {
     let mut client = trusted(address).await.map_err(|error| format!("{error:?}"))?;
     let messages = tokio_stream::iter(messages).chain(tokio_stream::pending());
     let mut answers = client.attend(messages).await.map_err(|status| status.to_string())?.into_inner();
@@ -116,7 +116,7 @@ async fn visits(address: &str) -> Vec<(&'static str, String)> {
 
     let one = |message: FromAgent| answer(address, vec![message.into()]);
     table.push(("no greeting", refused(one(FromAgent::Leaving("x".to_owned())).await)));
-    let empty = answer(address, vec![wire::AgentMessage { body: None }]).await;
+    let empty = answer(address, vec![pb::AgentMessage { body: None }]).await;
     table.push(("an empty message", refused(empty)));
     let named = Hello { name: "a b\n".to_owned(), ..hello("x", 1) };
     table.push(("a malformed greeting", refused(one(FromAgent::Hello(named)).await)));
@@ -132,8 +132,8 @@ async fn visits(address: &str) -> Vec<(&'static str, String)> {
     table.push(("two greetings", "welcomed, then hung up on".to_owned()));
 
     let mut client = trusted(address).await.expect("a channel");
-    let beats = (0..1_000_000_u64).map(|n| Beat { instance: [9; 16], sequence: n }.into());
-    let mut seen = client.pulse(tokio_stream::iter(beats)).await.expect("a stream").into_inner();
+    let beats = (0..1_000_000_u64).map(|n| Heartbeat { instance: [9; 16], sequence: n }.into());
+    let mut seen = client.heartbeats(tokio_stream::iter(beats)).await.expect("a stream").into_inner();
     let status = seen.message().await.expect_err("of nobody");
     table.push(("heartbeats of nobody", status.to_string()));
 
@@ -141,7 +141,7 @@ async fn visits(address: &str) -> Vec<(&'static str, String)> {
     let mut client = trusted(address).await.expect("a channel");
     let mut opened = 0;
     for _ in 0..10 {
-        let stream = client.pulse(tokio_stream::pending::<wire::Beat>());
+        let stream = client.heartbeats(tokio_stream::pending::<pb::Heartbeat>());
         match tokio::time::timeout(Duration::from_millis(200), stream).await {
             Ok(Ok(stream)) => {
                 opened += 1;

@@ -7,18 +7,19 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use agent::capacity::Wishes;
-use agent::clock::Clock;
-use agent::driver::fake::{Act, FakeDriver};
-use agent::link::{Connector, Link, Security, Socket};
+use agent::control::agent_loop::{self as agent_service, Settings};
+use agent::control::clock::Clock;
+use agent::control::heartbeat::Executor;
+use agent::control::link::{ByteStream, Connector, Link, Security};
+use agent::control::probe::Prober;
+use agent::drivers::fake::{Act, FakeDriver};
+use agent::host::capacity::CapacityOptions;
+use agent::load::armed::Measured;
+use agent::load::armed::{ArmedLoad, LoadFactory, LoadFuture};
 use agent::load::engine::{self, ThreadShare};
 use agent::load::pace::Pace;
 use agent::load::recorder::Counters;
-use agent::load::squad::Measured;
-use agent::load::{Carry, Later, Loader};
-use agent::probe::{Means, Prober};
-use agent::pulse::Home;
-use agent::service::{self as agent_service, Settings};
+use agent::net::resolver::TargetResolver;
 use coordinator::net::listener::AcceptedPeer;
 use coordinator::net::rpc::{LastHeard, serve};
 use coordinator::plan::Plan;
@@ -256,10 +257,10 @@ async fn agent(name: &'static str, number: u8, life: u8) -> turmoil::Result {
     let clock = Clock::default();
     let settings = Settings {
         hello,
-        means: Means::default(),
-        wishes: Wishes::default(),
+        resolver: TargetResolver::default(),
+        capacity_options: CapacityOptions::default(),
         clock,
-        loader: loader(),
+        load_factory: loader(),
         prober: Prober::new(|probe, _, _| {
             let (tell, told) = mpsc::channel(1);
             let results = probe.target.urls.iter().flat_map(|url| probe.modes.iter().map(move |mode| (url, mode)));
@@ -276,12 +277,12 @@ async fn agent(name: &'static str, number: u8, life: u8) -> turmoil::Result {
             tell.try_send(results.collect()).expect("room for one");
             told
         }),
-        pulse: Home::Task,
+        heartbeat: Executor::Task,
         // Two or three records a message, so that uploads break off in the middle.
         chunk_bytes: 500,
     };
     let connector = Connector::over(format!("{COORDINATOR}:{PORT}"), Security::Plaintext, |address| {
-        Box::pin(async move { Ok(Box::new(TcpStream::connect(address).await?) as Box<dyn Socket>) })
+        Box::pin(async move { Ok(Box::new(TcpStream::connect(address).await?) as Box<dyn ByteStream>) })
     });
     let link = Link::new(connector, Duration::from_secs(300), clock);
     agent_service::serve(settings, link, CancellationToken::new()).await;
@@ -304,7 +305,7 @@ struct Armed {
     counters: Arc<Counters>,
 }
 
-impl Carry for Armed {
+impl ArmedLoad for Armed {
     fn counters(&self) -> Arc<Counters> {
         self.counters.clone()
     }
@@ -313,7 +314,7 @@ impl Carry for Armed {
         self.cancel.clone()
     }
 
-    fn finish(self: Box<Self>, start: Instant) -> Later<Measured> {
+    fn finish(self: Box<Self>, start: Instant) -> LoadFuture<Measured> {
         let Self { go, done, .. } = *self;
         Box::pin(async move {
             go.send(start).map_err(|_| "the share is gone".to_owned())?;
@@ -323,14 +324,14 @@ impl Carry for Armed {
 }
 
 /// The real loop, with a driver that needs no server.
-fn loader() -> Loader {
+fn loader() -> LoadFactory {
     let (jobs, mut todo) = mpsc::unbounded_channel::<Job>();
     tokio::task::spawn_local(async move {
         while let Some(job) = todo.recv().await {
             tokio::task::spawn_local(carry(job));
         }
     });
-    Loader::new(move |assignment, _, _| {
+    LoadFactory::new(move |assignment, _, _| {
         let jobs = jobs.clone();
         Box::pin(async move {
             let (go, gone) = oneshot::channel();
@@ -338,7 +339,7 @@ fn loader() -> Loader {
             let (cancel, counters) = (CancellationToken::new(), Arc::<Counters>::default());
             let job = Job { assignment, go: gone, done: finished, cancel: cancel.clone(), counters: counters.clone() };
             jobs.send(job).map_err(|_| "no carrier".to_owned())?;
-            Ok(Box::new(Armed { go, done, cancel, counters }) as Box<dyn Carry>)
+            Ok(Box::new(Armed { go, done, cancel, counters }) as Box<dyn ArmedLoad>)
         })
     })
 }
@@ -354,7 +355,7 @@ async fn carry(job: Job) {
         schedule: Pace::of(a).schedule(0, 1),
         script: a.script.clone(),
         bounds: a.bounds,
-        wire: false,
+        kernel_timestamps: false,
         in_flight_max: a.in_flight_max,
     };
     let driver = Rc::new(FakeDriver::new(act));

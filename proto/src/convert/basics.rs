@@ -8,8 +8,8 @@ use crate::histograms::{Bounds, Metric};
 use crate::ids::{AttemptId, PlanHash, RunId};
 use crate::limits as max;
 use crate::outcome::{Ledger, Phase};
+use crate::pb;
 use crate::spec::Mode;
-use crate::wire;
 
 /// What is wrong with a message, by field.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -54,13 +54,13 @@ pub(super) fn bytes<const N: usize>(field: &'static str, value: &[u8]) -> Checke
 pub fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
-impl From<AttemptId> for wire::Attempt {
+impl From<AttemptId> for pb::Attempt {
     fn from(id: AttemptId) -> Self {
         Self { run: id.run.0.as_bytes().to_vec(), batch: id.batch, attempt: id.attempt }
     }
 }
 
-pub(super) fn attempt(value: Option<wire::Attempt>) -> Checked<AttemptId> {
+pub(super) fn attempt(value: Option<pb::Attempt>) -> Checked<AttemptId> {
     let value = need("attempt", value)?;
     if value.attempt == 0 {
         return invalid("attempt.attempt", "0, they count from 1");
@@ -73,76 +73,76 @@ pub(super) fn attempt(value: Option<wire::Attempt>) -> Checked<AttemptId> {
 }
 
 pub(super) fn mode(value: i32) -> Checked<Mode> {
-    match wire::Mode::try_from(value) {
-        Ok(wire::Mode::Ws) => Ok(Mode::Ws),
-        Ok(wire::Mode::Http) => Ok(Mode::Http),
+    match pb::Mode::try_from(value) {
+        Ok(pb::Mode::Ws) => Ok(Mode::Ws),
+        Ok(pb::Mode::Http) => Ok(Mode::Http),
         _ => invalid("mode", format!("unknown value {value}")),
     }
 }
 
 pub(super) fn wire_mode(mode: Mode) -> i32 {
     match mode {
-        Mode::Ws => wire::Mode::Ws,
-        Mode::Http => wire::Mode::Http,
+        Mode::Ws => pb::Mode::Ws,
+        Mode::Http => pb::Mode::Http,
     }
     .into()
 }
 
 pub(super) fn phase(value: Option<i32>) -> Checked<Phase> {
     let value = need("phase", value)?;
-    match wire::Phase::try_from(value) {
-        Ok(wire::Phase::Connect) => Ok(Phase::Connect),
-        Ok(wire::Phase::Reset) => Ok(Phase::Reset),
-        Ok(wire::Phase::Step) => Ok(Phase::Step),
-        Ok(wire::Phase::Close) => Ok(Phase::Close),
+    match pb::Phase::try_from(value) {
+        Ok(pb::Phase::Connect) => Ok(Phase::Connect),
+        Ok(pb::Phase::Reset) => Ok(Phase::Reset),
+        Ok(pb::Phase::Step) => Ok(Phase::Step),
+        Ok(pb::Phase::Close) => Ok(Phase::Close),
         _ => invalid("phase", format!("unknown value {value}")),
     }
 }
 
 pub(super) fn wire_phase(phase: Phase) -> i32 {
     match phase {
-        Phase::Connect => wire::Phase::Connect,
-        Phase::Reset => wire::Phase::Reset,
-        Phase::Step => wire::Phase::Step,
-        Phase::Close => wire::Phase::Close,
+        Phase::Connect => pb::Phase::Connect,
+        Phase::Reset => pb::Phase::Reset,
+        Phase::Step => pb::Phase::Step,
+        Phase::Close => pb::Phase::Close,
     }
     .into()
 }
 
 pub(super) fn metric(value: i32) -> Checked<Metric> {
-    Ok(match wire::Metric::try_from(value) {
-        Ok(wire::Metric::Connect) => Metric::Connect,
-        Ok(wire::Metric::Reset) => Metric::Reset,
-        Ok(wire::Metric::Step) => Metric::Step,
-        Ok(wire::Metric::Close) => Metric::Close,
-        Ok(wire::Metric::Total) => Metric::Total,
-        Ok(wire::Metric::Response) => Metric::Response,
-        Ok(wire::Metric::Failed) => Metric::Failed,
-        Ok(wire::Metric::LaunchLag) => Metric::LaunchLag,
-        Ok(wire::Metric::Wire) => Metric::Wire,
-        Ok(wire::Metric::ReceiveLag) => Metric::ReceiveLag,
-        Ok(wire::Metric::HandshakeRtt) => Metric::HandshakeRtt,
-        Ok(wire::Metric::Beyond) => Metric::Beyond,
-        Ok(wire::Metric::WireBeyond) => Metric::WireBeyond,
+    Ok(match pb::Metric::try_from(value) {
+        Ok(pb::Metric::Connect) => Metric::Connect,
+        Ok(pb::Metric::Reset) => Metric::Reset,
+        Ok(pb::Metric::Step) => Metric::Step,
+        Ok(pb::Metric::Close) => Metric::Close,
+        Ok(pb::Metric::Total) => Metric::Total,
+        Ok(pb::Metric::Response) => Metric::Response,
+        Ok(pb::Metric::Failed) => Metric::Failed,
+        Ok(pb::Metric::LaunchLag) => Metric::LaunchLag,
+        Ok(pb::Metric::Wire) => Metric::Wire,
+        Ok(pb::Metric::ReceiveLag) => Metric::ReceiveLag,
+        Ok(pb::Metric::HandshakeRtt) => Metric::HandshakeRtt,
+        Ok(pb::Metric::Beyond) => Metric::Beyond,
+        Ok(pb::Metric::WireBeyond) => Metric::WireBeyond,
         _ => return invalid("metric", format!("unknown value {value}")),
     })
 }
 
 pub(super) fn wire_metric(metric: Metric) -> i32 {
     match metric {
-        Metric::Connect => wire::Metric::Connect,
-        Metric::Reset => wire::Metric::Reset,
-        Metric::Step => wire::Metric::Step,
-        Metric::Close => wire::Metric::Close,
-        Metric::Total => wire::Metric::Total,
-        Metric::Response => wire::Metric::Response,
-        Metric::Failed => wire::Metric::Failed,
-        Metric::LaunchLag => wire::Metric::LaunchLag,
-        Metric::Wire => wire::Metric::Wire,
-        Metric::ReceiveLag => wire::Metric::ReceiveLag,
-        Metric::HandshakeRtt => wire::Metric::HandshakeRtt,
-        Metric::Beyond => wire::Metric::Beyond,
-        Metric::WireBeyond => wire::Metric::WireBeyond,
+        Metric::Connect => pb::Metric::Connect,
+        Metric::Reset => pb::Metric::Reset,
+        Metric::Step => pb::Metric::Step,
+        Metric::Close => pb::Metric::Close,
+        Metric::Total => pb::Metric::Total,
+        Metric::Response => pb::Metric::Response,
+        Metric::Failed => pb::Metric::Failed,
+        Metric::LaunchLag => pb::Metric::LaunchLag,
+        Metric::Wire => pb::Metric::Wire,
+        Metric::ReceiveLag => pb::Metric::ReceiveLag,
+        Metric::HandshakeRtt => pb::Metric::HandshakeRtt,
+        Metric::Beyond => pb::Metric::Beyond,
+        Metric::WireBeyond => pb::Metric::WireBeyond,
     }
     .into()
 }
@@ -151,7 +151,7 @@ pub(super) fn plan_hash(value: &[u8]) -> Checked<PlanHash> {
     Ok(PlanHash(bytes("plan_hash", value)?))
 }
 
-pub(super) fn bounds(value: Option<wire::Bounds>) -> Checked<Bounds> {
+pub(super) fn bounds(value: Option<pb::Bounds>) -> Checked<Bounds> {
     let value = need("bounds", value)?;
     let bounds = Bounds {
         low_us: value.low_us,
@@ -162,7 +162,7 @@ pub(super) fn bounds(value: Option<wire::Bounds>) -> Checked<Bounds> {
     if bounds.valid() { Ok(bounds) } else { invalid("bounds", format!("{bounds:?} is no histogram")) }
 }
 
-pub(super) fn ledger(value: Option<wire::Ledger>) -> Checked<Ledger> {
+pub(super) fn ledger(value: Option<pb::Ledger>) -> Checked<Ledger> {
     let value = need("ledger", value)?;
     let ledger = Ledger {
         planned: at_most("ledger.planned", value.planned, max::SESSIONS_MAX)?,

@@ -4,16 +4,16 @@ use super::basics::{
     Checked, Invalid, at_most, attempt, bounds, duration, invalid, micros, mode, need, plan_hash, text, wire_mode,
 };
 use crate::limits as max;
+use crate::pb;
 use crate::spec::{Assignment, Launch, Process, Script, Target};
-use crate::wire;
 
-impl From<&Target> for wire::Target {
+impl From<&Target> for pb::Target {
     fn from(target: &Target) -> Self {
         Self { urls: target.urls.clone(), ca_pem: target.ca_pem.clone() }
     }
 }
 
-pub(super) fn target(value: Option<wire::Target>) -> Checked<Target> {
+pub(super) fn target(value: Option<pb::Target>) -> Checked<Target> {
     let value = need("target", value)?;
     if value.urls.is_empty() || value.urls.len() > max::URLS_MAX {
         return invalid("target.urls", format!("{} urls, 1 to {}", value.urls.len(), max::URLS_MAX));
@@ -26,7 +26,7 @@ pub(super) fn target(value: Option<wire::Target>) -> Checked<Target> {
     Ok(Target { urls, ca_pem: value.ca_pem })
 }
 
-impl From<&Script> for wire::Script {
+impl From<&Script> for pb::Script {
     fn from(script: &Script) -> Self {
         Self {
             steps: script.steps,
@@ -43,7 +43,7 @@ impl From<&Script> for wire::Script {
     }
 }
 
-pub(super) fn script(value: Option<wire::Script>) -> Checked<Script> {
+pub(super) fn script(value: Option<pb::Script>) -> Checked<Script> {
     let value = need("script", value)?;
     if value.steps > max::STEPS_MAX {
         return invalid("script.steps", format!("{} is above {}", value.steps, max::STEPS_MAX));
@@ -67,33 +67,33 @@ pub(super) fn script(value: Option<wire::Script>) -> Checked<Script> {
     })
 }
 
-impl From<Launch> for wire::Launch {
+impl From<Launch> for pb::Launch {
     fn from(launch: Launch) -> Self {
         let kind = match launch {
-            Launch::Burst => wire::launch::Kind::Burst(wire::Burst {}),
-            Launch::Ramp { over_us } => wire::launch::Kind::Ramp(wire::Ramp { over_us }),
+            Launch::Burst => pb::launch::Kind::Burst(pb::Burst {}),
+            Launch::Ramp { over_us } => pb::launch::Kind::Ramp(pb::Ramp { over_us }),
             Launch::Arrivals { over_us, process } => {
-                wire::launch::Kind::Arrivals(wire::Arrivals { over_us, poisson: process == Process::Poisson })
+                pb::launch::Kind::Arrivals(pb::Arrivals { over_us, poisson: process == Process::Poisson })
             }
         };
         Self { kind: Some(kind) }
     }
 }
 
-pub(super) fn launch(value: Option<wire::Launch>) -> Checked<Launch> {
+pub(super) fn launch(value: Option<pb::Launch>) -> Checked<Launch> {
     Ok(match need("launch.kind", need("launch", value)?.kind)? {
-        wire::launch::Kind::Burst(_) => Launch::Burst,
-        wire::launch::Kind::Ramp(ramp) => {
+        pb::launch::Kind::Burst(_) => Launch::Burst,
+        pb::launch::Kind::Ramp(ramp) => {
             Launch::Ramp { over_us: at_most("launch.ramp.over_us", ramp.over_us, max::DURATION_US_MAX)? }
         }
-        wire::launch::Kind::Arrivals(arrivals) => Launch::Arrivals {
+        pb::launch::Kind::Arrivals(arrivals) => Launch::Arrivals {
             over_us: at_most("launch.arrivals.over_us", arrivals.over_us, max::DURATION_US_MAX)?,
             process: if arrivals.poisson { Process::Poisson } else { Process::Uniform },
         },
     })
 }
 
-impl From<&Assignment> for wire::Prepare {
+impl From<&Assignment> for pb::Prepare {
     fn from(a: &Assignment) -> Self {
         Self {
             attempt: Some(a.attempt.into()),
@@ -108,22 +108,22 @@ impl From<&Assignment> for wire::Prepare {
             seed: a.seed,
             agent_index: a.agent_index,
             agent_count: a.agent_count,
-            bounds: Some(wire::Bounds {
+            bounds: Some(pb::Bounds {
                 low_us: a.bounds.low_us,
                 high_us: a.bounds.high_us,
                 significant_digits: a.bounds.significant_digits.into(),
             }),
-            wire: a.wire,
+            kernel_timestamps: a.kernel_timestamps,
             clock_step_us_max: a.clock_step_us_max,
             in_flight_max: a.in_flight_max,
         }
     }
 }
 
-impl TryFrom<wire::Prepare> for Assignment {
+impl TryFrom<pb::Prepare> for Assignment {
     type Error = Invalid;
 
-    fn try_from(value: wire::Prepare) -> Checked<Self> {
+    fn try_from(value: pb::Prepare) -> Checked<Self> {
         let batch_size = at_most("batch_size", value.batch_size, max::SESSIONS_MAX)?;
         let sessions = at_most("sessions", value.sessions, batch_size)?;
         let first_session = at_most("first_session", value.first_session, batch_size - sessions)?;
@@ -144,7 +144,7 @@ impl TryFrom<wire::Prepare> for Assignment {
             agent_index: value.agent_index,
             agent_count: value.agent_count,
             bounds: bounds(value.bounds)?,
-            wire: value.wire,
+            kernel_timestamps: value.kernel_timestamps,
             clock_step_us_max: value.clock_step_us_max,
             in_flight_max: match value.in_flight_max {
                 0 => return invalid("in_flight_max", "0 sessions at once"),

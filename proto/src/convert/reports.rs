@@ -8,11 +8,11 @@ use crate::histograms::{EncodedHistogram, Metric};
 use crate::limits as max;
 use crate::message::{Hello, Report};
 use crate::outcome::{FailureKind, Outcome};
+use crate::pb;
 use crate::record::{SessionRecord, Silence, Split, WireRecord};
 use crate::spec::Capacity;
-use crate::wire;
 
-impl From<Hello> for wire::Hello {
+impl From<Hello> for pb::Hello {
     fn from(hello: Hello) -> Self {
         Self {
             protocol: hello.protocol,
@@ -28,10 +28,10 @@ impl From<Hello> for wire::Hello {
     }
 }
 
-impl TryFrom<wire::Hello> for Hello {
+impl TryFrom<pb::Hello> for Hello {
     type Error = Invalid;
 
-    fn try_from(value: wire::Hello) -> Checked<Self> {
+    fn try_from(value: pb::Hello) -> Checked<Self> {
         let capacity = need("capacity", value.capacity)?;
         if value.name.is_empty()
             || value.name.chars().count() > max::NAME_CHARS_MAX
@@ -57,7 +57,7 @@ impl TryFrom<wire::Hello> for Hello {
     }
 }
 
-impl From<Capacity> for wire::Capacity {
+impl From<Capacity> for pb::Capacity {
     fn from(c: Capacity) -> Self {
         Self {
             threads: c.threads,
@@ -74,10 +74,10 @@ impl From<Capacity> for wire::Capacity {
     }
 }
 
-impl TryFrom<wire::Capacity> for Capacity {
+impl TryFrom<pb::Capacity> for Capacity {
     type Error = Invalid;
 
-    fn try_from(c: wire::Capacity) -> Checked<Self> {
+    fn try_from(c: pb::Capacity) -> Checked<Self> {
         if c.threads == 0 || c.threads > 4_096 {
             return invalid("capacity.threads", format!("{}, 1 to 4096", c.threads));
         }
@@ -99,14 +99,14 @@ impl TryFrom<wire::Capacity> for Capacity {
     }
 }
 
-impl From<SessionRecord> for wire::Record {
+impl From<SessionRecord> for pb::Record {
     fn from(record: SessionRecord) -> Self {
         let outcome = match &record.outcome {
-            Outcome::Succeeded => wire::Outcome::Succeeded,
-            Outcome::Failed(..) => wire::Outcome::Failed,
-            Outcome::TimedOut(_) => wire::Outcome::TimedOut,
-            Outcome::Lost => wire::Outcome::Lost,
-            Outcome::NeverStarted => wire::Outcome::NeverStarted,
+            Outcome::Succeeded => pb::Outcome::Succeeded,
+            Outcome::Failed(..) => pb::Outcome::Failed,
+            Outcome::TimedOut(_) => pb::Outcome::TimedOut,
+            Outcome::Lost => pb::Outcome::Lost,
+            Outcome::NeverStarted => pb::Outcome::NeverStarted,
         };
         Self {
             session: record.session,
@@ -153,18 +153,18 @@ fn failure_kind(field: &'static str, value: String) -> Checked<FailureKind> {
     text(field, value, max::TEXT_BYTES_MAX)?.parse().or_else(|()| invalid(field, "unknown kind"))
 }
 
-impl TryFrom<wire::Record> for SessionRecord {
+impl TryFrom<pb::Record> for SessionRecord {
     type Error = Invalid;
 
-    fn try_from(value: wire::Record) -> Checked<Self> {
-        let outcome = match wire::Outcome::try_from(value.outcome) {
-            Ok(wire::Outcome::Succeeded) => Outcome::Succeeded,
-            Ok(wire::Outcome::Failed) => {
+    fn try_from(value: pb::Record) -> Checked<Self> {
+        let outcome = match pb::Outcome::try_from(value.outcome) {
+            Ok(pb::Outcome::Succeeded) => Outcome::Succeeded,
+            Ok(pb::Outcome::Failed) => {
                 Outcome::Failed(failure_kind("error_type", value.error_type)?, phase(value.phase)?)
             }
-            Ok(wire::Outcome::TimedOut) => Outcome::TimedOut(phase(value.phase)?),
-            Ok(wire::Outcome::Lost) => Outcome::Lost,
-            Ok(wire::Outcome::NeverStarted) => Outcome::NeverStarted,
+            Ok(pb::Outcome::TimedOut) => Outcome::TimedOut(phase(value.phase)?),
+            Ok(pb::Outcome::Lost) => Outcome::Lost,
+            Ok(pb::Outcome::NeverStarted) => Outcome::NeverStarted,
             _ => return invalid("outcome", format!("unknown value {}", value.outcome)),
         };
         let lived = !matches!(outcome, Outcome::Lost | Outcome::NeverStarted);
@@ -219,12 +219,12 @@ impl TryFrom<wire::Record> for SessionRecord {
     }
 }
 
-impl From<Report> for wire::Report {
+impl From<Report> for pb::Report {
     fn from(report: Report) -> Self {
         let l = report.ledger;
         Self {
             attempt: Some(report.attempt.into()),
-            ledger: Some(wire::Ledger {
+            ledger: Some(pb::Ledger {
                 planned: l.planned,
                 succeeded: l.succeeded,
                 failed: l.failed,
@@ -237,21 +237,17 @@ impl From<Report> for wire::Report {
             histograms: report
                 .histograms
                 .into_iter()
-                .map(|h| wire::MetricHistogram {
-                    metric: wire_metric(h.metric),
-                    data: h.data,
-                    over_range: h.over_range,
-                })
+                .map(|h| pb::MetricHistogram { metric: wire_metric(h.metric), data: h.data, over_range: h.over_range })
                 .collect(),
             vitals: Some((*report.vitals).into()),
         }
     }
 }
 
-impl TryFrom<wire::Report> for Report {
+impl TryFrom<pb::Report> for Report {
     type Error = Invalid;
 
-    fn try_from(value: wire::Report) -> Checked<Self> {
+    fn try_from(value: pb::Report) -> Checked<Self> {
         if value.histograms.len() > Metric::ALL.len() {
             return invalid("histograms", format!("{} of them", value.histograms.len()));
         }

@@ -2,10 +2,10 @@
 
 use super::basics::{Checked, Invalid, invalid};
 use crate::limits as max;
+use crate::pb;
 use crate::vitals::{Vitals, WireState};
-use crate::wire;
 
-impl From<Vitals> for wire::Vitals {
+impl From<Vitals> for pb::Vitals {
     fn from(v: Vitals) -> Self {
         Self {
             threads: v.threads,
@@ -20,7 +20,7 @@ impl From<Vitals> for wire::Vitals {
             retransmits: v.retransmits,
             syn_retransmits: v.syn_retransmits,
             listen_overflows: v.listen_overflows,
-            errnos: v.errnos.into_iter().map(|(errno, count)| wire::ErrnoCount { errno, count }).collect(),
+            errnos: v.errnos.into_iter().map(|(errno, count)| pb::ErrnoCount { errno, count }).collect(),
             memory_bytes_max: v.memory_bytes_max,
             descriptors_max: v.descriptors_max,
             in_flight_max: v.in_flight_max,
@@ -28,10 +28,10 @@ impl From<Vitals> for wire::Vitals {
             time_wait: v.time_wait,
             realtime_step_us: v.realtime_step_us,
             wire: match v.wire {
-                WireState::Measured => wire::Wire::Measured,
-                WireState::Off => wire::Wire::Off,
-                WireState::Unavailable => wire::Wire::Unavailable,
-                WireState::Void => wire::Wire::Void,
+                WireState::Measured => pb::Wire::Measured,
+                WireState::Off => pb::Wire::Off,
+                WireState::Unavailable => pb::Wire::Unavailable,
+                WireState::Void => pb::Wire::Void,
             }
             .into(),
             host_cpus: v.host_cpus,
@@ -42,22 +42,22 @@ impl From<Vitals> for wire::Vitals {
     }
 }
 
-impl TryFrom<wire::Vitals> for Vitals {
+impl TryFrom<pb::Vitals> for Vitals {
     type Error = Invalid;
 
-    fn try_from(v: wire::Vitals) -> Checked<Self> {
+    fn try_from(v: pb::Vitals) -> Checked<Self> {
         if v.overshoot.len() > max::HISTOGRAM_BYTES_MAX {
             return invalid("vitals.overshoot", "too large");
         }
         if v.errnos.len() > max::ERRNOS_MAX {
             return invalid("vitals.errnos", format!("{} of them", v.errnos.len()));
         }
-        let state = match wire::Wire::try_from(v.wire) {
-            Ok(wire::Wire::Measured) => WireState::Measured,
-            Ok(wire::Wire::Off) => WireState::Off,
-            Ok(wire::Wire::Unavailable) => WireState::Unavailable,
-            Ok(wire::Wire::Void) => WireState::Void,
-            Ok(wire::Wire::Unspecified) | Err(_) => return invalid("vitals.wire", format!("unknown value {}", v.wire)),
+        let state = match pb::Wire::try_from(v.wire) {
+            Ok(pb::Wire::Measured) => WireState::Measured,
+            Ok(pb::Wire::Off) => WireState::Off,
+            Ok(pb::Wire::Unavailable) => WireState::Unavailable,
+            Ok(pb::Wire::Void) => WireState::Void,
+            Ok(pb::Wire::Unspecified) | Err(_) => return invalid("vitals.wire", format!("unknown value {}", v.wire)),
         };
         Ok(Self {
             threads: v.threads,

@@ -1,7 +1,7 @@
 //! Messages of the control plane: what is taken is in range, and survives another way over the wire.
 
 use prost::Message;
-use proto::{Bounds, FromAgent, FromCoordinator, HistogramSet, SessionRecord, limits, wire};
+use proto::{Bounds, FromAgent, FromCoordinator, HistogramSet, SessionRecord, limits, pb};
 
 /// What a round trip may add: a value that was left out and has a name now.
 const SLACK_BYTES: usize = 64;
@@ -16,7 +16,7 @@ pub mod agent_message {
 
     #[must_use]
     pub fn accepts(data: &[u8]) -> bool {
-        let Some(taken) = taken::<wire::AgentMessage, FromAgent>(data) else { return false };
+        let Some(taken) = taken::<pb::AgentMessage, FromAgent>(data) else { return false };
         match &taken {
             FromAgent::Hello(hello) => super::hello::assert_in_range(hello),
             FromAgent::Report(report) => {
@@ -49,7 +49,7 @@ pub mod coordinator_message {
 
     #[must_use]
     pub fn accepts(data: &[u8]) -> bool {
-        let Some(taken) = taken::<wire::CoordinatorMessage, FromCoordinator>(data) else { return false };
+        let Some(taken) = taken::<pb::CoordinatorMessage, FromCoordinator>(data) else { return false };
         if let FromCoordinator::Resend(wanted) = &taken {
             assert!(wanted.sequences.len() <= limits::RESEND_MAX);
             assert!(wanted.sequences.iter().chain(&wanted.from).all(|sequence| *sequence <= limits::CHUNKS_MAX));
@@ -78,7 +78,7 @@ pub mod hello {
 
     #[must_use]
     pub fn accepts(data: &[u8]) -> bool {
-        taken::<wire::Hello, Hello>(data).inspect(assert_in_range).is_some()
+        taken::<pb::Hello, Hello>(data).inspect(assert_in_range).is_some()
     }
 
     pub(super) fn assert_in_range(hello: &Hello) {
@@ -96,7 +96,7 @@ pub mod hello {
 /// An agent's sign of life.
 pub mod beat {
     use super::*;
-    use proto::message::Beat;
+    use proto::message::Heartbeat;
 
     pub fn body(data: &[u8]) {
         let _ = accepts(data);
@@ -104,7 +104,7 @@ pub mod beat {
 
     #[must_use]
     pub fn accepts(data: &[u8]) -> bool {
-        taken::<wire::Beat, Beat>(data).is_some()
+        taken::<pb::Heartbeat, Heartbeat>(data).is_some()
     }
 }
 

@@ -6,7 +6,7 @@ use coordinator::plan::Plan;
 use coordinator::plan::check::check;
 use coordinator::plan::parse::{Fault, Layer, Shape};
 use proto::message::Probe;
-use proto::{FromCoordinator, PlanHash, Target, limits, wire};
+use proto::{FromCoordinator, PlanHash, Target, limits, pb};
 
 use crate::memory;
 
@@ -85,7 +85,7 @@ fn assert_runnable(plan: &Plan) {
             sessions: 1,
         };
         let sent = FromCoordinator::Probe(Box::new(probe));
-        let taken = FromCoordinator::try_from(wire::CoordinatorMessage::from(sent.clone()));
+        let taken = FromCoordinator::try_from(pb::CoordinatorMessage::from(sent.clone()));
         assert_eq!(taken, Ok(sent), "agents refuse what the plan asks for");
     }
 }

@@ -1,8 +1,8 @@
 //! What a server answers: taken with values in range, or a fault that says why in one plain line.
 
-use agent::driver::{Fault, Reply};
+use agent::drivers::{Fault, Reply};
 use proto::limits;
-use proto::{FailureKind, Phase, SessionRecord, wire};
+use proto::{FailureKind, Phase, SessionRecord, pb};
 
 /// Longest identity that a reply may have.
 const IDENTITY_BYTES_MAX: usize = 256;
@@ -10,7 +10,7 @@ const IDENTITY_BYTES_MAX: usize = 256;
 /// The answer to an upgrade with [`upgrade_answer::KEY`].
 pub mod upgrade_answer {
     use super::*;
-    use agent::driver::upgrade::judge;
+    use agent::drivers::upgrade::judge;
 
     /// The example of RFC 6455 section 1.3.
     pub const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
@@ -61,7 +61,7 @@ pub mod upgrade_answer {
 /// A text message of a WebSocket server.
 pub mod ws_reply {
     use super::*;
-    use agent::driver::reply::{ws_error, ws_observation};
+    use agent::drivers::reply::{ws_error, ws_observation};
 
     pub fn body(data: &[u8]) {
         let _ = accepts(data);
@@ -93,7 +93,7 @@ pub mod ws_reply {
 /// The body of an HTTP answer.
 pub mod http_reply {
     use super::*;
-    use agent::driver::reply::{http_observation, ws_observation};
+    use agent::drivers::reply::{http_observation, ws_observation};
 
     pub fn body(data: &[u8]) {
         let _ = accepts(data);
@@ -135,6 +135,6 @@ fn assert_told(fault: &Fault) {
     let outcome = proto::Outcome::Failed(kind.clone(), Phase::Step);
     let mut record = SessionRecord::without_life(0, outcome, fault.message.clone());
     (record.started_us, record.total_us) = (Some(0), Some(1));
-    let taken = SessionRecord::try_from(wire::Record::from(record.clone()));
+    let taken = SessionRecord::try_from(pb::Record::from(record.clone()));
     assert_eq!(taken, Ok(record), "the coordinator refuses it");
 }

@@ -9,15 +9,15 @@ use flate2::write::ZlibEncoder;
 use hdrhistogram::Histogram;
 use hdrhistogram::serialization::{Serializer as _, V2Serializer};
 use prost::Message as _;
-use proto::wire::{self, agent_message, coordinator_message};
+use proto::pb::{self, agent_message, coordinator_message};
 use proto::{Bounds, HistogramSet, Metric, PROTOCOL};
 
-fn attempt() -> Option<wire::Attempt> {
-    Some(wire::Attempt { run: vec![7; 16], batch: 3, attempt: 1 })
+fn attempt() -> Option<pb::Attempt> {
+    Some(pb::Attempt { run: vec![7; 16], batch: 3, attempt: 1 })
 }
 
-fn capacity() -> Option<wire::Capacity> {
-    Some(wire::Capacity {
+fn capacity() -> Option<pb::Capacity> {
+    Some(pb::Capacity {
         threads: 2,
         descriptors: 20_000,
         ports: 28_000,
@@ -28,8 +28,8 @@ fn capacity() -> Option<wire::Capacity> {
     })
 }
 
-fn hello() -> wire::Hello {
-    wire::Hello {
+fn hello() -> pb::Hello {
+    pb::Hello {
         protocol: PROTOCOL,
         version: "0.1.0".to_owned(),
         name: "node-7.example".to_owned(),
@@ -41,12 +41,12 @@ fn hello() -> wire::Hello {
     }
 }
 
-fn record(outcome: wire::Outcome) -> wire::Record {
-    let failed = outcome == wire::Outcome::Failed;
-    wire::Record {
+fn record(outcome: pb::Outcome) -> pb::Record {
+    let failed = outcome == pb::Outcome::Failed;
+    pb::Record {
         session: 5,
         outcome: outcome.into(),
-        phase: failed.then_some(wire::Phase::Step.into()),
+        phase: failed.then_some(pb::Phase::Step.into()),
         error_type: if failed { "server_error(X))".to_owned() } else { String::new() },
         error_message: "closed 1012 (bye)".to_owned(),
         intended_us: 9,
@@ -73,46 +73,46 @@ fn record(outcome: wire::Outcome) -> wire::Record {
     }
 }
 
-fn report(planned: u64) -> wire::Report {
+fn report(planned: u64) -> pb::Report {
     let histograms = HistogramSet::new(Bounds::STANDARD).encode();
-    wire::Report {
+    pb::Report {
         attempt: attempt(),
-        ledger: Some(wire::Ledger { planned, succeeded: 2, failed: 1, ..Default::default() }),
+        ledger: Some(pb::Ledger { planned, succeeded: 2, failed: 1, ..Default::default() }),
         chunks: 1,
         histograms: histograms
             .into_iter()
             .zip(1..)
-            .map(|(one, metric)| wire::MetricHistogram { metric, data: one.data, over_range: 0 })
+            .map(|(one, metric)| pb::MetricHistogram { metric, data: one.data, over_range: 0 })
             .collect(),
-        vitals: Some(wire::Vitals { wire: wire::Wire::Measured.into(), threads: 2, ..Default::default() }),
+        vitals: Some(pb::Vitals { wire: pb::Wire::Measured.into(), threads: 2, ..Default::default() }),
         ..Default::default()
     }
 }
 
 fn from_agent(body: agent_message::Body) -> Vec<u8> {
-    wire::AgentMessage { body: Some(body) }.encode_to_vec()
+    pb::AgentMessage { body: Some(body) }.encode_to_vec()
 }
 
 fn from_coordinator(body: coordinator_message::Body) -> Vec<u8> {
-    wire::CoordinatorMessage { body: Some(body) }.encode_to_vec()
+    pb::CoordinatorMessage { body: Some(body) }.encode_to_vec()
 }
 
-fn prepare() -> wire::Prepare {
-    wire::Prepare {
+fn prepare() -> pb::Prepare {
+    pb::Prepare {
         attempt: attempt(),
         plan_hash: vec![1; 32],
-        target: Some(wire::Target { urls: vec!["http://127.0.0.1:1".to_owned()], ca_pem: Vec::new() }),
-        mode: wire::Mode::Ws.into(),
-        script: Some(wire::Script { steps: 2, wait_us: 1_500_000, step_timeout_us: 3, ..Default::default() }),
-        launch: Some(wire::Launch {
-            kind: Some(wire::launch::Kind::Arrivals(wire::Arrivals { over_us: 12, poisson: true })),
+        target: Some(pb::Target { urls: vec!["http://127.0.0.1:1".to_owned()], ca_pem: Vec::new() }),
+        mode: pb::Mode::Ws.into(),
+        script: Some(pb::Script { steps: 2, wait_us: 1_500_000, step_timeout_us: 3, ..Default::default() }),
+        launch: Some(pb::Launch {
+            kind: Some(pb::launch::Kind::Arrivals(pb::Arrivals { over_us: 12, poisson: true })),
         }),
         first_session: 10,
         sessions: 20,
         batch_size: 30,
         agent_index: 1,
         agent_count: 2,
-        bounds: Some(wire::Bounds { low_us: 1, high_us: 3_600_000_000, significant_digits: 3 }),
+        bounds: Some(pb::Bounds { low_us: 1, high_us: 3_600_000_000, significant_digits: 3 }),
         in_flight_max: 5,
         ..Default::default()
     }
@@ -196,57 +196,56 @@ fn hlogs() -> Vec<(&'static str, Vec<u8>)> {
 fn all() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     use agent_message::Body as Agent;
     use coordinator_message::Body as Coordinator;
-    let chunk = |records| wire::RecordChunk { attempt: attempt(), sequence: 0, records };
-    let found = wire::ProbeResult {
+    let chunk = |records| pb::RecordChunk { attempt: attempt(), sequence: 0, records };
+    let found = pb::ProbeResult {
         url: "http://h:1".to_owned(),
-        mode: wire::Mode::Http.into(),
+        mode: pb::Mode::Http.into(),
         r#final: true,
         problem: "refused".to_owned(),
         addresses: vec!["127.0.0.1:1".to_owned()],
         ..Default::default()
     };
-    let progress = wire::Progress { attempt: attempt(), launched: 3, open: 2, succeeded: 1, failed: 0 };
-    let both = vec![record(wire::Outcome::Succeeded), record(wire::Outcome::Failed)];
-    let unlived = wire::Record { started_us: None, ..record(wire::Outcome::Succeeded) };
-    let welcome =
-        wire::Welcome { run: vec![7; 16], plan_hash: vec![1; 32], name: "a".to_owned(), lease_us: 10_000_000 };
-    let outside = wire::Prepare { first_session: 11, ..prepare() };
-    let endless = wire::Bounds { low_us: 1, high_us: u64::MAX, significant_digits: 5 };
-    let survey = wire::Survey { number: 4, addresses: vec!["127.0.0.1:1".to_owned()], sessions: 9 };
-    let resend = wire::Resend { attempt: attempt(), report: true, sequences: vec![0, 7], from: Some(9) };
-    let too_many = wire::Resend { sequences: vec![0; proto::limits::RESEND_MAX + 1], ..resend.clone() };
-    let no_chunk = wire::Resend { from: Some(u64::MAX), ..resend.clone() };
-    let beat = wire::Beat { instance: vec![9; 16], sequence: u64::MAX };
-    let holding = wire::Hello { plan_hash: vec![1; 32], holding: attempt(), ..hello() };
-    let no_run = Some(wire::Attempt { run: vec![7; 15], batch: 3, attempt: 1 });
-    let leaving = |reason: String| from_agent(Agent::Leaving(wire::Leaving { reason }));
+    let progress = pb::Progress { attempt: attempt(), launched: 3, open: 2, succeeded: 1, failed: 0 };
+    let both = vec![record(pb::Outcome::Succeeded), record(pb::Outcome::Failed)];
+    let unlived = pb::Record { started_us: None, ..record(pb::Outcome::Succeeded) };
+    let welcome = pb::Welcome { run: vec![7; 16], plan_hash: vec![1; 32], name: "a".to_owned(), lease_us: 10_000_000 };
+    let outside = pb::Prepare { first_session: 11, ..prepare() };
+    let endless = pb::Bounds { low_us: 1, high_us: u64::MAX, significant_digits: 5 };
+    let survey = pb::Survey { number: 4, addresses: vec!["127.0.0.1:1".to_owned()], sessions: 9 };
+    let resend = pb::Resend { attempt: attempt(), report: true, sequences: vec![0, 7], from: Some(9) };
+    let too_many = pb::Resend { sequences: vec![0; proto::limits::RESEND_MAX + 1], ..resend.clone() };
+    let no_chunk = pb::Resend { from: Some(u64::MAX), ..resend.clone() };
+    let beat = pb::Heartbeat { instance: vec![9; 16], sequence: u64::MAX };
+    let holding = pb::Hello { plan_hash: vec![1; 32], holding: attempt(), ..hello() };
+    let no_run = Some(pb::Attempt { run: vec![7; 15], batch: 3, attempt: 1 });
+    let leaving = |reason: String| from_agent(Agent::Leaving(pb::Leaving { reason }));
     let narrow = Bounds { high_us: 1_000_000, ..Bounds::STANDARD };
     let mut all = vec![
         ("hello", "good-plain", hello().encode_to_vec()),
-        ("hello", "good-again", wire::Hello { plan_hash: vec![1; 32], ..hello() }.encode_to_vec()),
+        ("hello", "good-again", pb::Hello { plan_hash: vec![1; 32], ..hello() }.encode_to_vec()),
         ("hello", "good-holding", holding.encode_to_vec()),
-        ("hello", "bad-holding", wire::Hello { holding: no_run, ..hello() }.encode_to_vec()),
+        ("hello", "bad-holding", pb::Hello { holding: no_run, ..hello() }.encode_to_vec()),
         ("beat", "good-plain", beat.encode_to_vec()),
-        ("beat", "good-first", wire::Beat { sequence: 0, ..beat.clone() }.encode_to_vec()),
-        ("beat", "bad-instance", wire::Beat { instance: vec![9; 15], ..beat }.encode_to_vec()),
+        ("beat", "good-first", pb::Heartbeat { sequence: 0, ..beat.clone() }.encode_to_vec()),
+        ("beat", "bad-instance", pb::Heartbeat { instance: vec![9; 15], ..beat }.encode_to_vec()),
         ("beat", "bad-empty", Vec::new()),
-        ("hello", "bad-name", wire::Hello { name: "../x\u{1b}[2J".to_owned(), ..hello() }.encode_to_vec()),
-        ("hello", "bad-no-capacity", wire::Hello { capacity: None, ..hello() }.encode_to_vec()),
+        ("hello", "bad-name", pb::Hello { name: "../x\u{1b}[2J".to_owned(), ..hello() }.encode_to_vec()),
+        ("hello", "bad-no-capacity", pb::Hello { capacity: None, ..hello() }.encode_to_vec()),
         ("hello", "bad-empty", Vec::new()),
         ("agent_message", "good-hello", from_agent(Agent::Hello(hello()))),
         ("agent_message", "good-hello-holding", from_agent(Agent::Hello(holding))),
         ("agent_message", "good-leaving", leaving("told to end".to_owned())),
         ("agent_message", "bad-leaving", leaving("x".repeat(proto::limits::TEXT_BYTES_MAX + 1))),
-        ("agent_message", "good-probed", from_agent(Agent::Probed(wire::Probed { results: vec![found] }))),
+        ("agent_message", "good-probed", from_agent(Agent::Probed(pb::Probed { results: vec![found] }))),
         ("agent_message", "good-progress", from_agent(Agent::Progress(progress))),
         ("agent_message", "good-report", from_agent(Agent::Report(report(3)))),
         ("agent_message", "good-records", from_agent(Agent::Records(chunk(both)))),
         (
             "agent_message",
             "good-surveyed",
-            from_agent(Agent::Surveyed(wire::Surveyed { number: 1, capacity: capacity() })),
+            from_agent(Agent::Surveyed(pb::Surveyed { number: 1, capacity: capacity() })),
         ),
-        ("agent_message", "good-pong", from_agent(Agent::Pong(wire::Pong { sequence: 1, agent_us: 5 }))),
+        ("agent_message", "good-pong", from_agent(Agent::Pong(pb::Pong { sequence: 1, agent_us: 5 }))),
         ("agent_message", "bad-ledger", from_agent(Agent::Report(report(4)))),
         ("agent_message", "bad-record", from_agent(Agent::Records(chunk(vec![unlived])))),
         ("coordinator_message", "good-welcome", from_coordinator(Coordinator::Welcome(welcome))),
@@ -255,7 +254,7 @@ fn all() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         (
             "coordinator_message",
             "good-go",
-            from_coordinator(Coordinator::Go(wire::Go { attempt: attempt(), start_at_us: 9 })),
+            from_coordinator(Coordinator::Go(pb::Go { attempt: attempt(), start_at_us: 9 })),
         ),
         ("coordinator_message", "good-resend", from_coordinator(Coordinator::Resend(resend))),
         ("coordinator_message", "bad-resend-too-many", from_coordinator(Coordinator::Resend(too_many))),
@@ -264,7 +263,7 @@ fn all() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         (
             "coordinator_message",
             "bad-bounds",
-            from_coordinator(Coordinator::Prepare(wire::Prepare { bounds: Some(endless), ..prepare() })),
+            from_coordinator(Coordinator::Prepare(pb::Prepare { bounds: Some(endless), ..prepare() })),
         ),
         ("histograms", "good-empty", histogram(&[], Bounds::STANDARD)),
         ("histograms", "good-values", histogram(&[0, 1, 2_000, 150_000, 3_600_000_000], Bounds::STANDARD)),

@@ -102,7 +102,7 @@ impl Machine {
                 agent_index,
                 agent_count,
                 bounds: plan.bounds(),
-                wire: plan.measure.wire,
+                kernel_timestamps: plan.measure.wire,
                 clock_step_us_max: plan.measure.max_clock_error_us,
                 in_flight_max: allotment.in_flight_max,
             };
