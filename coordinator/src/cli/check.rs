@@ -130,7 +130,7 @@ fn needs(plan: &Plan) -> String {
     )
 }
 
-/// RunSource the proxies in front of the servers carry of it.
+/// What the proxies in front of the servers carry of it.
 fn proxies(plan: &Plan) -> String {
     let (Some(balancer), urls) = (&plan.server.balancer, plan.target.urls.len() as u64) else { return String::new() };
     let largest = plan.grid.batch_sizes.iter().copied().max().unwrap_or(0);

@@ -21,7 +21,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::exit;
 use crate::store::fault::Faults;
-use crate::{children, plan::template::TEMPLATE};
+use crate::{children, plan::schema};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -196,7 +196,7 @@ struct PlanArgs {
     #[arg(long, value_name = "N,N", value_delimiter = ',', value_parser = sessions, aliases = ["batch-size", "batch-size-grid", "requests", "requests-grid"])]
     batch_sizes: Vec<u64>,
 
-    /// RunSource each step asks the server to wait, seconds (grid.wait_seconds)
+    /// What each step asks the server to wait, seconds (grid.wait_seconds)
     #[arg(long, value_name = "SECONDS,SECONDS", value_delimiter = ',', value_parser = seconds, alias = "wait-grid")]
     wait: Vec<f64>,
 
@@ -316,7 +316,7 @@ pub fn main_from(args: Vec<OsString>) -> ExitCode {
         Command::Identity { command } => identity::run(&command, talk),
         Command::Report(args) => report::run(&args, talk),
         Command::Log(args) => log::run(&args, talk),
-        Command::Plan { command: PlanCommand::Init } => print(TEMPLATE),
+        Command::Plan { command: PlanCommand::Init } => print(&schema::template()),
         Command::Completions(args) => shell::completions(&args),
         Command::Man(args) => shell::man(&args),
     };

@@ -203,7 +203,7 @@ pub(super) struct Prepared {
     pub(super) metadata: RunMetadata,
     pub(super) history: History,
     pub(super) cells: CellHistograms,
-    /// RunSource was cut off of the results that are taken up again.
+    /// What was cut off of the results that are taken up again.
     pub(super) notes: Vec<String>,
 }
 

@@ -238,7 +238,7 @@ fn conclude(
     Ok(code)
 }
 
-/// RunSource a person types to start `agents` agents on other machines.
+/// What a person types to start `agents` agents on other machines.
 fn how_to_start(agents: u32, address: SocketAddr, flags: &str) -> String {
     // Whoever started this starts them too.
     if slurm::variable("MUSTER_AGENTS_COME").is_some() {
@@ -263,7 +263,7 @@ fn how_to_start(agents: u32, address: SocketAddr, flags: &str) -> String {
 fn agent_beside_this() -> String {
     let beside = std::env::current_exe().ok().map(|path| path.with_file_name("agent")).filter(|path| path.is_file());
     let plain = |c: char| c.is_ascii_alphanumeric() || "/-_.+".contains(c);
-    // RunSource a shell would take apart is left to PATH.
+    // What a shell would take apart is left to PATH.
     beside
         .map(|path| path.display().to_string())
         .filter(|path| path.chars().all(plain))

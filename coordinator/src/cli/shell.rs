@@ -94,7 +94,7 @@ fn below(command: &Command, name: &str, dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// RunSource stands below the options is in lines that must stay as they are: examples are copied.
+/// What stands below the options is in lines that must stay as they are: examples are copied.
 fn page(command: &Command, name: &str) -> io::Result<Vec<u8>> {
     let man = clap_mangen::Man::new(command.clone()).title(name);
     let mut page = Vec::new();

@@ -7,7 +7,7 @@ use toml::Value;
 
 use super::{ModeArg, PlanArgs, Problem};
 use crate::exit;
-use crate::plan::parse::{Fault, Layer, Shape};
+use crate::plan::layers::{Fault, FaultKind, Layer, Shape};
 use crate::plan::{Plan, check::check};
 
 /// A plan, and where relative paths in it start.
@@ -62,9 +62,8 @@ pub(super) fn plan(args: &PlanArgs, output: Option<&Path>) -> Result<Loaded, Pro
             }
             // With urls of its own the plan needs no connection file: a server that is not up yet is no fault.
             Err(_) if layers.iter().any(|layer| layer.find_urls()) => {}
-            Err(error) => faults.push(Fault::general(
+            Err(error) => faults.push(Fault::connection(
                 &path.display().to_string(),
-                "server.connection",
                 format!(
                     "{error}; start the server with its deploy script, which writes this file, or give --target URL"
                 ),
@@ -72,7 +71,7 @@ pub(super) fn plan(args: &PlanArgs, output: Option<&Path>) -> Result<Loaded, Pro
         }
     }
     // With the connection file missing its urls are missing too, and one message says enough.
-    let unreadable = faults.iter().any(Fault::is_missing_connection);
+    let unreadable = faults.iter().any(|fault| fault.is(FaultKind::Connection));
     match check(&layers, faults) {
         Ok(plan) => Ok(Loaded { plan, folder }),
         Err(faults) => {

@@ -33,7 +33,7 @@ const STREAMS_MAX: usize = AGENTS_MAX + 256;
 /// Streams in one connection: one of orders, one of heartbeats, one to spare.
 const STREAMS_A_CONNECTION: u32 = 3;
 
-/// RunSource the event loop hears.
+/// What the event loop hears.
 #[derive(Debug)]
 pub enum Incoming {
     /// With the way back to it.

@@ -8,7 +8,7 @@ use proto::{Metric, Mode};
 use crate::report::overview::infrastructures;
 use crate::report::published::{Published, PublishedTable, latest};
 use crate::report::table::Table;
-use crate::report::tables::{p99, success};
+use crate::report::wording::{p99_text, success};
 use crate::results::batch::Summary;
 use crate::results::cells::{Cell, Grid};
 use crate::results::run::Run;
@@ -152,7 +152,7 @@ pub fn by_batch(runs: &[Run]) -> Vec<(&'static str, Table)> {
     }
     type Of = fn(&Cell<'_>) -> String;
     let per_second: Of = |cell| if cell.succeeded() == 0 { "-".to_owned() } else { rate(cell.rps()) };
-    let tables: [(&'static str, Of); 3] = [("Success Rate", success), ("p99 Latency", p99), ("RPS", per_second)];
+    let tables: [(&'static str, Of); 3] = [("Success Rate", success), ("p99 Latency", p99_text), ("RPS", per_second)];
     let header = || ["Mode", "wait_s", "Batch Size"].map(str::to_owned).into_iter().chain(runs.iter().map(Run::title));
     let sheet = |of: Of| {
         let mut sheet = Table::new(header(), 1..3 + runs.len());
@@ -185,8 +185,8 @@ pub fn protocols_by_size(run: &Run) -> Table {
                 ws.batch_size.to_string(),
                 success(ws),
                 success(http),
-                p99(ws),
-                p99(http),
+                p99_text(ws),
+                p99_text(http),
                 per_second(ws),
                 per_second(http),
             ]);
@@ -259,7 +259,7 @@ pub fn breakdown(runs: &[Run]) -> Table {
                 at(Metric::Step, 0.99),
                 at(Metric::Close, 0.99),
                 at(Metric::Total, 0.5),
-                p99(cell),
+                p99_text(cell),
                 at(Metric::Wire, 0.99),
             ]);
         }

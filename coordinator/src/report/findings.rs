@@ -6,9 +6,9 @@ use proto::{Metric, Mode};
 
 use crate::report::caveats;
 use crate::report::comparison;
-use crate::report::overview::per_core;
 use crate::report::scaling_notes::unstable;
-use crate::report::tables::{criterion, success};
+use crate::report::tables::criterion;
+use crate::report::wording::{per_core, success};
 use crate::results::batch::Summary;
 use crate::results::cells::{Cell, Done, Grid};
 use crate::results::run::Run;

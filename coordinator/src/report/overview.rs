@@ -6,8 +6,8 @@ use proto::Mode;
 
 use crate::report::published::{Published, PublishedTable, latest, of_batch};
 use crate::report::table::Table;
-use crate::report::tables::{p99, success};
 use crate::report::wording::status;
+use crate::report::wording::{p99_text, per_core, success};
 use crate::results::cells::Cell;
 use crate::results::run::{Client, Run, Status};
 use crate::text::{count, latency, rate, seconds_short};
@@ -51,18 +51,6 @@ impl OverviewRow {
             self.cores.map_or_else(|| "unknown".to_owned(), |cores| cores.to_string()),
             self.max.zip(self.cores).map_or_else(|| "-".to_owned(), |(max, cores)| per_core(max, cores)),
         ]
-    }
-}
-
-/// `256`, `170.7`, `0.021`
-#[must_use]
-#[expect(clippy::cast_precision_loss, reason = "for people")]
-pub fn per_core(max: u64, cores: u64) -> String {
-    let ratio = max as f64 / cores as f64;
-    match ratio {
-        _ if max.is_multiple_of(cores) => count(max / cores),
-        0.1.. => format!("{ratio:.1}"),
-        _ => format!("{ratio:.3}"),
     }
 }
 
@@ -167,7 +155,7 @@ pub fn side_by_side(run: &Run, published: &[Published]) -> (Table, Option<String
                 cell.batch_size.to_string(),
                 success(cell),
                 each_once(others.iter().map(|row| row.success.clone())),
-                p99(cell),
+                p99_text(cell),
                 each_once(others.iter().map(|row| row.p99_seconds.map_or_else(|| "-".to_owned(), published_seconds))),
                 if cell.succeeded() == 0 { "-".to_owned() } else { rate(cell.rps()) },
                 limits(run, cell),

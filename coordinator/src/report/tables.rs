@@ -4,11 +4,11 @@ use proto::Mode;
 
 use crate::plan::Plan;
 use crate::report::caveats;
-use crate::report::overview::per_core;
 use crate::report::scaling_notes::{Place, note, unstable};
 use crate::report::table::Table;
+use crate::report::wording::{p99_text, per_core, success};
 use crate::results::cells::{Cell, CellHistograms, Done, Grid};
-use crate::text::{count, latency, percent, rate, seconds_short};
+use crate::text::{count, rate, seconds_short};
 
 /// Results summary, scaling behaviour and the one-line answer, as Markdown.
 #[must_use]
@@ -53,19 +53,7 @@ pub fn results_summary(plan: &Plan, grid: &Grid<'_>) -> Table {
 }
 
 fn of_cell(cell: &Cell<'_>) -> [String; 4] {
-    [cell.batch_size.to_string(), p99(cell), success(cell), rate(cell.rps())]
-}
-
-/// Pooled over the repetitions.
-#[must_use]
-pub fn success(cell: &Cell<'_>) -> String {
-    if cell.runs.is_empty() { "skipped".to_owned() } else { percent(cell.succeeded(), cell.planned()) }
-}
-
-/// From the repetitions' merged histogram.
-#[must_use]
-pub fn p99(cell: &Cell<'_>) -> String {
-    cell.p99_us.map_or_else(|| "-".to_owned(), latency)
+    [cell.batch_size.to_string(), p99_text(cell), success(cell), rate(cell.rps())]
 }
 
 /// Of each mode at its smallest wait, as in the experiment log.
@@ -85,7 +73,7 @@ pub fn scaling(plan: &Plan, grid: &Grid<'_>, line: &[Cell<'_>]) -> Table {
         let place = Place { is_max: max == Some(n), is_largest: n + 1 == line.len() };
         let rate =
             if unstable(cell) { format!("~{:.0}% (inconsistent)", cell.success_rate() * 100.0) } else { success(cell) };
-        sheet.row([cell.batch_size.to_string(), rate, p99(cell), note(plan, cell, place)]);
+        sheet.row([cell.batch_size.to_string(), rate, p99_text(cell), note(plan, cell, place)]);
     }
     sheet
 }

@@ -88,7 +88,7 @@ fn worth(run: &Run, cell: &Cell<'_>) -> String {
     if cell.runs.is_empty() {
         return "skipped".to_owned();
     }
-    let success = super::tables::success(cell);
+    let success = crate::report::wording::success(cell);
     if !run.judged() {
         return format!("{success}: not judged");
     }

@@ -1,9 +1,10 @@
-//! How a run is called in tables, pages and log entries.
+//! How a run, a cell and their numbers are put in tables, pages and log entries.
 
 use proto::Launch;
 
+use crate::results::cells::Cell;
 use crate::results::run::{Client, Run, Status};
-use crate::text::seconds_short;
+use crate::text::{count, latency, percent, seconds_short};
 
 impl Run {
     /// How sessions were started, if not all at once.
@@ -53,6 +54,30 @@ pub fn status(status: Status) -> &'static str {
         Status::Unknown => "❓ Unknown",
         Status::Running => "⏳ Running",
     }
+}
+
+/// Sessions per core: `256`, `170.7`, `0.021`.
+#[must_use]
+#[expect(clippy::cast_precision_loss, reason = "for people")]
+pub fn per_core(max: u64, cores: u64) -> String {
+    let ratio = max as f64 / cores as f64;
+    match ratio {
+        _ if max.is_multiple_of(cores) => count(max / cores),
+        0.1.. => format!("{ratio:.1}"),
+        _ => format!("{ratio:.3}"),
+    }
+}
+
+/// The success rate of a cell, pooled over its repetitions.
+#[must_use]
+pub fn success(cell: &Cell<'_>) -> String {
+    if cell.runs.is_empty() { "skipped".to_owned() } else { percent(cell.succeeded(), cell.planned()) }
+}
+
+/// The p99 of a cell, from the merged histogram of its repetitions.
+#[must_use]
+pub fn p99_text(cell: &Cell<'_>) -> String {
+    cell.p99_us.map_or_else(|| "-".to_owned(), latency)
 }
 
 #[cfg(test)]

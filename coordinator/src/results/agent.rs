@@ -4,7 +4,7 @@ use hdrhistogram::Histogram;
 use proto::{Ledger, Vitals, WireState};
 use serde::{Deserialize, Serialize};
 
-use crate::results::attempt::Row;
+use crate::results::row::Row;
 
 /// What one agent contributed.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]

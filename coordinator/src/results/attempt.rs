@@ -1,17 +1,9 @@
 //! An attempt at a batch: its rows, one a planned session, and what they add up to.
 
-use std::sync::Arc;
-
-use proto::{AttemptId, HistogramSet, SessionRecord};
+use proto::{AttemptId, HistogramSet};
 
 use crate::results::batch::Summary;
-
-/// A record and whose it is.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Row {
-    pub agent: Arc<str>,
-    pub record: SessionRecord,
-}
+use crate::results::row::Row;
 
 /// An attempt that is over, ready to be stored.
 #[derive(Debug, Clone)]

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::plan::expand::Batch;
 use crate::results::agent::{AgentResult, p99};
-use crate::results::attempt::Row;
+use crate::results::row::Row;
 use crate::results::tally::Tally;
 use crate::results::verdict::Verdict;
 

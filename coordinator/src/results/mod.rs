@@ -10,6 +10,7 @@ pub mod cells;
 pub mod end;
 pub mod history;
 pub mod metadata;
+pub mod row;
 pub mod run;
 mod tally;
 pub mod timeline;

@@ -14,8 +14,9 @@ use super::upload::{Share, ShareProgress};
 use crate::plan::Plan;
 use crate::plan::expand::Batch;
 use crate::results::agent::AgentResult;
-use crate::results::attempt::{FinishedAttempt, Row};
+use crate::results::attempt::FinishedAttempt;
 use crate::results::batch::{Context, Summary};
+use crate::results::row::Row;
 
 /// What arrived of an attempt of which nothing more is expected.
 #[derive(Debug)]

@@ -12,16 +12,19 @@
 //! done; nothing here reads a clock or waits. An attempt that lost an agent is never patched up: it is repeated, or kept and
 //! marked, or ends the run.
 
+mod agent;
 mod attempt;
 mod batches;
 mod clocks;
+mod cursor;
 mod membership;
 mod phase;
 mod preflight;
+mod recheck;
 mod round;
+mod running;
 mod stop;
 mod survey;
-mod target_check;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -31,8 +34,8 @@ use jiff::Timestamp;
 use proto::message::Hello;
 use proto::{FromAgent, FromCoordinator, Mode, PlanHash, RunId};
 
-use self::batches::Cursor;
-use self::membership::Agent;
+use self::agent::Agent;
+use self::cursor::Cursor;
 use self::phase::Phase;
 use self::stop::{Stop, StopReason};
 use super::events::RunEvent;

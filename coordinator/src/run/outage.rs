@@ -15,7 +15,7 @@ use proto::message::{ProbeResult, Served};
 use proto::{FailureKind, Outcome, Phase, SessionRecord};
 
 use super::side::{same_age, silence_us};
-use crate::results::attempt::Row;
+use crate::results::row::Row;
 use crate::results::verdict::Outage;
 use crate::text::{count, latency};
 

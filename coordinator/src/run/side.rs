@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use proto::{FailureKind, Outcome, SessionRecord};
 
 use crate::results::agent::AgentResult;
-use crate::results::attempt::Row;
+use crate::results::row::Row;
 
 /// Whose doing an ending was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -12,8 +12,8 @@ mod words;
 
 use crate::plan::Plan;
 use crate::results::agent::p99;
-use crate::results::attempt::Row;
 use crate::results::batch::Summary;
+use crate::results::row::Row;
 use crate::results::verdict::{Bottleneck, Outage, Validity, Verdict};
 use crate::run::side::sides;
 use crate::text::{count, latency};

@@ -13,7 +13,7 @@ use serde_json::Map;
 use sha2::{Digest as _, Sha256};
 
 use super::SUMMARY;
-use super::read::ReadError;
+use super::read_error::{ReadError, again};
 use super::schema::columns::Line;
 use super::schema::number::JsonSeconds;
 use super::schema::raw;
@@ -130,7 +130,7 @@ pub(super) fn read(dir: &Path) -> Result<Run, ReadError> {
         // The script leaves a summary of what it finished, and nothing of how it ended.
         status: if ours { Status::Unknown } else { Status::Complete },
         failure: None,
-        again: super::read::again(dir),
+        again: again(dir),
         id: id_of(&infrastructure(dir), &path),
         started,
         ended: Some(ended),

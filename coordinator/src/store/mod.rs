@@ -9,6 +9,7 @@ pub mod folder;
 pub mod hlog;
 pub mod legacy;
 pub mod read;
+mod read_error;
 pub mod resume;
 pub mod schema;
 mod session_intervals;

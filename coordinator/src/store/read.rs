@@ -8,10 +8,11 @@ use std::path::{Path, PathBuf};
 use hdrhistogram::Histogram;
 use proto::Metric;
 
+use super::read_error::{ReadError, again};
 use super::schema::format::Head;
 use super::schema::journal::{Entry, Journal};
 use super::schema::run_json::RunJson;
-use super::{FORMAT, HISTOGRAMS, JOURNAL, RUN, SUMMARY, hlog, legacy, raw_name, session_intervals, tag};
+use super::{HISTOGRAMS, JOURNAL, RUN, SUMMARY, hlog, legacy, raw_name, session_intervals, tag};
 use crate::plan::Plan;
 use crate::plan::expand::Batch;
 use crate::results::batch::Summary;
@@ -22,37 +23,6 @@ use crate::results::timeline::BatchTimeline;
 /// Of the cells that are shown in detail.
 const DETAILS: [Metric; 7] =
     [Metric::Connect, Metric::Reset, Metric::Step, Metric::Close, Metric::Response, Metric::Wire, Metric::LaunchLag];
-
-/// Why there is nothing to report.
-#[derive(Debug, thiserror::Error)]
-pub enum ReadError {
-    #[error(
-        "{dir}: there is neither a {RUN} nor a {SUMMARY}: it is no results folder; give the one that the run printed \
-         (its last line), or one with a {SUMMARY} of the Python script{}", inside(.below)
-    )]
-    NoRun { dir: PathBuf, below: Vec<PathBuf> },
-    #[error("{0} does not exist; a run prints its results folder first and last")]
-    Missing(PathBuf),
-    #[error("{0} is a file; give the results folder that it lies in")]
-    File(PathBuf),
-    #[error("{path}: {problem}")]
-    Unreadable { path: PathBuf, problem: String },
-    #[error(
-        "{path} is of format {format}, written by version {version}; this is version {own} and reads up to format {FORMAT}: report \
-         it with version {version}, or keep its {SUMMARY} alone in a folder and give that",
-        own = proto::VERSION
-    )]
-    Format { path: PathBuf, format: u32, version: String },
-}
-
-/// Results folders that may have been meant.
-fn inside(below: &[PathBuf]) -> String {
-    if below.is_empty() {
-        return String::new();
-    }
-    let list: Vec<String> = below.iter().map(|path| path.display().to_string()).collect();
-    format!("; in it are {}", list.join(", "))
-}
 
 /// The results folders below this one, as many as one reads.
 fn below(dir: &Path) -> Vec<PathBuf> {
@@ -105,16 +75,6 @@ pub fn read(dir: &Path) -> Result<Run, ReadError> {
         }
         Err(error) => Err(ReadError::Unreadable { path, problem: error.to_string() }),
     }
-}
-
-/// What tells a folder from others of its day: `-2` of `2026-11-27-2`.
-pub(super) fn again(dir: &Path) -> String {
-    let name = dir.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    let rest = name.get(10..).unwrap_or_default();
-    let is_date = name.bytes().take(10).all(|c| c.is_ascii_digit() || c == b'-')
-        && name.starts_with(|c: char| c.is_ascii_digit());
-    let number = rest.strip_prefix('-').is_some_and(|n| !n.is_empty() && n.bytes().all(|c| c.is_ascii_digit()));
-    if is_date && number { rest.to_owned() } else { String::new() }
 }
 
 fn own(dir: &Path, text: &[u8]) -> Result<Run, ReadError> {

@@ -12,10 +12,10 @@ use super::*;
 use crate::plan::Plan;
 use crate::plan::check::plan_of;
 use crate::plan::expand::Batch;
-use crate::results::attempt::Row;
 use crate::results::batch::Context;
 use crate::results::metadata::RunMetadata;
 use crate::results::metadata::RunState;
+use crate::results::row::Row;
 use crate::results::run::Status;
 use crate::results::verdict::{Validity, Verdict};
 
@@ -206,7 +206,7 @@ proptest! {
 #[test]
 fn a_report_reads_what_is_there() {
     let dir = tempfile::tempdir().expect("dir");
-    assert!(matches!(read::read(dir.path()), Err(read::ReadError::NoRun { .. })));
+    assert!(matches!(read::read(dir.path()), Err(read_error::ReadError::NoRun { .. })));
     two_batches(dir.path(), "jsonl");
     let before = contents(dir.path());
     let run = read::read(dir.path()).expect("run");

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use coordinator::plan::Plan;
 use coordinator::plan::check::check;
-use coordinator::plan::parse::{Fault, Layer, Shape};
+use coordinator::plan::layers::{Fault, Layer, Shape};
 use proto::message::Probe;
 use proto::{FromCoordinator, PlanHash, Target, limits, pb};
 

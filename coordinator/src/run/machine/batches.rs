@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use proto::FromCoordinator;
 
+use super::cursor::Cursor;
 use super::phase::Phase;
 use super::stop::StopReason;
 use super::{Effect, Machine, Now};
@@ -12,41 +13,11 @@ use crate::plan::{OnLoss, OnRestart};
 use crate::results::attempt::FinishedAttempt;
 use crate::results::cells::{Done, failing_sizes};
 use crate::results::end::{End, Failure};
-use crate::results::history::History;
 use crate::results::verdict::Outage;
 use crate::run::collect::{Collected, Uploads};
 use crate::run::events::{Place, RunEvent};
 use crate::run::job::Job;
 use crate::run::verdict::{Fate, Treated};
-
-/// The batch that is next or under way, and the attempts at it.
-#[derive(Debug, Default)]
-pub(super) struct Cursor {
-    /// Index into the batches of the plan.
-    pub(super) next: usize,
-    /// Number of the attempt; attempts of earlier processes of the run count.
-    pub(super) attempt: u32,
-    /// Number of the first attempt by this process.
-    first_attempt: u32,
-    /// Attempts during which the server went away.
-    outages: u32,
-    /// Why earlier attempts did not count.
-    refused: Vec<String>,
-}
-
-impl Cursor {
-    pub(super) fn at(next: usize, batches: &[Batch], history: &History) -> Self {
-        let index = batches.get(next).map(|batch| batch.index);
-        let first_attempt = 1 + index.and_then(|index| history.refused.get(&index)).copied().unwrap_or(0);
-        let refused = index.and_then(|index| history.told.get(&index)).cloned().unwrap_or_default();
-        Self { next, attempt: first_attempt, first_attempt, outages: 0, refused }
-    }
-
-    /// Attempts by this process, the present one among them.
-    fn attempts(&self) -> u32 {
-        self.attempt + 1 - self.first_attempt
-    }
-}
 
 impl Machine {
     pub(super) fn next_batch(&mut self, now: Now) {

@@ -6,8 +6,9 @@ use proto::message::ProbeResult;
 
 use super::attempt::Attempt;
 use super::round::Round;
-use super::target_check::TargetCheck;
 use crate::plan::expand::Batch;
+use crate::run::collect::Collected;
+use crate::run::outage::After;
 
 /// Where the run is, with what belongs to that phase alone.
 #[derive(Debug)]
@@ -71,6 +72,14 @@ pub(super) enum Phase {
     Over,
     /// Between two phases: what it held has been taken out.
     Left(Step),
+}
+
+/// A batch that waits for what the agents find.
+#[derive(Debug)]
+pub(super) struct TargetCheck {
+    pub(super) collected: Box<Collected>,
+    pub(super) round: Round<Vec<ProbeResult>>,
+    pub(super) after: After,
 }
 
 /// A phase without what it holds.

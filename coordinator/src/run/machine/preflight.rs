@@ -6,7 +6,7 @@ use std::time::Duration;
 use proto::message::{Probe, ProbeResult};
 use proto::{FromCoordinator, Target};
 
-use super::membership::Standing;
+use super::agent::Standing;
 use super::phase::Phase;
 use super::round::Round;
 use super::{Effect, Machine, Now};

@@ -5,7 +5,7 @@ use std::time::Duration;
 use proto::limits::URLS_MAX;
 use proto::{AttemptId, Capacity, FromCoordinator, Launch, Mode};
 
-use super::membership::Standing;
+use super::agent::Standing;
 use super::phase::Phase;
 use super::round::Round;
 use super::{Machine, Now};

@@ -276,8 +276,8 @@ mod tests {
     use proto::{Bounds, HistogramSet, Outcome, SessionRecord};
 
     use super::*;
-    use crate::results::attempt::Row;
     use crate::results::batch::Context;
+    use crate::results::row::Row;
 
     fn row(opened: u64, ended: u64) -> Row {
         let mut record = SessionRecord::without_life(0, Outcome::Succeeded, String::new());

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::number::{JsonSeconds, ShortJsonSeconds};
 use crate::results::attempt::FinishedAttempt;
-use crate::results::attempt::Row;
+use crate::results::row::Row;
 use crate::text::rfc3339;
 
 /// A line, as it is written and read: the historical keys in their order, then ours. What is not deserialized nobody reads.

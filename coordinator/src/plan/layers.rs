@@ -6,7 +6,7 @@ use std::ops::Range;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::check::CONNECTION_TARGET_KEYS;
+use super::schema::CONNECTION_TARGET_KEYS;
 use crate::text::printable;
 
 /// A value and where it stands.
@@ -129,6 +129,20 @@ pub struct Fault {
     line_column: Option<(usize, usize)>,
     key: String,
     message: String,
+    kind: FaultKind,
+}
+
+/// What a fault is about, where that decides which others are worth telling.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum FaultKind {
+    /// The text is no TOML.
+    Syntax,
+    /// Something that must be there is not.
+    Missing,
+    /// The connection file can't be read.
+    Connection,
+    /// A value or a key is wrong.
+    Wrong,
 }
 
 impl fmt::Display for Fault {
@@ -160,6 +174,7 @@ impl Layer {
             line_column: None,
             key: String::new(),
             message: message.to_owned(),
+            kind: FaultKind::Wrong,
         };
         let Some((key, value)) = assignment.split_once('=') else {
             return Err(refuse("give SECTION.KEY=VALUE, for example grid.batch_sizes=[32,128]"));
@@ -191,7 +206,10 @@ impl Layer {
         let layer = Self { origin, shape, text: text.to_owned(), root: table(parsed.into_inner()) };
         let faults = errors
             .into_iter()
-            .map(|error| layer.fault(error.span(), "", error.message().trim().replace('\n', ", ")))
+            .map(|error| Fault {
+                kind: FaultKind::Syntax,
+                ..layer.fault(error.span(), "", error.message().trim().replace('\n', ", "))
+            })
             .collect();
         (layer, faults)
     }
@@ -202,7 +220,7 @@ impl Layer {
             Origin::File(name) => (name.clone(), span.map(|span| line_column(&self.text, span.start))),
             Origin::Flag(flag) => (flag.clone(), None),
         };
-        Fault { origin, line_column, key: key.to_owned(), message: message.into() }
+        Fault { origin, line_column, key: key.to_owned(), message: message.into(), kind: FaultKind::Wrong }
     }
 
     pub(super) fn is_file(&self) -> bool {
@@ -246,34 +264,42 @@ impl Layer {
 }
 
 impl Fault {
-    /// The connection file could not be read.
     #[must_use]
-    pub fn is_missing_connection(&self) -> bool {
-        self.key == "server.connection"
-    }
-
-    /// The text is no TOML.
-    #[must_use]
-    pub fn is_syntax(&self) -> bool {
-        self.key.is_empty() && self.line_column.is_some()
-    }
-
-    /// Something that must be there is not.
-    #[must_use]
-    pub fn is_missing(&self) -> bool {
-        self.line_column.is_none() && self.message.starts_with("missing;")
+    pub fn is(&self, kind: FaultKind) -> bool {
+        self.kind == kind
     }
 
     /// No urls were given anywhere.
     #[must_use]
     pub fn is_missing_urls(&self) -> bool {
-        self.key == "target.urls" && self.line_column.is_none()
+        self.is(FaultKind::Missing) && self.key == "target.urls"
+    }
+
+    /// The key is not there, and has to be. Named at the plan's file, if there is one.
+    #[must_use]
+    pub fn missing(file: Option<&Layer>, key: &str, message: &str) -> Self {
+        let fault = match file {
+            Some(layer) => layer.fault(None, key, message),
+            None => Self::general("the command line", key, message),
+        };
+        Self { kind: FaultKind::Missing, ..fault }
+    }
+
+    /// The connection file can't be read.
+    #[must_use]
+    pub fn connection(file: &str, message: impl Into<String>) -> Self {
+        Self { kind: FaultKind::Connection, ..Self::general(file, "server.connection", message) }
     }
 
     /// Something that concerns no single place of a layer.
-    #[must_use]
-    pub fn general(origin: &str, key: &str, message: impl Into<String>) -> Self {
-        Self { origin: origin.to_owned(), line_column: None, key: key.to_owned(), message: message.into() }
+    fn general(origin: &str, key: &str, message: impl Into<String>) -> Self {
+        Self {
+            origin: origin.to_owned(),
+            line_column: None,
+            key: key.to_owned(),
+            message: message.into(),
+            kind: FaultKind::Wrong,
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use proto::FromCoordinator;
 use proto::limits::PROBE_SESSIONS_MAX;
 use proto::message::{Probe, ProbeResult};
 
-use super::phase::Phase;
+use super::phase::{Phase, TargetCheck};
 use super::preflight::{PROBE_SLACK, has_spoken, not_ready};
 use super::round::Round;
 use super::stop::StopReason;
@@ -22,14 +22,6 @@ use crate::run::job::Job;
 use crate::run::outage::After;
 use crate::run::verdict::Fate;
 use crate::text::count;
-
-/// A batch that waits for what the agents find.
-#[derive(Debug)]
-pub(super) struct TargetCheck {
-    collected: Box<Collected>,
-    pub(super) round: Round<Vec<ProbeResult>>,
-    after: After,
-}
 
 /// Sessions to each address: several meet several workers of one server, and many meet many.
 const SESSIONS_MIN: usize = 8;
