@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::report::charts::{self, Extent};
 use crate::report::document::Document;
 use crate::report::figures::{Figure, png};
 use crate::report::{html, markdown};
@@ -51,7 +52,8 @@ pub fn figures(dir: &Path, figures: &[&Figure]) -> io::Result<Vec<PathBuf>> {
         let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
         let drawn = path.extension().is_some_and(|extension| extension == "svg" || extension == "png");
         // Only what has the name of a figure of some batch or mode: others may keep their own pictures here.
-        let of_ours = ["timeline-", "launch-", "spectrum-"].iter().any(|kind| stem.starts_with(kind));
+        let mut each = charts::FIGURES.iter().filter(|kind| kind.extent == Extent::EachOfRun);
+        let of_ours = each.any(|kind| stem.starts_with(kind.stem));
         if drawn && of_ours && !figures.iter().any(|figure| figure.name == stem) {
             fs::remove_file(&path).map_err(named(&path))?;
         }

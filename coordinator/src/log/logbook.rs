@@ -19,6 +19,7 @@ use sha2::{Digest as _, Sha256};
 use similar::{Algorithm, DiffOp, capture_diff_slices};
 
 use crate::report::overview::{COLUMNS, OverviewRow};
+use crate::report::wording::is_complete;
 
 const START: &str = "<!-- EXPERIMENT RUNS START -->";
 const HEADING: &str = "## Run: ";
@@ -411,7 +412,7 @@ fn refresh(lines: &mut Vec<String>, new: &NewEntry) -> Result<Overview, LogError
     let there = (first + 2..first + table).find(|n| cells(borrowed[*n]).first() == Some(&row.name));
     let old = there.map(|n| cells(borrowed[n])).unwrap_or_default();
     let date = old.get(2).cloned().unwrap_or_default();
-    let is_complete = |cells: &[String]| cells.get(1).is_some_and(|status| status.contains("Complete"));
+    let is_complete = |cells: &[String]| cells.get(1).is_some_and(|status| is_complete(status));
     let mut own: Vec<String> = row.cells().to_vec();
     if is_complete(&old) && !is_complete(&own) && date != row.date {
         return Ok(Overview::Complete);

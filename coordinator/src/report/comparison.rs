@@ -5,9 +5,10 @@ use std::fmt;
 
 use proto::{Metric, Mode};
 
+use crate::cells;
 use crate::report::overview::infrastructures;
 use crate::report::published::{Published, PublishedTable, latest};
-use crate::report::table::Table;
+use crate::report::table::{Table, TableCell};
 use crate::report::wording::{p99_text, success};
 use crate::results::batch::Summary;
 use crate::results::cells::{Cell, Grid};
@@ -150,16 +151,17 @@ pub fn by_batch(runs: &[Run]) -> Vec<(&'static str, Table)> {
     if cells.is_empty() {
         return Vec::new();
     }
-    type Of = fn(&Cell<'_>) -> String;
-    let per_second: Of = |cell| if cell.succeeded() == 0 { "-".to_owned() } else { rate(cell.rps()) };
-    let tables: [(&'static str, Of); 3] = [("Success Rate", success), ("p99 Latency", p99_text), ("RPS", per_second)];
+    type Of = fn(&Cell<'_>) -> TableCell;
+    let per_second: Of = |cell| if cell.succeeded() == 0 { "-".into() } else { rate(cell.rps()).into() };
+    let tables: [(&'static str, Of); 3] =
+        [("Success Rate", success), ("p99 Latency", |cell| p99_text(cell).into()), ("RPS", per_second)];
     let header = || ["Mode", "wait_s", "Batch Size"].map(str::to_owned).into_iter().chain(runs.iter().map(Run::title));
     let sheet = |of: Of| {
         let mut sheet = Table::new(header(), 1..3 + runs.len());
         for ((mode, wait_us, size), done) in &cells {
             let by_run = (0..runs.len())
-                .map(|n| done.iter().find(|(run, _)| *run == n).map_or_else(String::new, |(_, cell)| of(cell)));
-            sheet.row([mode.to_string(), seconds_short(*wait_us), size.to_string()].into_iter().chain(by_run));
+                .map(|n| done.iter().find(|(run, _)| *run == n).map_or_else(TableCell::default, |(_, cell)| of(cell)));
+            sheet.row(cells![mode.to_string(), seconds_short(*wait_us), size.to_string()].into_iter().chain(by_run));
         }
         sheet
     };
@@ -180,7 +182,7 @@ pub fn protocols_by_size(run: &Run) -> Table {
             let http = http.and_then(|line| line.iter().find(|cell| cell.batch_size == ws.batch_size));
             let Some(http) = http else { continue };
             let per_second = |cell: &Cell<'_>| if cell.succeeded() == 0 { "-".to_owned() } else { rate(cell.rps()) };
-            sheet.row([
+            sheet.row(cells![
                 seconds_short(*wait_us),
                 ws.batch_size.to_string(),
                 success(ws),

@@ -9,7 +9,7 @@ use crate::report::findings::observations;
 use crate::report::overview::{COMPARABLE, infrastructures, overview, published_row, side_by_side, unlimited};
 use crate::report::published::Published;
 use crate::report::table::Table;
-use crate::report::tables::{answer, results_summary, scalings};
+use crate::report::tables::{Answer, answer, results_summary, scalings};
 use crate::report::vitals::{AGENTS, BATCHES, VERDICTS, agents, batches, configuration, times, verdicts};
 use crate::results::run::{Run, Status};
 
@@ -20,7 +20,7 @@ pub enum Block {
     Heading(u8, String),
     Paragraph(String),
     /// The one thing that a reader came for.
-    Answer(String),
+    Answer(Answer),
     /// Something that keeps the numbers from being taken at face value.
     Warning(String),
     Bullets(Vec<String>),
@@ -60,7 +60,7 @@ pub fn of_run(run: &Run, published: &[Published]) -> Document {
     let mut to = Writer::default();
     to.warnings(run);
     to.heading(2, "Verdict");
-    to.put(Block::Answer(answer(&run.plan, &run.grid()).trim().to_owned()));
+    to.put(Block::Answer(answer(&run.plan, &run.grid())));
     for (mode, sheet) in verdicts(run) {
         to.heading(3, &format!("What the batches are worth ({mode})"));
         to.table(sheet);
@@ -114,7 +114,7 @@ pub fn of_runs(runs: &[Run], published: &[Published]) -> Document {
     for run in runs {
         to.heading(2, &run.title());
         to.warnings(run);
-        to.put(Block::Answer(answer(&run.plan, &run.grid()).trim().to_owned()));
+        to.put(Block::Answer(answer(&run.plan, &run.grid())));
         to.put(Block::Bullets(configuration(run)));
         to.numbers(run);
         to.beside(run, published);

@@ -15,7 +15,7 @@ pub fn render(document: &Document, figures: Figures<'_>) -> String {
             Block::Heading(_, title) if title == FIGURES && figures.is_none() => {}
             Block::Heading(level, title) => text.push_str(&format!("\n{} {title}\n", "#".repeat((*level).into()))),
             Block::Paragraph(line) => text.push_str(&format!("\n{}\n", plain(line))),
-            Block::Answer(line) => text.push_str(&format!("\n**{}**\n", plain(line))),
+            Block::Answer(answer) => text.push_str(&format!("\n**{}**\n", plain(&answer.to_string()))),
             Block::Warning(line) => text.push_str(&format!("\n> {}\n", plain(line))),
             Block::Bullets(lines) => {
                 text.push('\n');

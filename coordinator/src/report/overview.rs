@@ -1,13 +1,14 @@
 //! PURE: several runs in one table, beside what others have published.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proto::Mode;
 
+use crate::cells;
 use crate::report::published::{Published, PublishedTable, latest, of_batch};
-use crate::report::table::Table;
-use crate::report::wording::status;
-use crate::report::wording::{p99_text, per_core, success};
+use crate::report::table::{Badge, Table, TableCell};
+use crate::report::wording::{not_judged, p99_text, per_core, status, success};
+use crate::results::batch::Summary;
 use crate::results::cells::Cell;
 use crate::results::run::{Client, Run, Status};
 use crate::text::{count, latency, rate, seconds_short};
@@ -18,7 +19,7 @@ const THERE: &str = "published, Python script";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OverviewRow {
     pub name: String,
-    pub status: String,
+    pub status: Status,
     /// `YYYY-MM-DD`.
     pub date: String,
     pub max: Option<u64>,
@@ -34,7 +35,7 @@ impl OverviewRow {
     pub fn of(run: &Run) -> Self {
         Self {
             name: run.name(),
-            status: status(run.status).to_owned(),
+            status: run.status,
             date: run.date(),
             max: max_batch(run).map(|(size, _)| size),
             cores: run.plan.experiment.cores,
@@ -45,7 +46,7 @@ impl OverviewRow {
     pub fn cells(&self) -> [String; 6] {
         [
             self.name.clone(),
-            self.status.clone(),
+            status(self.status),
             self.date.clone(),
             self.max.map_or_else(|| "-".to_owned(), count),
             self.cores.map_or_else(|| "unknown".to_owned(), |cores| cores.to_string()),
@@ -90,7 +91,12 @@ pub fn overview(runs: &[Run], published: &[Published]) -> Table {
     // Who measured it is told where there is more than one.
     let mixed = !published.is_empty() || runs.iter().any(|run| run.client == Client::Script);
     let mut sheet = Table::new(COLUMNS.into_iter().chain(mixed.then_some("Measured by")), 3..6);
-    let mut add = |row: &OverviewRow, by: String| sheet.row(row.cells().into_iter().chain(mixed.then_some(by)));
+    let mut add = |row: &OverviewRow, by: String| {
+        let mut cells: Vec<TableCell> =
+            row.cells().into_iter().chain(mixed.then_some(by)).map(TableCell::from).collect();
+        cells[1] = Badge::from(row.status).into();
+        sheet.row(cells);
+    };
     for run in runs {
         let row = OverviewRow::of(run);
         add(&OverviewRow { name: format!("{}{}", row.name, run.again), ..row }, run.client());
@@ -98,7 +104,7 @@ pub fn overview(runs: &[Run], published: &[Published]) -> Table {
     for row in published {
         let published = OverviewRow {
             name: row.infrastructure.clone(),
-            status: status(Status::Complete).to_owned(),
+            status: Status::Complete,
             date: row.date.clone(),
             max: row.batch_size,
             cores: row.cores,
@@ -149,7 +155,7 @@ pub fn side_by_side(run: &Run, published: &[Published]) -> (Table, Option<String
                 continue;
             }
             dates.extend(others.iter().map(|row| row.date.as_str()));
-            sheet.row([
+            sheet.row(cells![
                 mode.to_string(),
                 seconds_short(*wait_us),
                 cell.batch_size.to_string(),
@@ -188,24 +194,26 @@ fn each_once(values: impl Iterator<Item = String>) -> String {
     if seen.is_empty() { "-".to_owned() } else { seen.join(", ") }
 }
 
-/// Who kept its repetitions from doing better.
+/// What limited the repetitions of a cell.
 #[must_use]
-pub fn limits(run: &Run, cell: &Cell<'_>) -> String {
-    all_of(run, cell, |summary| summary.verdict.limit.to_string())
+pub fn limits(run: &Run, cell: &Cell<'_>) -> TableCell {
+    all_of(run, cell, |summary| summary.verdict.limit.into())
 }
 
-/// What its repetitions are worth.
+/// What the repetitions of a cell can be used for.
 #[must_use]
-pub fn verdicts(run: &Run, cell: &Cell<'_>) -> String {
-    all_of(run, cell, |summary| summary.verdict.validity.to_string())
+pub fn verdicts(run: &Run, cell: &Cell<'_>) -> TableCell {
+    all_of(run, cell, |summary| summary.verdict.validity.into())
 }
 
-fn all_of(run: &Run, cell: &Cell<'_>, what: impl Fn(&crate::results::batch::Summary) -> String) -> String {
+/// Each of them once, in the order of their texts.
+fn all_of(run: &Run, cell: &Cell<'_>, what: impl Fn(&Summary) -> Badge) -> TableCell {
     if !run.judged() {
-        return "not judged".to_owned();
+        return not_judged().into();
     }
-    let all: BTreeSet<String> = cell.runs.iter().map(|summary| what(summary)).collect();
-    if all.is_empty() { "-".to_owned() } else { all.into_iter().collect::<Vec<_>>().join(", ") }
+    let all: BTreeMap<String, Badge> =
+        cell.runs.iter().map(|summary| what(summary)).map(|badge| (badge.text.clone(), badge)).collect();
+    if all.is_empty() { "-".into() } else { TableCell::badges("", all.into_values()) }
 }
 
 /// What may be read from one beside the other.

@@ -1,7 +1,85 @@
 //! PURE: a table before it is Markdown or HTML.
 
+use std::fmt;
+
 use comfy_table::CellAlignment;
 use comfy_table::presets::ASCII_MARKDOWN;
+
+/// How a badge is coloured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tone {
+    Good,
+    Doubt,
+    Bad,
+    Note,
+    Quiet,
+}
+
+/// A word that a page sets apart in colour. Its text says the same as its colour.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Badge {
+    /// Stands before the text where there is no colour; not every machine has a font with these signs.
+    pub sign: &'static str,
+    pub text: String,
+    pub tone: Tone,
+}
+
+impl Badge {
+    #[must_use]
+    pub fn new(text: impl Into<String>, tone: Tone) -> Self {
+        Self { sign: "", text: text.into(), tone }
+    }
+}
+
+/// A cell: text, and badges behind it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TableCell {
+    pub text: String,
+    pub badges: Vec<Badge>,
+}
+
+impl TableCell {
+    #[must_use]
+    pub fn badges(text: impl Into<String>, badges: impl IntoIterator<Item = Badge>) -> Self {
+        Self { text: text.into(), badges: badges.into_iter().collect() }
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.text.is_empty() && self.badges.is_empty()
+    }
+}
+
+impl<T: Into<String>> From<T> for TableCell {
+    fn from(text: T) -> Self {
+        Self { text: text.into(), badges: Vec::new() }
+    }
+}
+
+impl From<Badge> for TableCell {
+    fn from(badge: Badge) -> Self {
+        Self::badges("", [badge])
+    }
+}
+
+impl fmt::Display for TableCell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)?;
+        for (n, badge) in self.badges.iter().enumerate() {
+            let between = if n == 0 { "" } else { ", " };
+            write!(f, "{between}{}{}", badge.sign, badge.text)?;
+        }
+        Ok(())
+    }
+}
+
+/// Cells of different kinds as one row.
+#[macro_export]
+macro_rules! cells {
+    ($($cell:expr),* $(,)?) => {
+        [$($crate::report::table::TableCell::from($cell)),*]
+    };
+}
 
 /// Columns with their names, rows of text.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -11,7 +89,7 @@ pub struct Table {
     pub numbers: std::ops::Range<usize>,
     /// The last column is prose, which a page sets below its row.
     pub prose: bool,
-    pub rows: Vec<Vec<String>>,
+    pub rows: Vec<Vec<TableCell>>,
 }
 
 impl Table {
@@ -27,7 +105,7 @@ impl Table {
         Self { prose: true, ..self }
     }
 
-    pub fn row<T: Into<String>>(&mut self, cells: impl IntoIterator<Item = T>) {
+    pub fn row<T: Into<TableCell>>(&mut self, cells: impl IntoIterator<Item = T>) {
         self.rows.push(cells.into_iter().map(Into::into).collect());
     }
 
@@ -40,10 +118,9 @@ impl Table {
     #[must_use]
     pub fn markdown(&self) -> String {
         let mut table = comfy_table::Table::new();
-        let cells = |row: &[String]| row.iter().map(|cell| one_cell(cell)).collect::<Vec<_>>();
-        table.load_style(ASCII_MARKDOWN).set_header(cells(&self.header));
+        table.load_style(ASCII_MARKDOWN).set_header(self.header.iter().map(|name| one_cell(name)));
         for row in &self.rows {
-            table.add_row(cells(row));
+            table.add_row(row.iter().map(|cell| one_cell(&cell.to_string())));
         }
         for n in self.numbers.clone() {
             if let Some(column) = table.column_mut(n) {

@@ -1,11 +1,14 @@
 //! PURE: the tables that people read at the end of a run, in the words and columns of the experiment log.
 
+use std::fmt;
+
 use proto::Mode;
 
+use crate::cells;
 use crate::plan::Plan;
 use crate::report::caveats;
 use crate::report::scaling_notes::{Place, note, unstable};
-use crate::report::table::Table;
+use crate::report::table::{Table, TableCell};
 use crate::report::wording::{p99_text, per_core, success};
 use crate::results::cells::{Cell, CellHistograms, Done, Grid};
 use crate::text::{count, rate, seconds_short};
@@ -25,7 +28,7 @@ pub fn final_tables(plan: &Plan, results: &[Done], histograms: &CellHistograms) 
         text.push_str(&format!("\n{hosts}"));
     }
     text.push('\n');
-    text.push_str(&answer(plan, &grid));
+    text.push_str(&format!("{}\n", answer(plan, &grid)));
     text
 }
 
@@ -45,15 +48,15 @@ pub fn results_summary(plan: &Plan, grid: &Grid<'_>) -> Table {
         let [size, p99, success, rps] = match grid.max_batch(line) {
             Some(n) => of_cell(&line[n]),
             // Nothing met it: what the smallest did instead.
-            None => ["-".to_owned(), "-".to_owned(), line.first().map_or_else(String::new, success), "-".to_owned()],
+            None => cells!["-", "-", line.first().map(success).unwrap_or_default(), "-"],
         };
-        sheet.row([mode.to_string(), seconds_short(*wait_us), size, p99, success, rps]);
+        sheet.row(cells![mode.to_string(), seconds_short(*wait_us), size, p99, success, rps]);
     }
     sheet
 }
 
-fn of_cell(cell: &Cell<'_>) -> [String; 4] {
-    [cell.batch_size.to_string(), p99_text(cell), success(cell), rate(cell.rps())]
+fn of_cell(cell: &Cell<'_>) -> [TableCell; 4] {
+    cells![cell.batch_size.to_string(), p99_text(cell), success(cell), rate(cell.rps())]
 }
 
 /// Of each mode at its smallest wait, as in the experiment log.
@@ -71,42 +74,59 @@ pub fn scaling(plan: &Plan, grid: &Grid<'_>, line: &[Cell<'_>]) -> Table {
     let max = grid.max_batch(line);
     for (n, cell) in line.iter().enumerate() {
         let place = Place { is_max: max == Some(n), is_largest: n + 1 == line.len() };
-        let rate =
-            if unstable(cell) { format!("~{:.0}% (inconsistent)", cell.success_rate() * 100.0) } else { success(cell) };
-        sheet.row([cell.batch_size.to_string(), rate, p99_text(cell), note(plan, cell, place)]);
+        let rate = if unstable(cell) {
+            TableCell::from(format!("~{:.0}% (inconsistent)", cell.success_rate() * 100.0))
+        } else {
+            success(cell)
+        };
+        sheet.row(cells![cell.batch_size.to_string(), rate, p99_text(cell), note(plan, cell, place)]);
     }
     sheet
 }
 
-/// `largest batch at 95 %   wait 1.0 s: 16,384   wait 5.0 s: 8,192   170.7 per core`
+/// What the run found. As text: `largest batch at 95 %   wait 1.0 s: 16,384   wait 5.0 s: 8,192      170.7 per core`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// The criterion, and one part for each mode and wait.
+    pub parts: Vec<String>,
+    pub per_core: Option<String>,
+}
+
+impl fmt::Display for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.parts.join("   "))?;
+        self.per_core.as_ref().map_or(Ok(()), |per_core| write!(f, "      {per_core}"))
+    }
+}
+
 #[must_use]
-pub fn answer(plan: &Plan, grid: &Grid<'_>) -> String {
-    let mut text = format!("largest batch at {} %", criterion(plan));
+pub fn answer(plan: &Plan, grid: &Grid<'_>) -> Answer {
+    let mut parts = vec![format!("largest batch at {} %", criterion(plan))];
     if grid.lines.is_empty() {
-        text.push_str("   none was measured");
+        parts.push("none was measured".to_owned());
     }
     let modes = plan.target.mode.list();
     for ((mode, wait_us), line) in &grid.lines {
         let size = grid.max_batch(line).map(|n| line[n].batch_size);
         let reliable = grid.reliable(line);
         let name = if modes.len() > 1 { format!("{mode} ") } else { String::new() };
-        text.push_str(&format!("   {name}wait {} s: ", seconds_short(*wait_us)));
-        text.push_str(&size.map_or_else(|| "none".to_owned(), count));
+        let mut part = format!("{name}wait {} s: ", seconds_short(*wait_us));
+        part.push_str(&size.map_or_else(|| "none".to_owned(), count));
         if size.is_some() && size != reliable {
-            text.push_str(&match reliable {
+            part.push_str(&match reliable {
                 None => " (not in every repetition)".to_owned(),
                 Some(reliable) => format!(" (in every repetition: {})", count(reliable)),
             });
         }
+        parts.push(part);
     }
     let first = grid.lines.iter().find(|((mode, _), _)| *mode == modes.first().copied().unwrap_or(Mode::Ws));
     let best = first.and_then(|(_, line)| grid.max_batch(line).map(|n| line[n].batch_size));
-    if let (Some(cores), Some(best)) = (plan.experiment.cores, best) {
+    let per_core = plan.experiment.cores.zip(best).map(|(cores, best)| {
         let of = if modes.len() > 1 { format!(" ({})", modes[0]) } else { String::new() };
-        text.push_str(&format!("      {} per core{of}", per_core(best, cores)));
-    }
-    text.push('\n');
-    text
+        format!("{} per core{of}", per_core(best, cores))
+    });
+    Answer { parts, per_core }
 }
 
 #[cfg(test)]

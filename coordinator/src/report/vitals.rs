@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use proto::Mode;
 use serde_json::Value;
 
-use crate::report::table::Table;
+use crate::cells;
+use crate::report::table::{Badge, Table, TableCell};
+use crate::report::wording::{not_judged, skipped, success};
 use crate::results::agent::AgentResult;
 use crate::results::batch::Summary;
 use crate::results::cells::{Cell, Done};
@@ -41,12 +43,13 @@ pub fn batches(run: &Run) -> Table {
     let mut sheet = Table::new(header, 1..17).with_prose();
     for done in &run.results {
         let b = done.batch();
-        let head = [b.mode.to_string(), b.batch_size.to_string(), seconds_short(b.wait_us), b.repetition.to_string()];
+        let head =
+            cells![b.mode.to_string(), b.batch_size.to_string(), seconds_short(b.wait_us), b.repetition.to_string()];
         let rest = match done {
             Done::Ran(summary) => of_batch(run, summary),
             Done::Skipped { why, .. } => {
-                let mut rest = vec![String::new(); 16];
-                (rest[0], rest[13], rest[15]) = ("skipped".to_owned(), "-".to_owned(), why.clone());
+                let mut rest = vec![TableCell::default(); 16];
+                (rest[0], rest[13], rest[15]) = (skipped().into(), "-".into(), why.as_str().into());
                 rest
             }
         };
@@ -66,10 +69,12 @@ pub fn verdicts(run: &Run) -> Vec<(Mode, Table)> {
         let mut sheet = Table::new(std::iter::once("Batch Size".to_owned()).chain(columns), 0..1);
         let sizes: BTreeSet<u64> = lines.iter().flat_map(|(_, line)| line.iter().map(|cell| cell.batch_size)).collect();
         for size in sizes {
-            let worth = lines.iter().map(|(_, line)| {
-                line.iter().find(|cell| cell.batch_size == size).map_or_else(String::new, |cell| worth(run, cell))
+            let verdicts = lines.iter().map(|(_, line)| {
+                line.iter()
+                    .find(|cell| cell.batch_size == size)
+                    .map_or_else(TableCell::default, |cell| verdict(run, cell))
             });
-            sheet.row(std::iter::once(size.to_string()).chain(worth));
+            sheet.row(cells![size.to_string()].into_iter().chain(verdicts));
         }
         sheet
     };
@@ -83,32 +88,36 @@ pub fn verdicts(run: &Run) -> Vec<(Mode, Table)> {
         .collect()
 }
 
-/// `100%: valid`, or `39.1%: valid · server ×2, degraded`.
-fn worth(run: &Run, cell: &Cell<'_>) -> String {
+/// `100%: valid`, or `39.1%: valid · server ×2, degraded ×1`.
+fn verdict(run: &Run, cell: &Cell<'_>) -> TableCell {
+    let success = success(cell);
     if cell.runs.is_empty() {
-        return "skipped".to_owned();
+        return success;
     }
-    let success = crate::report::wording::success(cell);
+    let head = format!("{success}: ");
     if !run.judged() {
-        return format!("{success}: not judged");
+        return TableCell::badges(head, [not_judged()]);
     }
     let mut counts: BTreeMap<(Validity, bool), usize> = BTreeMap::new();
     for summary in &cell.runs {
         let verdict = &summary.verdict;
         *counts.entry((verdict.validity, verdict.limit == Bottleneck::Server)).or_default() += 1;
     }
-    let parts = counts.iter().map(|((worth, server), n)| {
-        let server = if *server { " · server" } else { "" };
-        if counts.len() == 1 { format!("{worth}{server}") } else { format!("{worth}{server} ×{n}") }
+    let several = counts.len() > 1;
+    let badges = counts.into_iter().map(|((validity, server), n)| {
+        let badge = Badge::from(validity);
+        let server = if server { " · server" } else { "" };
+        let times = if several { format!(" ×{n}") } else { String::new() };
+        Badge { text: format!("{}{server}{times}", badge.text), ..badge }
     });
-    format!("{success}: {}", parts.collect::<Vec<_>>().join(", "))
+    TableCell::badges(head, badges)
 }
 
-fn of_batch(run: &Run, summary: &Summary) -> Vec<String> {
+fn of_batch(run: &Run, summary: &Summary) -> Vec<TableCell> {
     let l = &summary.ledger;
     let some = |us: u64| if l.succeeded == 0 { "-".to_owned() } else { latency(us) };
-    let judged = |text: String| if run.judged() { text } else { "not judged".to_owned() };
-    vec![
+    let judged = |badge: Badge| if run.judged() { badge } else { not_judged() };
+    cells![
         percent(l.succeeded, l.planned),
         some(summary.total.p50_us),
         some(summary.total.p99_us),
@@ -122,10 +131,11 @@ fn of_batch(run: &Run, summary: &Summary) -> Vec<String> {
         per_worker(summary),
         summary.unique_hosts().to_string(),
         if run.judged() { summary.agents.to_string() } else { "-".to_owned() },
-        judged(summary.verdict.validity.to_string()),
-        judged(summary.verdict.limit.to_string()),
+        judged(summary.verdict.validity.into()),
+        judged(summary.verdict.limit.into()),
         summary.verdict.reasons.join("; "),
     ]
+    .into()
 }
 
 /// `-`, where it is not known.

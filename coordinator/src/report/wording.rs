@@ -2,8 +2,10 @@
 
 use proto::Launch;
 
+use crate::report::table::{Badge, TableCell, Tone};
 use crate::results::cells::Cell;
 use crate::results::run::{Client, Run, Status};
+use crate::results::verdict::{Bottleneck, Validity};
 use crate::text::{count, latency, percent, seconds_short};
 
 impl Run {
@@ -44,16 +46,11 @@ impl Run {
     }
 }
 
-/// `complete` as the experiment log writes it.
+/// A status as the experiment log writes it.
 #[must_use]
-pub fn status(status: Status) -> &'static str {
-    match status {
-        Status::Complete => "✅ Complete",
-        Status::Interrupted => "⏸ Interrupted",
-        Status::Failed => "❌ Failed",
-        Status::Unknown => "❓ Unknown",
-        Status::Running => "⏳ Running",
-    }
+pub fn status(status: Status) -> String {
+    let badge = Badge::from(status);
+    format!("{}{}", badge.sign, badge.text)
 }
 
 /// Sessions per core: `256`, `170.7`, `0.021`.
@@ -70,8 +67,65 @@ pub fn per_core(max: u64, cores: u64) -> String {
 
 /// The success rate of a cell, pooled over its repetitions.
 #[must_use]
-pub fn success(cell: &Cell<'_>) -> String {
-    if cell.runs.is_empty() { "skipped".to_owned() } else { percent(cell.succeeded(), cell.planned()) }
+pub fn success(cell: &Cell<'_>) -> TableCell {
+    if cell.runs.is_empty() { skipped().into() } else { percent(cell.succeeded(), cell.planned()).into() }
+}
+
+#[must_use]
+pub fn skipped() -> Badge {
+    Badge::new("skipped", Tone::Quiet)
+}
+
+/// A batch of a client that makes no verdicts.
+#[must_use]
+pub fn not_judged() -> Badge {
+    Badge::new("not judged", Tone::Quiet)
+}
+
+impl From<Validity> for Badge {
+    fn from(validity: Validity) -> Self {
+        Self::new(
+            validity.to_string(),
+            match validity {
+                Validity::Valid => Tone::Good,
+                Validity::GeneratorLimited => Tone::Doubt,
+                Validity::Degraded | Validity::Invalid => Tone::Bad,
+            },
+        )
+    }
+}
+
+impl From<Bottleneck> for Badge {
+    fn from(bottleneck: Bottleneck) -> Self {
+        Self::new(
+            bottleneck.to_string(),
+            match bottleneck {
+                Bottleneck::None => Tone::Good,
+                Bottleneck::Generator => Tone::Doubt,
+                Bottleneck::Server => Tone::Note,
+                Bottleneck::Unknown => Tone::Quiet,
+            },
+        )
+    }
+}
+
+impl From<Status> for Badge {
+    fn from(status: Status) -> Self {
+        let (sign, text, tone) = match status {
+            Status::Complete => ("✅ ", "Complete", Tone::Good),
+            Status::Interrupted => ("⏸ ", "Interrupted", Tone::Doubt),
+            Status::Failed => ("❌ ", "Failed", Tone::Bad),
+            Status::Running => ("⏳ ", "Running", Tone::Quiet),
+            Status::Unknown => ("❓ ", "Unknown", Tone::Quiet),
+        };
+        Self { sign, text: text.to_owned(), tone }
+    }
+}
+
+/// Whether a status in the experiment log, which people edit, says that the run is complete.
+#[must_use]
+pub fn is_complete(status: &str) -> bool {
+    status.contains("Complete")
 }
 
 /// The p99 of a cell, from the merged histogram of its repetitions.

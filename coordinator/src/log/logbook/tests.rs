@@ -1,11 +1,12 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::results::run::Status;
 
 fn new(id: &str, started: &str, name: &str, body: &str) -> NewEntry {
     let row = OverviewRow {
         name: name.to_owned(),
-        status: "✅ Complete".to_owned(),
+        status: Status::Complete,
         date: started[..10].to_owned(),
         max: Some(2_048),
         cores: Some(8),
@@ -83,7 +84,7 @@ fn the_overview_keeps_what_is_known_and_what_is_complete() {
     let row = after.text.lines().find(|line| line.starts_with("| local-docker")).expect("a row");
     assert_eq!(cells(row), ["local-docker", "✅ Complete", "2026-11-25", "512", "8", "64"]);
     let mut broken = new("3", "2026-11-26T10:00:00Z", "local-docker", "");
-    broken.row.status = "⏸ Interrupted".to_owned();
+    broken.row.status = Status::Interrupted;
     let kept = logged(&after.text, &broken);
     assert_eq!(kept.overview, Overview::Complete);
     assert!(kept.text.contains(row));

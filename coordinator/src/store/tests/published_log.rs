@@ -162,9 +162,12 @@ fn compare(run: &Run, rows: &[Row], differing: &mut Differing) {
         match row.table {
             PublishedTable::Summary => {
                 let place = format!("{}, Results Summary, {} {}", run.title(), row.mode, row.wait_seconds);
-                let own = summary.rows.iter().find(|own| own[0] == row.mode.to_string() && own[1] == row.wait_seconds);
+                let own = summary
+                    .rows
+                    .iter()
+                    .find(|own| own[0].to_string() == row.mode.to_string() && own[1].to_string() == row.wait_seconds);
                 let mut cell = |n: usize, column: &str, log: &str| {
-                    differing.compare(&place, column, log, own.map(|own| &own[n]));
+                    differing.compare(&place, column, log, own.map(|own| own[n].to_string()).as_ref());
                 };
                 cell(2, "Max Batch (95%+)", &size);
                 cell(3, "p99 Latency", &seconds(&row.p99_seconds));
@@ -178,9 +181,9 @@ fn compare(run: &Run, rows: &[Row], differing: &mut Differing) {
             PublishedTable::Scaling => {
                 let place = format!("{}, Scaling Behavior, {size}", run.title());
                 let (_, _, sheet) = scaling.iter().find(|(mode, _, _)| *mode == row.mode).expect("the mode's table");
-                let own = sheet.rows.iter().find(|own| own[0] == size);
+                let own = sheet.rows.iter().find(|own| own[0].to_string() == size);
                 let mut cell = |n: usize, column: &str, log: &str| {
-                    differing.compare(&place, column, log, own.map(|own| &own[n]));
+                    differing.compare(&place, column, log, own.map(|own| own[n].to_string()).as_ref());
                 };
                 cell(1, "Success Rate", &row.success);
                 cell(2, "p99 Latency", &seconds(&row.p99_seconds));
