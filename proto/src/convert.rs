@@ -1,22 +1,47 @@
-//! Between messages of the network and the domain. Decoding validates: whatever gets through is in range.
+//! Converts between messages of the network and the domain, and validates what comes from the network: whatever gets through
+//! is in range.
+//!
+//! Every message has one list of fields, in `orders` (from the coordinator) or `reports` (from an agent).
 
-mod basics;
 mod orders;
 mod reports;
-mod vitals;
+mod value;
 
-use uuid::Uuid;
+use std::time::Duration;
 
-use self::basics::{Checked, at_most, attempt, bytes, duration, invalid, mode, need, plan_hash, text, wire_mode};
-pub use self::basics::{Invalid, micros};
-use self::orders::{script, target};
-use crate::ids::RunId;
+use self::value::{Value, at_most};
 use crate::limits as max;
-use crate::message::{
-    FromAgent, FromCoordinator, Heartbeat, Pong, Probe, ProbeResult, Progress, RecordChunk, Refused, RefusedWhy,
-    Resend, Served, Welcome,
-};
+use crate::message::{FromAgent, FromCoordinator};
 use crate::pb;
+
+/// What is wrong with a message.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {problem}")]
+pub struct Invalid {
+    pub field: &'static str,
+    pub problem: String,
+}
+
+type Checked<T> = Result<T, Invalid>;
+
+fn invalid<T>(field: &'static str, problem: impl Into<String>) -> Checked<T> {
+    Err(Invalid { field, problem: problem.into() })
+}
+
+fn need<T>(field: &'static str, value: Option<T>) -> Checked<T> {
+    value.ok_or(Invalid { field, problem: "missing".to_owned() })
+}
+
+/// Decodes a field that must be there.
+fn required<T: Value>(field: &'static str, wire: Option<T::Wire>) -> Checked<T> {
+    T::decode(field, need(field, wire)?)
+}
+
+/// Microseconds of a duration; saturates (584,942 years).
+#[must_use]
+pub fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
 
 impl From<FromAgent> for pb::AgentMessage {
     fn from(message: FromAgent) -> Self {
@@ -24,44 +49,16 @@ impl From<FromAgent> for pb::AgentMessage {
         let body = match message {
             FromAgent::Hello(hello) => Body::Hello(hello.into()),
             FromAgent::Leaving(reason) => Body::Leaving(pb::Leaving { reason }),
-            FromAgent::Probed(results) => Body::Probed(pb::Probed {
-                results: results
-                    .into_iter()
-                    .map(|r| pb::ProbeResult {
-                        url: r.url,
-                        mode: wire_mode(r.mode),
-                        ready: r.ready,
-                        r#final: r.last_word,
-                        problem: r.problem,
-                        addresses: r.addresses,
-                        served_by: r
-                            .served_by
-                            .into_iter()
-                            .map(|one| pb::Served { host_url: one.host_url, pid: one.pid })
-                            .collect(),
-                        refused_connects: r.refused_connects,
-                    })
-                    .collect(),
-            }),
+            FromAgent::Probed(results) => Body::Probed(pb::Probed { results: results.encode() }),
             FromAgent::Armed(attempt) => Body::Armed(pb::Armed { attempt: Some(attempt.into()) }),
-            FromAgent::Progress(p) => Body::Progress(pb::Progress {
-                attempt: Some(p.attempt.into()),
-                launched: p.launched,
-                open: p.open,
-                succeeded: p.succeeded,
-                failed: p.failed,
-            }),
+            FromAgent::Progress(progress) => Body::Progress(progress.into()),
             FromAgent::Report(report) => Body::Report(report.into()),
-            FromAgent::Records(chunk) => Body::Records(pb::RecordChunk {
-                attempt: Some(chunk.attempt.into()),
-                sequence: chunk.sequence,
-                records: chunk.records.into_iter().map(Into::into).collect(),
-            }),
+            FromAgent::Records(chunk) => Body::Records(chunk.into()),
             FromAgent::Trouble { attempt, problem } => {
                 Body::Trouble(pb::Trouble { attempt: Some(attempt.into()), problem })
             }
             FromAgent::Goodbye(reason) => Body::Goodbye(pb::Goodbye { reason }),
-            FromAgent::Pong(Pong { sequence, agent_us }) => Body::Pong(pb::Pong { sequence, agent_us }),
+            FromAgent::Pong(pong) => Body::Pong(pong.into()),
             FromAgent::Surveyed { number, capacity } => {
                 Body::Surveyed(pb::Surveyed { number, capacity: Some(capacity.into()) })
             }
@@ -70,96 +67,32 @@ impl From<FromAgent> for pb::AgentMessage {
     }
 }
 
-fn served_by(value: Vec<pb::Served>) -> Checked<Vec<Served>> {
-    if value.len() > max::PROBE_SESSIONS_MAX as usize * max::URLS_MAX {
-        return invalid("results.served_by", "more than there were sessions");
-    }
-    let one = |one: pb::Served| {
-        let host_url = one.host_url.map(|host| text("results.served_by.host_url", host, max::TEXT_BYTES_MAX));
-        Ok(Served { host_url: host_url.transpose()?, pid: one.pid })
-    };
-    value.into_iter().map(one).collect()
-}
-
 impl TryFrom<pb::AgentMessage> for FromAgent {
     type Error = Invalid;
 
-    fn try_from(value: pb::AgentMessage) -> Checked<Self> {
+    fn try_from(message: pb::AgentMessage) -> Checked<Self> {
         use pb::agent_message::Body;
-        Ok(match need("body", value.body)? {
+        Ok(match need("body", message.body)? {
             Body::Hello(hello) => Self::Hello(hello.try_into()?),
-            Body::Leaving(leaving) => Self::Leaving(text("reason", leaving.reason, max::TEXT_BYTES_MAX)?),
-            Body::Probed(probed) => {
-                if probed.results.len() > 2 * max::URLS_MAX {
-                    return invalid("results", "more than there are urls");
-                }
-                let results = probed.results.into_iter().map(|r| {
-                    Ok(ProbeResult {
-                        url: text("results.url", r.url, max::TEXT_BYTES_MAX)?,
-                        mode: mode(r.mode)?,
-                        ready: r.ready,
-                        last_word: r.r#final,
-                        problem: text("results.problem", r.problem, max::TEXT_BYTES_MAX)?,
-                        addresses: if r.addresses.len() > max::URLS_MAX {
-                            return invalid("results.addresses", "too many");
-                        } else {
-                            r.addresses
-                                .into_iter()
-                                .map(|a| text("results.addresses", a, max::TEXT_BYTES_MAX))
-                                .collect::<Checked<_>>()?
-                        },
-                        served_by: served_by(r.served_by)?,
-                        refused_connects: r.refused_connects,
-                    })
-                });
-                Self::Probed(results.collect::<Checked<_>>()?)
+            Body::Leaving(pb::Leaving { reason }) => Self::Leaving(Value::decode("reason", reason)?),
+            Body::Probed(pb::Probed { results }) => {
+                let results: Vec<_> = Value::decode("results", results)?;
+                reports::check_results(&results)?;
+                Self::Probed(results)
             }
-            Body::Armed(armed) => Self::Armed(attempt(armed.attempt)?),
-            Body::Progress(p) => Self::Progress(Progress {
-                attempt: attempt(p.attempt)?,
-                launched: at_most("launched", p.launched, max::SESSIONS_MAX)?,
-                open: at_most("open", p.open, max::SESSIONS_MAX)?,
-                succeeded: at_most("succeeded", p.succeeded, max::SESSIONS_MAX)?,
-                failed: at_most("failed", p.failed, max::SESSIONS_MAX)?,
-            }),
+            Body::Armed(pb::Armed { attempt }) => Self::Armed(required("attempt", attempt)?),
+            Body::Progress(progress) => Self::Progress(progress.try_into()?),
             Body::Report(report) => Self::Report(report.try_into()?),
-            Body::Records(chunk) => {
-                if chunk.records.len() > max::CHUNK_RECORDS_MAX {
-                    return invalid("records", "too many in one chunk");
-                }
-                Self::Records(RecordChunk {
-                    attempt: attempt(chunk.attempt)?,
-                    sequence: at_most("sequence", chunk.sequence, max::CHUNKS_MAX)?,
-                    records: chunk.records.into_iter().map(TryInto::try_into).collect::<Checked<_>>()?,
-                })
+            Body::Records(chunk) => Self::Records(chunk.try_into()?),
+            Body::Trouble(pb::Trouble { attempt, problem }) => {
+                Self::Trouble { attempt: required("attempt", attempt)?, problem: Value::decode("problem", problem)? }
             }
-            Body::Trouble(trouble) => Self::Trouble {
-                attempt: attempt(trouble.attempt)?,
-                problem: text("problem", trouble.problem, max::TEXT_BYTES_MAX)?,
-            },
-            Body::Goodbye(goodbye) => Self::Goodbye(text("reason", goodbye.reason, max::TEXT_BYTES_MAX)?),
-            Body::Pong(pong) => Self::Pong(Pong {
-                sequence: pong.sequence,
-                agent_us: at_most("agent_us", pong.agent_us, max::CLOCK_US_MAX)?,
-            }),
-            Body::Surveyed(surveyed) => {
-                Self::Surveyed { number: surveyed.number, capacity: need("capacity", surveyed.capacity)?.try_into()? }
+            Body::Goodbye(pb::Goodbye { reason }) => Self::Goodbye(Value::decode("reason", reason)?),
+            Body::Pong(pong) => Self::Pong(pong.try_into()?),
+            Body::Surveyed(pb::Surveyed { number, capacity }) => {
+                Self::Surveyed { number, capacity: required("capacity", capacity)? }
             }
         })
-    }
-}
-
-impl From<Heartbeat> for pb::Heartbeat {
-    fn from(beat: Heartbeat) -> Self {
-        Self { instance: beat.instance.to_vec(), sequence: beat.sequence }
-    }
-}
-
-impl TryFrom<pb::Heartbeat> for Heartbeat {
-    type Error = Invalid;
-
-    fn try_from(value: pb::Heartbeat) -> Checked<Self> {
-        Ok(Self { instance: bytes("instance", &value.instance)?, sequence: value.sequence })
     }
 }
 
@@ -167,31 +100,10 @@ impl From<FromCoordinator> for pb::CoordinatorMessage {
     fn from(message: FromCoordinator) -> Self {
         use pb::coordinator_message::Body;
         let body = match message {
-            FromCoordinator::Welcome(w) => Body::Welcome(pb::Welcome {
-                run: w.run.0.as_bytes().to_vec(),
-                plan_hash: w.plan_hash.0.to_vec(),
-                name: w.name,
-                lease_us: micros(w.lease),
-            }),
-            FromCoordinator::Refused(refused) => Body::Refused(pb::Refused {
-                why: match refused.why {
-                    RefusedWhy::Version => pb::refused::Why::Version,
-                    RefusedWhy::Plan => pb::refused::Why::Plan,
-                    RefusedWhy::Full => pb::refused::Why::Full,
-                    RefusedWhy::Malformed => pb::refused::Why::Malformed,
-                }
-                .into(),
-                message: refused.message,
-            }),
-            FromCoordinator::Probe(probe) => Body::Probe(pb::Probe {
-                plan_hash: probe.plan_hash.0.to_vec(),
-                target: Some((&probe.target).into()),
-                modes: probe.modes.into_iter().map(wire_mode).collect(),
-                deadline_us: micros(probe.deadline),
-                script: Some((&probe.script).into()),
-                sessions: probe.sessions,
-            }),
-            FromCoordinator::Prepare(assignment) => Body::Prepare(assignment.as_ref().into()),
+            FromCoordinator::Welcome(welcome) => Body::Welcome(welcome.into()),
+            FromCoordinator::Refused(refused) => Body::Refused(refused.into()),
+            FromCoordinator::Probe(probe) => Body::Probe((*probe).into()),
+            FromCoordinator::Prepare(assignment) => Body::Prepare((*assignment).into()),
             FromCoordinator::Go { attempt, start_at_us } => {
                 Body::Go(pb::Go { attempt: Some(attempt.into()), start_at_us })
             }
@@ -204,12 +116,7 @@ impl From<FromCoordinator> for pb::CoordinatorMessage {
             FromCoordinator::Survey { number, addresses, sessions } => {
                 Body::Survey(pb::Survey { number, addresses, sessions })
             }
-            FromCoordinator::Resend(r) => Body::Resend(pb::Resend {
-                attempt: Some(r.attempt.into()),
-                report: r.report,
-                sequences: r.sequences,
-                from: r.from,
-            }),
+            FromCoordinator::Resend(resend) => Body::Resend(resend.into()),
         };
         Self { body: Some(body) }
     }
@@ -218,82 +125,33 @@ impl From<FromCoordinator> for pb::CoordinatorMessage {
 impl TryFrom<pb::CoordinatorMessage> for FromCoordinator {
     type Error = Invalid;
 
-    fn try_from(value: pb::CoordinatorMessage) -> Checked<Self> {
+    fn try_from(message: pb::CoordinatorMessage) -> Checked<Self> {
         use pb::coordinator_message::Body;
-        Ok(match need("body", value.body)? {
-            Body::Welcome(w) => Self::Welcome(Welcome {
-                run: RunId(Uuid::from_bytes(bytes("run", &w.run)?)),
-                plan_hash: plan_hash(&w.plan_hash)?,
-                name: text("name", w.name, max::TEXT_BYTES_MAX)?,
-                lease: match duration("lease_us", w.lease_us)? {
-                    lease if lease < max::LEASE_MIN => return invalid("lease_us", format!("{} us", w.lease_us)),
-                    lease => lease,
-                },
-            }),
-            Body::Refused(refused) => Self::Refused(Refused {
-                why: match refused.why() {
-                    pb::refused::Why::Version => RefusedWhy::Version,
-                    pb::refused::Why::Plan => RefusedWhy::Plan,
-                    pb::refused::Why::Full => RefusedWhy::Full,
-                    pb::refused::Why::Malformed | pb::refused::Why::Unspecified => RefusedWhy::Malformed,
-                },
-                message: text("message", refused.message, max::TEXT_BYTES_MAX)?,
-            }),
-            Body::Probe(probe) => Self::Probe(Box::new(Probe {
-                plan_hash: plan_hash(&probe.plan_hash)?,
-                target: target(probe.target)?,
-                modes: match probe.modes.len() {
-                    1 | 2 => probe.modes.into_iter().map(mode).collect::<Checked<_>>()?,
-                    n => return invalid("modes", format!("{n} of them")),
-                },
-                deadline: duration("deadline_us", probe.deadline_us)?,
-                script: script(probe.script)?,
-                sessions: match probe.sessions {
-                    most @ 1..=max::PROBE_SESSIONS_MAX => most,
-                    other => return invalid("sessions", format!("{other}, 1 to {}", max::PROBE_SESSIONS_MAX)),
-                },
-            })),
+        Ok(match need("body", message.body)? {
+            Body::Welcome(welcome) => Self::Welcome(welcome.try_into()?),
+            Body::Refused(refused) => Self::Refused(refused.try_into()?),
+            Body::Probe(probe) => Self::Probe(Box::new(probe.try_into()?)),
             Body::Prepare(prepare) => Self::Prepare(Box::new(prepare.try_into()?)),
-            Body::Go(go) => Self::Go {
-                attempt: attempt(go.attempt)?,
-                start_at_us: at_most("start_at_us", go.start_at_us, max::CLOCK_US_MAX)?,
-            },
-            Body::Abort(abort) => Self::Abort {
-                attempt: attempt(abort.attempt)?,
-                reason: text("reason", abort.reason, max::TEXT_BYTES_MAX)?,
-            },
-            Body::Stored(stored) => Self::Stored(attempt(stored.attempt)?),
-            Body::Dismiss(dismiss) => Self::Dismiss(text("reason", dismiss.reason, max::TEXT_BYTES_MAX)?),
-            Body::Ping(ping) => Self::Ping { sequence: ping.sequence },
-            Body::Resend(r) => {
-                if r.sequences.len() > max::RESEND_MAX {
-                    return invalid("sequences", format!("{} of them", r.sequences.len()));
-                }
-                let sequence = |n| at_most("sequences", n, max::CHUNKS_MAX);
-                Self::Resend(Resend {
-                    attempt: attempt(r.attempt)?,
-                    report: r.report,
-                    sequences: r.sequences.into_iter().map(sequence).collect::<Checked<_>>()?,
-                    from: r.from.map(sequence).transpose()?,
-                })
+            Body::Go(pb::Go { attempt, start_at_us }) => {
+                at_most("start_at_us", start_at_us, max::CLOCK_US_MAX)?;
+                Self::Go { attempt: required("attempt", attempt)?, start_at_us }
             }
-            Body::Survey(survey) => {
-                if survey.addresses.len() > max::URLS_MAX {
-                    return invalid("addresses", format!("{} of them", survey.addresses.len()));
-                }
-                Self::Survey {
-                    number: survey.number,
-                    sessions: at_most("sessions", survey.sessions, max::SESSIONS_MAX)?,
-                    addresses: survey
-                        .addresses
-                        .into_iter()
-                        .map(|address| text("addresses", address, max::TEXT_BYTES_MAX))
-                        .collect::<Checked<_>>()?,
-                }
+            Body::Abort(pb::Abort { attempt, reason }) => {
+                Self::Abort { attempt: required("attempt", attempt)?, reason: Value::decode("reason", reason)? }
+            }
+            Body::Stored(pb::Stored { attempt }) => Self::Stored(required("attempt", attempt)?),
+            Body::Dismiss(pb::Dismiss { reason }) => Self::Dismiss(Value::decode("reason", reason)?),
+            Body::Ping(pb::Ping { sequence }) => Self::Ping { sequence },
+            Body::Resend(resend) => Self::Resend(resend.try_into()?),
+            Body::Survey(pb::Survey { number, addresses, sessions }) => {
+                at_most("sessions", sessions, max::SESSIONS_MAX)?;
+                at_most("addresses", addresses.len() as u64, max::URLS_MAX as u64)?;
+                Self::Survey { number, addresses: Value::decode("addresses", addresses)?, sessions }
             }
         })
     }
 }
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -303,7 +161,7 @@ mod tests {
     use super::*;
     use crate::Silence;
     use crate::histograms::Bounds;
-    use crate::ids::{AttemptId, PlanHash};
+    use crate::ids::{AttemptId, PlanHash, RunId};
     use crate::message::Report;
     use crate::outcome::{FailureKind, Ledger, Outcome, Phase};
     use crate::record::{SessionRecord, Split, WireRecord};
@@ -350,7 +208,7 @@ mod tests {
 
     #[test]
     fn a_share_outside_its_batch_is_refused() {
-        let good = pb::Prepare::from(&assignment());
+        let good = pb::Prepare::from(assignment());
         let bad = [
             pb::Prepare { first_session: 11, ..good.clone() },
             pb::Prepare { sessions: u64::MAX, ..good.clone() },

@@ -1,22 +1,21 @@
 //! The histograms of a batch, and how they travel.
 //!
-//! One rule, [`HistogramSet::record`], says which session enters which histogram. Agents apply it as sessions end,
-//! the coordinator only ever adds encoded sets together, and a reader can apply it again to stored records: the three
-//! must agree bucket by bucket.
+//! One rule, [`HistogramSet::values`], says which session enters which histogram. Agents apply it as sessions end, the
+//! coordinator adds their sets together, and a reader can apply it again to stored records. The three must agree bucket by
+//! bucket.
 //!
 //! Encoding is HdrHistogram's V2 (uncompressed), <https://github.com/HdrHistogram/HdrHistogram>. All agents use the
 //! bounds of their assignment; a set with other bounds is refused before anything is allocated for it.
-
-use std::fmt;
 
 use hdrhistogram::Histogram;
 use hdrhistogram::serialization::{Deserializer, Serializer, V2Serializer};
 use serde::{Deserialize, Serialize};
 
+use crate::named::named_enum;
 use crate::outcome::Outcome;
 use crate::record::SessionRecord;
 
-/// The longest that a histogram reaches: a year. Its room grows with the logarithm of that.
+/// The largest upper bound of a histogram, in hours: a year. Its memory grows with the logarithm of the bound.
 const HOURS_MAX: u64 = 366 * 24;
 
 /// Range and precision of a histogram, in microseconds.
@@ -31,7 +30,8 @@ impl Bounds {
     /// 1 us to 1 h with 3 significant digits: what a run uses unless its sessions may last longer.
     pub const STANDARD: Self = Self { low_us: 1, high_us: 3_600_000_000, significant_digits: 3 };
 
-    /// The standard ones, with room for values up to `longest_us`: whole hours, so that equal plans have equal bounds.
+    /// The standard bounds, extended to hold values up to `longest_us`. The upper bound is in whole hours, so that equal
+    /// plans have equal bounds.
     #[must_use]
     pub fn reaching(longest_us: u64) -> Self {
         let hours = longest_us.div_ceil(Self::STANDARD.high_us).clamp(1, HOURS_MAX);
@@ -39,13 +39,13 @@ impl Bounds {
     }
 
     fn histogram(self) -> Histogram<u64> {
-        // Checked by `valid` before a `Bounds` from outside gets here; the fallback keeps the function total.
+        // `valid` has checked bounds from outside before, so the fallback is never used.
         Histogram::new_with_bounds(self.low_us, self.high_us, self.significant_digits)
             .or_else(|_| Histogram::new_with_bounds(1, Self::STANDARD.high_us, Self::STANDARD.significant_digits))
             .unwrap_or_else(|_| unreachable!("the standard bounds are valid"))
     }
 
-    /// Whether HdrHistogram takes these bounds, and they are not absurdly large.
+    /// Whether HdrHistogram accepts these bounds and they need no excessive memory.
     #[must_use]
     pub fn valid(self) -> bool {
         self.significant_digits <= 4
@@ -54,75 +54,37 @@ impl Bounds {
     }
 }
 
-/// What is measured. `Step` and `Wire` hold one value a step, `ReceiveLag` one a reply, all others one a session.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Metric {
-    Connect,
-    Reset,
-    Step,
-    Close,
-    Total,
-    /// From the intended start; succeeded (exact) and timed out (censored at the cut).
-    Response,
-    /// From the intended start; failed sessions.
-    Failed,
-    LaunchLag,
-    /// Of step replies, one a step.
-    Wire,
-    /// Of replies to resets and steps.
-    ReceiveLag,
-    /// The kernel's round trip of the TCP handshake.
-    HandshakeRtt,
-    /// Total beyond the waits and pauses that the session asked for.
-    Beyond,
-    /// Wire beyond the wait that the step asked for, one a step.
-    WireBeyond,
+named_enum! {
+    /// What is measured. `Step`, `Wire` and `WireBeyond` hold one value a step, `ReceiveLag` one a reply, all others one a
+    /// session.
+    pub enum Metric {
+        Connect = "connect",
+        Reset = "reset",
+        Step = "step",
+        Close = "close",
+        Total = "total",
+        /// Response time, from the intended start: of sessions that succeeded, and of those that timed out, for which it is
+        /// the time of the cut (a censored value).
+        Response = "response",
+        /// From the intended start to the failure, of failed sessions.
+        Failed = "failed",
+        LaunchLag = "launch_lag",
+        /// Wire latency of the replies to steps.
+        Wire = "wire",
+        /// Receive lag of the replies to resets and steps.
+        ReceiveLag = "receive_lag",
+        /// The kernel's round trip of the TCP handshake.
+        HandshakeRtt = "handshake_rtt",
+        /// Total beyond the waits and pauses that the session asked for.
+        Beyond = "beyond",
+        /// Wire latency beyond the wait that the step asked for.
+        WireBeyond = "wire_beyond",
+    }
 }
 
 impl Metric {
-    pub const ALL: [Self; 13] = [
-        Self::Connect,
-        Self::Reset,
-        Self::Step,
-        Self::Close,
-        Self::Total,
-        Self::Response,
-        Self::Failed,
-        Self::LaunchLag,
-        Self::Wire,
-        Self::ReceiveLag,
-        Self::HandshakeRtt,
-        Self::Beyond,
-        Self::WireBeyond,
-    ];
-
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Connect => "connect",
-            Self::Reset => "reset",
-            Self::Step => "step",
-            Self::Close => "close",
-            Self::Total => "total",
-            Self::Response => "response",
-            Self::Failed => "failed",
-            Self::LaunchLag => "launch_lag",
-            Self::Wire => "wire",
-            Self::ReceiveLag => "receive_lag",
-            Self::HandshakeRtt => "handshake_rtt",
-            Self::Beyond => "beyond",
-            Self::WireBeyond => "wire_beyond",
-        }
-    }
-
     fn index(self) -> usize {
         self as usize
-    }
-}
-
-impl fmt::Display for Metric {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
     }
 }
 
@@ -139,11 +101,13 @@ pub enum CodecError {
     Twice(Metric),
 }
 
-/// One histogram as it travels.
+/// One histogram as it is sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EncodedHistogram {
     pub metric: Metric,
+    /// HdrHistogram V2.
     pub data: Vec<u8>,
+    /// Values above the upper bound, which are in no histogram.
     pub over_range: u64,
 }
 
@@ -156,6 +120,7 @@ pub struct HistogramSet {
 }
 
 impl HistogramSet {
+    /// An empty set.
     #[must_use]
     pub fn new(bounds: Bounds) -> Self {
         Self {
@@ -175,7 +140,7 @@ impl HistogramSet {
         self.bounds
     }
 
-    /// Values of this metric above the upper bound. They are in no histogram.
+    /// The number of values of this metric above the upper bound. They are in no histogram.
     #[must_use]
     pub fn over_range_of(&self, metric: Metric) -> u64 {
         self.over_range[metric.index()]
@@ -187,16 +152,16 @@ impl HistogramSet {
         quantile_of(Some(self.get(metric)), self.over_range_of(metric), self.bounds.high_us, quantile)
     }
 
-    /// Values above the upper bound, all metrics together. They are in no histogram.
+    /// The number of values above the upper bound, of all metrics together. They are in no histogram.
     #[must_use]
     pub fn over_range(&self) -> u64 {
         self.over_range.iter().copied().fold(0, u64::saturating_add)
     }
 
-    /// The rule: phases and total hold succeeded sessions only, response adds the timed out ones at the value at
-    /// which they were cut, failed ones have a histogram of their own, launch lag holds every started session, wire and
-    /// receive lag every reply of a succeeded one that the kernel stamped. Calls `enter` for every value of a record, in
-    /// microseconds.
+    /// The rule. Phases and total hold succeeded sessions only. Response also holds sessions that timed out, with the time
+    /// of the cut. Failed sessions have a histogram of their own. Launch lag holds every session that was started. Wire and
+    /// receive lag hold the replies of succeeded sessions that have a kernel timestamp. Calls `enter` for every value of a
+    /// record, in microseconds.
     pub fn values(record: &SessionRecord, mut enter: impl FnMut(Metric, u64)) {
         let mut once = |metric, value: Option<u64>| {
             if let Some(value) = value {
@@ -235,7 +200,7 @@ impl HistogramSet {
     }
 
     fn add_value(&mut self, metric: Metric, value_us: u64) {
-        // The histogram's buckets reach beyond the bound, to the next power of two: the bound itself decides.
+        // The histogram's buckets reach beyond the bound, to the next power of two, so the bound is checked here.
         if value_us > self.bounds.high_us || self.histograms[metric.index()].record(value_us).is_err() {
             self.over_range[metric.index()] += 1;
         }
@@ -308,8 +273,8 @@ impl HistogramSet {
     }
 }
 
-/// The value that a share `quantile` of all values does not exceed: those of a histogram, and `above` more that are beyond its
-/// range and stand at its end. `None` of nothing.
+/// The `quantile` of the values of a histogram and of `above` more values beyond its range, which count as `end_us`, its upper
+/// bound. `None` if there are no values.
 #[must_use]
 #[expect(
     clippy::cast_precision_loss,
@@ -336,10 +301,10 @@ fn describe(bounds: Bounds) -> String {
     format!("{} to {} us, {} digits", bounds.low_us, bounds.high_us, bounds.significant_digits)
 }
 
-/// One histogram of the standard bounds, HdrHistogram V2.
+/// Decodes one histogram of the standard bounds (HdrHistogram V2).
 ///
 /// # Errors
-/// What it is instead.
+/// What is wrong with it, for people.
 pub fn decode_one(data: &[u8]) -> Result<Histogram<u64>, String> {
     match header_bounds(data) {
         None => Err("no whole V2 header".to_owned()),
@@ -350,8 +315,8 @@ pub fn decode_one(data: &[u8]) -> Result<Histogram<u64>, String> {
     }
 }
 
-/// The bounds in a V2 header (40 bytes, big endian: cookie, payload length, normalizing offset, significant digits as
-/// u32, lowest and highest trackable value as u64, ratio as f64), read before the decoder allocates by them.
+/// Reads the bounds in a V2 header before the decoder allocates by them. The header has 40 bytes, big endian: cookie, payload
+/// length, normalizing offset, significant digits as u32; lowest and highest trackable value as u64; ratio as f64.
 fn header_bounds(data: &[u8]) -> Option<Bounds> {
     const V2_COOKIE: u32 = 0x1c84_9303 | 0x10;
     let u32_at = |at: usize| Some(u32::from_be_bytes(data.get(at..at + 4)?.try_into().ok()?));
@@ -359,7 +324,7 @@ fn header_bounds(data: &[u8]) -> Option<Bounds> {
     if u32_at(0)? != V2_COOKIE || data.len() < 40 {
         return None;
     }
-    // The decoder makes room for as much as this claims, before it looks for it.
+    // The decoder allocates what this field claims before it reads the payload.
     if usize::try_from(u32_at(4)?) != Ok(data.len() - 40) {
         return None;
     }

@@ -1,8 +1,7 @@
 //! The contract between coordinator and agents.
 //!
-//! [`pb`] is what protobuf generates; everything else is the domain: plain types that can only hold valid values.
-//! [`convert`] is the one place where a message from the network is validated. The rest of the program never sees a
-//! `pb` type, except to send it.
+//! [`pb`] is what protobuf generates. Everything else is the domain: plain types, which [`convert`] validates when they come
+//! from the network. The rest of the program sees a `pb` type only to send it.
 
 pub mod base_url;
 pub mod convert;
@@ -10,6 +9,7 @@ pub mod histograms;
 pub mod ids;
 pub mod limits;
 pub mod message;
+mod named;
 pub mod outcome;
 pub mod record;
 pub mod spec;
@@ -21,10 +21,10 @@ pub mod pb {
     tonic::include_proto!("muster.v1");
 }
 
-/// Raised whenever a message changes its meaning; a peer with another number is refused.
-pub const PROTOCOL: u32 = 4;
+/// The number of the protocol, raised whenever a message changes. A peer with another number is refused.
+pub const PROTOCOL: u32 = 5;
 
-/// Version of this build; coordinator and agents must be the same, so that one ruler measures everything.
+/// Version of this build. Coordinator and agents must have the same, so that all measure in the same way.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 pub use convert::Invalid;

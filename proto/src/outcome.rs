@@ -4,145 +4,126 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// A part of a session's life.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Phase {
-    Connect,
-    Reset,
-    Step,
-    Close,
+use crate::named::named_enum;
+
+named_enum! {
+    /// A part of a session.
+    #[derive(Serialize, Deserialize)]
+    #[serde(rename_all = "snake_case")]
+    pub enum Phase {
+        Connect = "connect",
+        Reset = "reset",
+        Step = "step",
+        Close = "close",
+    }
 }
 
-impl Phase {
-    pub const ALL: [Self; 4] = [Self::Connect, Self::Reset, Self::Step, Self::Close];
+/// Defines [`FailureKind`], its text (`Display`) and the inverse (`FromStr`) from one list of kinds, some of which have an
+/// argument: `kind(argument: type) = "text"`.
+macro_rules! failure_kinds {
+    ($($(#[$about:meta])* $kind:ident $(($argument:ident: $type:ty))? = $text:literal,)+) => {
+        /// Why a session failed. `Display` gives the `error_type` of raw.jsonl.
+        #[derive(Debug, Clone, PartialEq, Eq, Hash)]
+        pub enum FailureKind { $($(#[$about])* $kind $(($type))?,)+ }
 
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Connect => "connect",
-            Self::Reset => "reset",
-            Self::Step => "step",
-            Self::Close => "close",
+        #[cfg(test)]
+        const TEXTS: &[&str] = &[$($text),+];
+
+        impl fmt::Display for FailureKind {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                match self {
+                    $(Self::$kind $(($argument))? => {
+                        f.write_str($text)?;
+                        $(write!(f, "({})", $argument)?;)?
+                    })+
+                }
+                Ok(())
+            }
         }
-    }
+
+        impl std::str::FromStr for FailureKind {
+            type Err = ();
+
+            /// The inverse of `Display`.
+            fn from_str(text: &str) -> Result<Self, ()> {
+                let (name, mut argument) = match text.strip_suffix(')').and_then(|text| text.split_once('(')) {
+                    Some((name, argument)) => (name, Some(argument)),
+                    None => (text, None),
+                };
+                let kind = match name {
+                    $($text => Self::$kind $((argument.take().and_then(|text| text.parse::<$type>().ok()).ok_or(())?))?,)+
+                    _ => return Err(()),
+                };
+                // An argument that nobody took is one too many.
+                if argument.is_none() { Ok(kind) } else { Err(()) }
+            }
+        }
+    };
 }
 
-impl fmt::Display for Phase {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-/// Why a session failed. `Display` gives the `error_type` of raw.jsonl.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum FailureKind {
+failure_kinds! {
     /// ECONNREFUSED: nobody listens, or the backlog is full and the host says so.
-    Refused,
-    /// ECONNRESET, EPIPE: the connection was cut without a word.
-    Reset,
+    Refused = "refused",
+    /// ECONNRESET, EPIPE: the connection was cut without a close.
+    Reset = "reset",
     /// No route, network down.
-    Unreachable,
+    Unreachable = "unreachable",
     /// This machine has no free local port towards that destination.
-    PortExhausted,
+    PortExhausted = "port_exhausted",
     /// This process has no free file descriptor.
-    FdExhausted,
-    Dns,
-    Tls,
+    FdExhausted = "fd_exhausted",
+    /// The name of the target was not found.
+    Dns = "dns",
+    /// TLS failed: handshake, certificate, or broken data.
+    Tls = "tls",
     /// The upgrade was answered with this HTTP status instead of 101.
-    UpgradeRefused(u16),
+    UpgradeRefused(status: u16) = "upgrade_refused",
     /// The server said CAPACITY_REACHED.
-    CapacityReached,
+    CapacityReached = "capacity_reached",
     /// Any other error frame, by its code.
-    ServerError(String),
+    ServerError(code: String) = "server_error",
     /// An HTTP call was answered with this status.
-    HttpStatus(u16),
-    /// The WebSocket was closed with this code before its time; 1006 is a close without a close frame (RFC 6455 §7.4.1).
-    Closed(u16),
-    /// A reply that is not what the protocol asks for.
-    BadReply,
-    /// A reply that is larger than this program was told to read: a limit of ours.
-    ClientLimit,
-    /// This agent was told to stop.
-    Cancelled,
+    HttpStatus(status: u16) = "http_status",
+    /// The WebSocket was closed early with this code; 1006 is a close without a close frame (RFC 6455 section 7.4.1).
+    Closed(code: u16) = "closed",
+    /// A reply that breaks the protocol.
+    BadReply = "bad_reply",
+    /// A reply that is larger than the plan's `session.message_bytes_max`.
+    ClientLimit = "client_limit",
+    /// The agent was told to stop.
+    Cancelled = "cancelled",
     /// Anything else that the operating system reported.
-    Io,
+    Io = "io",
 }
 
 impl FailureKind {
-    /// Whether the server itself said no, and so was there. A proxy with nobody behind it answers 502, 503 or 504.
+    /// Whether the server itself answered, and so was there. A proxy without a server behind it answers 502, 503 or 504.
     #[must_use]
     pub fn is_answer(&self) -> bool {
         match self {
             Self::UpgradeRefused(status) | Self::HttpStatus(status) => !(502..=504).contains(status),
             Self::CapacityReached | Self::ServerError(_) | Self::BadReply | Self::ClientLimit => true,
-            _ => false,
+            Self::Refused
+            | Self::Reset
+            | Self::Unreachable
+            | Self::PortExhausted
+            | Self::FdExhausted
+            | Self::Dns
+            | Self::Tls
+            | Self::Closed(_)
+            | Self::Cancelled
+            | Self::Io => false,
         }
     }
 }
 
-impl fmt::Display for FailureKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Refused => f.write_str("refused"),
-            Self::Reset => f.write_str("reset"),
-            Self::Unreachable => f.write_str("unreachable"),
-            Self::PortExhausted => f.write_str("port_exhausted"),
-            Self::FdExhausted => f.write_str("fd_exhausted"),
-            Self::Dns => f.write_str("dns"),
-            Self::Tls => f.write_str("tls"),
-            Self::UpgradeRefused(status) => write!(f, "upgrade_refused({status})"),
-            Self::CapacityReached => f.write_str("capacity_reached"),
-            Self::ServerError(code) => write!(f, "server_error({code})"),
-            Self::HttpStatus(status) => write!(f, "http_status({status})"),
-            Self::Closed(code) => write!(f, "closed({code})"),
-            Self::BadReply => f.write_str("bad_reply"),
-            Self::ClientLimit => f.write_str("client_limit"),
-            Self::Cancelled => f.write_str("cancelled"),
-            Self::Io => f.write_str("io"),
-        }
-    }
-}
-
-impl std::str::FromStr for FailureKind {
-    type Err = ();
-
-    /// The inverse of `Display`.
-    fn from_str(text: &str) -> Result<Self, ()> {
-        let (name, argument) = match text.strip_suffix(')').and_then(|t| t.split_once('(')) {
-            Some((name, argument)) => (name, Some(argument)),
-            None => (text, None),
-        };
-        let number = || argument.and_then(|a| a.parse().ok()).ok_or(());
-        Ok(match (name, argument) {
-            ("refused", None) => Self::Refused,
-            ("reset", None) => Self::Reset,
-            ("unreachable", None) => Self::Unreachable,
-            ("port_exhausted", None) => Self::PortExhausted,
-            ("fd_exhausted", None) => Self::FdExhausted,
-            ("dns", None) => Self::Dns,
-            ("tls", None) => Self::Tls,
-            ("upgrade_refused", _) => Self::UpgradeRefused(number()?),
-            ("capacity_reached", None) => Self::CapacityReached,
-            ("server_error", Some(code)) => Self::ServerError(code.to_owned()),
-            ("http_status", _) => Self::HttpStatus(number()?),
-            ("closed", _) => Self::Closed(number()?),
-            ("bad_reply", None) => Self::BadReply,
-            ("client_limit", None) => Self::ClientLimit,
-            ("cancelled", None) => Self::Cancelled,
-            ("io", None) => Self::Io,
-            _ => return Err(()),
-        })
-    }
-}
-
-/// Exactly one per planned session.
+/// How a session ended. Each planned session has exactly one.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Outcome {
     Succeeded,
     Failed(FailureKind, Phase),
     TimedOut(Phase),
-    /// Its agent was lost; nothing is known of it.
+    /// Its agent was lost, so nothing is known of it.
     Lost,
     NeverStarted,
 }
@@ -159,6 +140,7 @@ impl Outcome {
         }
     }
 
+    /// The phase in which it ended early.
     #[must_use]
     pub fn phase(&self) -> Option<Phase> {
         match self {
@@ -180,7 +162,7 @@ impl Outcome {
     }
 }
 
-/// planned = the sum of the outcomes. Everything a batch is worth hangs on this.
+/// How many sessions were planned and how they ended. It must balance: planned = the sum of the outcomes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ledger {
     pub planned: u64,
@@ -198,6 +180,7 @@ impl Ledger {
         Self { planned, ..Self::default() }
     }
 
+    /// Adds one session.
     pub fn count(&mut self, outcome: &Outcome) {
         *match outcome {
             Outcome::Succeeded => &mut self.succeeded,
@@ -208,6 +191,7 @@ impl Ledger {
         } += 1;
     }
 
+    /// Adds another agent's ledger; saturates.
     pub fn add(&mut self, other: &Self) {
         self.planned = self.planned.saturating_add(other.planned);
         self.succeeded = self.succeeded.saturating_add(other.succeeded);
@@ -217,7 +201,7 @@ impl Ledger {
         self.never_started = self.never_started.saturating_add(other.never_started);
     }
 
-    /// Sum of the outcomes; saturates, so that a peer's nonsense can't wrap around to a balance.
+    /// The sum of the outcomes. It saturates, so that a peer's absurd values can't overflow into a balance.
     #[must_use]
     pub fn accounted(&self) -> u64 {
         [self.succeeded, self.failed, self.timed_out, self.lost, self.never_started]
@@ -248,24 +232,10 @@ mod tests {
     use super::*;
 
     fn kinds() -> impl Strategy<Value = FailureKind> {
-        prop_oneof![
-            Just(FailureKind::Refused),
-            Just(FailureKind::Reset),
-            Just(FailureKind::Unreachable),
-            Just(FailureKind::PortExhausted),
-            Just(FailureKind::FdExhausted),
-            Just(FailureKind::Dns),
-            Just(FailureKind::Tls),
-            any::<u16>().prop_map(FailureKind::UpgradeRefused),
-            Just(FailureKind::CapacityReached),
-            "[A-Z_()]{0,20}".prop_map(FailureKind::ServerError),
-            any::<u16>().prop_map(FailureKind::HttpStatus),
-            any::<u16>().prop_map(FailureKind::Closed),
-            Just(FailureKind::BadReply),
-            Just(FailureKind::ClientLimit),
-            Just(FailureKind::Cancelled),
-            Just(FailureKind::Io),
-        ]
+        (proptest::sample::select(TEXTS), any::<u16>(), "[A-Z_()]{0,20}").prop_map(|(text, number, word)| {
+            let forms = [text.to_owned(), format!("{text}({number})"), format!("{text}({word})")];
+            forms.iter().find_map(|form| form.parse().ok()).expect("a kind without an argument, or with one")
+        })
     }
 
     proptest! {

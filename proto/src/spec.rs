@@ -1,38 +1,24 @@
-//! What an agent is asked to do, and what it can carry.
+//! What an agent is asked to do, and what its machine can carry.
 
-use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::histograms::Bounds;
 use crate::ids::{AttemptId, PlanHash};
+use crate::named::named_enum;
 
-/// The protocol a session speaks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Mode {
-    Ws,
-    Http,
-}
-
-impl Mode {
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Ws => "ws",
-            Self::Http => "http",
-        }
+named_enum! {
+    /// The protocol that a session speaks.
+    #[derive(Serialize, Deserialize)]
+    #[serde(rename_all = "snake_case")]
+    pub enum Mode {
+        Ws = "ws",
+        Http = "http",
     }
 }
 
-impl fmt::Display for Mode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-/// Where the load goes.
+/// The servers that are loaded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
     /// Sessions go round robin by their global number.
@@ -45,20 +31,20 @@ pub struct Target {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Script {
     pub steps: u32,
-    /// What each step asks the server to wait.
+    /// How long each step asks the server to wait.
     pub wait: Duration,
     /// Pause of the client before each step.
     pub think: Duration,
     pub connect_timeout: Duration,
     pub reset_timeout: Duration,
-    /// On top of `wait`.
+    /// The limit of a step on top of `wait`.
     pub step_timeout: Duration,
     pub close_timeout: Duration,
-    /// Of the session from its actual start, if limited.
+    /// The limit of the whole session from its actual start, if there is one.
     pub total_timeout: Option<Duration>,
-    /// Steps end where a reply says that the episode is done.
+    /// No more steps are made once a reply says that the episode is done.
     pub until_done: bool,
-    /// The largest reply that is read.
+    /// The largest reply that is read, in bytes.
     pub message_bytes_max: usize,
 }
 
@@ -75,7 +61,7 @@ pub enum Launch {
 }
 
 impl Launch {
-    /// From the first intended start to the last possible one.
+    /// The time from the first intended start to the last possible one, in microseconds.
     #[must_use]
     pub fn over_us(self) -> u64 {
         match self {
@@ -105,40 +91,41 @@ pub struct Assignment {
     /// Global number of this share's first session; the share is contiguous.
     pub first_session: u64,
     pub sessions: u64,
-    /// Of the whole batch, all agents together.
+    /// Sessions of the whole batch, all agents together.
     pub batch_size: u64,
     pub seed: u64,
-    /// This agent's place among those with a share: interleaves their ramps.
+    /// This agent's number among those with a share, from 0. It interleaves their ramps.
     pub agent_index: u32,
     pub agent_count: u32,
     pub bounds: Bounds,
-    /// Read kernel receive timestamps and `TCP_INFO`.
+    /// Read the kernel's receive timestamps and `TCP_INFO`.
     pub kernel_timestamps: bool,
-    /// `CLOCK_REALTIME` moving further than this against `CLOCK_MONOTONIC` voids what was read of them.
+    /// If `CLOCK_REALTIME` moves further than this against `CLOCK_MONOTONIC`, the timestamps are void.
     pub clock_step_us_max: u64,
-    /// Sessions that this agent may have open at once; what is due beyond it waits, and its launch lag tells of it.
+    /// The most connections that this agent may have at once. A session that is due beyond it waits, which shows as launch
+    /// lag.
     pub in_flight_max: u64,
 }
 
 /// What an agent's machine can carry.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Capacity {
-    /// Load threads; the weight of its share.
+    /// Load threads. They are the weight of the agent's share.
     pub threads: u32,
     /// File descriptors that sessions may use.
     pub descriptors: u64,
-    /// Ephemeral ports per destination, over all source addresses.
+    /// Ephemeral ports towards one destination, over all source addresses.
     pub ports: u64,
-    /// `namespace/address+address`: agents that have a namespace and an address in common draw from the same ports.
+    /// `boot id/namespace/address+address`: agents with the same namespace and an address in common share ports.
     pub port_pool: String,
     pub memory_bytes: u64,
     /// The user's own limit.
     pub max_sessions: Option<u64>,
-    /// Of `ports`, those that can't be had now, towards the destination where most are taken.
+    /// How many of `ports` are taken now, towards the destination where most are.
     pub ports_taken: u64,
-    /// Of those taken, the ones in TIME_WAIT that this kernel does not give out again before their time.
+    /// How many of those are in TIME_WAIT and can't be reused earlier.
     pub ports_waiting: u64,
-    /// Until the last of those comes back.
+    /// Time until the last of those is free again.
     pub ports_back_us: u64,
     /// Connections that the host's connection tracking has room for; `None` where it tracks none.
     pub conntrack_room: Option<u64>,

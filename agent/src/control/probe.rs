@@ -355,7 +355,14 @@ fn advice(kind: &FailureKind, refusal: Option<&Refusal>) -> (String, Retry) {
         }
         FailureKind::CapacityReached => ("; the server is full: is another client using it?", wait),
         FailureKind::Unreachable => return (proxy_unused(variable), wait),
-        _ => ("", wait),
+        FailureKind::Refused
+        | FailureKind::PortExhausted
+        | FailureKind::FdExhausted
+        | FailureKind::Dns
+        | FailureKind::ServerError(_)
+        | FailureKind::Closed(_)
+        | FailureKind::Cancelled
+        | FailureKind::Io => ("", wait),
     };
     (text.to_owned(), retry)
 }

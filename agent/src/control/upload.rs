@@ -57,7 +57,7 @@ fn chunks(records: Vec<SessionRecord>, bytes_target: usize) -> Vec<Vec<SessionRe
         // An upper bound of the encoded size: ten bytes a number, two a tag, and the texts.
         bytes += 200
             + record.step_us.len() * 10
-            + record.wire.steps.len() * 20
+            + record.wire.steps.len() * 24
             + record.error_message.len()
             + record.session_hash.as_ref().map_or(0, String::len)
             + record.host_url.as_ref().map_or(0, String::len);

@@ -79,7 +79,22 @@ impl Fault {
         match self.kind() {
             Some(FailureKind::ServerError(_) | FailureKind::CapacityReached) => true,
             Some(FailureKind::Closed(code)) => *code != 1006,
-            _ => false,
+            Some(
+                FailureKind::Refused
+                | FailureKind::Reset
+                | FailureKind::Unreachable
+                | FailureKind::PortExhausted
+                | FailureKind::FdExhausted
+                | FailureKind::Dns
+                | FailureKind::Tls
+                | FailureKind::UpgradeRefused(_)
+                | FailureKind::HttpStatus(_)
+                | FailureKind::BadReply
+                | FailureKind::ClientLimit
+                | FailureKind::Cancelled
+                | FailureKind::Io,
+            )
+            | None => false,
         }
     }
 

@@ -39,7 +39,7 @@ pub type LoadFuture<T> = Pin<Box<dyn Future<Output = Result<T, String>> + Send>>
 
 type Arm = dyn Fn(Assignment, TargetResolver, u32) -> LoadFuture<Box<dyn ArmedLoad>> + Send + Sync;
 
-/// Makes armed loads. The default uses threads and sockets ([`super::workers`]); a simulation brings its own.
+/// Makes armed loads. The default uses threads and sockets (see `workers`); a simulation brings its own.
 #[derive(Clone)]
 pub struct LoadFactory(Arc<Arm>);
 

@@ -1,8 +1,7 @@
-//! One accepted connection: HTTP requests, until one of them turns it into a WebSocket session.
+//! One accepted connection: answers HTTP requests, until one of them makes it a WebSocket session.
 
-mod driver;
+mod websocket;
 
-use std::cell::RefCell;
 use std::io;
 use std::sync::Arc;
 use std::task::{Poll, ready};
@@ -13,48 +12,40 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use self::driver::drive;
+use self::websocket::drive;
 use crate::environment::Environment;
 use crate::faults::{AtStep, AtUpgrade};
 use crate::http::{self, Head, Response, Route};
 use crate::session::{Session, Upgrade};
-use crate::stamp::{Arrival, Scratch, wall_clock};
+use crate::socket::{self, Arrival, wall_clock};
 use crate::truth::Log;
 use crate::worker::{self, Slot, Worker};
 
-/// How long a connection may idle between two HTTP requests, as in uvicorn. The first may come as late as it likes.
+/// How long a connection may be idle between two HTTP requests, as in uvicorn. The first request may come at any time.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
-const SCRATCH_BYTES: usize = 64 * 1024;
-
-thread_local! {
-    /// Where a thread reads into before anything is known about the bytes; nobody holds it across an await, so all
-    /// of its connections share one.
-    static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch::new(SCRATCH_BYTES));
-}
-
-/// Serves the connection until it is closed or the worker stops. Errors of the connection end it and nothing else.
-/// `log` is there when sessions are to be measured.
+/// Serves the connection until it is closed or the worker stops. An error of the connection ends only the connection.
+/// `log` is `Some` if sessions are measured.
 pub(crate) async fn serve(mut stream: TcpStream, log: Option<Box<Log>>, worker: Arc<Worker>, stop: CancellationToken) {
     let mut input = Vec::new();
     let upgrade = tokio::select! {
         biased;
-        // In a box, so that a session does not keep the room that its handshake took.
+        // Boxed, so that a session does not keep the memory that its handshake needed.
         served = Box::pin(serve_http(&mut stream, &mut input, &worker)) => served,
         () = stop.cancelled() => return,
     };
     if let Ok(Some(upgrade)) = upgrade {
-        // What came behind the handshake was read with it.
+        // `input` arrived together with the handshake.
         let arrival = upgrade.arrival;
         let mut session = Session::open(Arc::clone(&worker), upgrade, log, Instant::now());
         if let Some(after) = worker.faults.at_session() {
-            worker::end_process(after);
+            worker::crash(after);
         }
         let stream = drive(stream, (input, arrival), &mut session, worker.truth.is_some(), &stop).await;
-        // The client may go, but a step it started runs on and keeps the session's place.
+        // A step that the client started runs on without the client and keeps the session's place.
         let step = session.take_step();
         if let Some(time) = session.lingers() {
-            // In a box: few sessions need the room for it, and the others would have it as well.
+            // Boxed, because few sessions need this memory.
             Box::pin(async {
                 tokio::join!(step_ends(step, &stop), async {
                     linger_until(stream, time, &stop).await;
@@ -80,7 +71,7 @@ async fn step_ends(step: Option<(Instant, Option<Slot>)>, stop: &CancellationTok
     }
 }
 
-/// Hands over what was measured of a session, whose connection has just been closed.
+/// Hands over what was measured of a session whose connection was just closed.
 fn put_log(session: &mut Session, worker: &Worker) {
     if let Some(truth) = &worker.truth
         && let Some(log) = session.take_log(wall_clock())
@@ -89,23 +80,23 @@ fn put_log(session: &mut Session, worker: &Worker) {
     }
 }
 
-/// How long the next request is waited for.
+/// How long to wait for the next request.
 #[derive(Clone, Copy)]
-enum Patience {
-    /// The head of the first: for ever, or until it is answered with 408.
+enum HeadTimeout {
+    /// The whole head of the first request; without a limit, or until this instant, when 408 answers it.
     First(Option<Instant>),
-    /// Each piece of the head of one after it.
+    /// Each part of the head of a later request.
     Next(Duration),
 }
 
-/// Answers HTTP requests; returns a WebSocket handshake, or `None` when the connection is to be closed. `input` is left
-/// with what followed the request.
+/// Answers HTTP requests. Returns a WebSocket handshake, or `None` if the connection shall be closed. What followed the last
+/// request stays in `input`.
 async fn serve_http(stream: &mut TcpStream, input: &mut Vec<u8>, worker: &Arc<Worker>) -> io::Result<Option<Upgrade>> {
     let stamped = worker.truth.is_some();
     let mut arrival = Arrival { at: Instant::now(), stamp: None };
-    let mut patience = Patience::First(worker.faults.at_accept().map(|limit| arrival.at + limit));
+    let mut head_timeout = HeadTimeout::First(worker.faults.at_accept().map(|limit| arrival.at + limit));
     loop {
-        let (head, head_bytes) = match next_head(stream, input, patience, stamped, &mut arrival).await? {
+        let (head, head_bytes) = match next_head(stream, input, head_timeout, stamped, &mut arrival).await? {
             Ok(found) => found,
             Err(status) => {
                 send(stream, &Response::status(status), false).await?;
@@ -126,14 +117,14 @@ async fn serve_http(stream: &mut TcpStream, input: &mut Vec<u8>, worker: &Arc<Wo
             Answer::Response(Response::html())
         } else {
             match answer(head.route, &body, worker).await {
-                Met::Upgrade { response, delay } => return Ok(Some(Upgrade { response, arrival, delay })),
-                Met::Answer(answer) => answer,
+                Reaction::Upgrade { response, delay } => return Ok(Some(Upgrade { response, arrival, delay })),
+                Reaction::Answer(answer) => answer,
             }
         };
         let response = match answer {
             Answer::Response(response) => response,
             Answer::Reset => {
-                reset(stream);
+                socket::reset_on_close(stream);
                 return Ok(None);
             }
             Answer::Never => return drain(stream).await.map(|()| None),
@@ -145,15 +136,15 @@ async fn serve_http(stream: &mut TcpStream, input: &mut Vec<u8>, worker: &Arc<Wo
             }
             return Ok(None);
         }
-        patience = Patience::Next(worker.faults.after_data().map_or(KEEP_ALIVE, |limit| limit.min(KEEP_ALIVE)));
+        head_timeout = HeadTimeout::Next(worker.faults.after_data().map_or(KEEP_ALIVE, |limit| limit.min(KEEP_ALIVE)));
     }
 }
 
-/// Reads until `input` begins with a whole head; or the status that answers what is none, or has not come in time.
+/// Reads until `input` begins with a whole head. The inner error is the status that answers a head that is wrong or late.
 async fn next_head(
     stream: &mut TcpStream,
     input: &mut Vec<u8>,
-    patience: Patience,
+    head_timeout: HeadTimeout,
     stamped: bool,
     arrival: &mut Arrival,
 ) -> io::Result<Result<(Head, usize), u16>> {
@@ -164,28 +155,28 @@ async fn next_head(
             Err(status) => return Ok(Err(status)),
         }
         let read = read_some(stream, input, stamped);
-        *arrival = match patience {
-            Patience::First(None) => read.await?,
-            Patience::First(Some(until)) => match timeout_at(until, read).await {
+        *arrival = match head_timeout {
+            HeadTimeout::First(None) => read.await?,
+            HeadTimeout::First(Some(until)) => match timeout_at(until, read).await {
                 Ok(read) => read?,
                 Err(_elapsed) => return Ok(Err(408)),
             },
-            Patience::Next(limit) => timeout(limit, read).await??,
+            HeadTimeout::Next(limit) => timeout(limit, read).await??,
         };
     }
 }
 
-/// How an HTTP request is met.
+/// How an HTTP request is answered.
 enum Answer {
     Response(Response),
     /// The connection is reset instead.
     Reset,
-    /// The client waits until it has enough of it.
+    /// No answer: the client waits until it gives up.
     Never,
 }
 
 /// What a request leads to.
-enum Met {
+enum Reaction {
     /// The connection becomes a WebSocket.
     Upgrade {
         response: Vec<u8>,
@@ -194,7 +185,8 @@ enum Met {
     Answer(Answer),
 }
 
-async fn answer(route: Route, body: &[u8], worker: &Worker) -> Met {
+/// Answers a request, with the faults that concern any answer.
+async fn answer(route: Route, body: &[u8], worker: &Worker) -> Reaction {
     let more_headers = match &route {
         Route::WebSocket(_) | Route::Reset | Route::Step => worker.faults.at_answer_head(),
         _ => 0,
@@ -205,7 +197,7 @@ async fn answer(route: Route, body: &[u8], worker: &Worker) -> Met {
                 if !delay.is_zero() {
                     sleep(delay).await;
                 }
-                return Met::Upgrade { response: http::upgrade_response(&accept, more_headers), delay };
+                return Reaction::Upgrade { response: http::upgrade_response(&accept, more_headers), delay };
             }
             AtUpgrade::Refuse(rejection) => Answer::Response(Response::rejection(rejection)),
         },
@@ -214,9 +206,10 @@ async fn answer(route: Route, body: &[u8], worker: &Worker) -> Met {
     if let Answer::Response(response) = &mut answer {
         response.add_headers(more_headers);
     }
-    Met::Answer(answer)
+    Reaction::Answer(answer)
 }
 
+/// Answers a request that is no handshake.
 async fn respond(route: Route, body: &[u8], worker: &Worker) -> Answer {
     if matches!(route, Route::Reset | Route::Step)
         && let Some(rejection) = worker.faults.at_http_call(Instant::now())
@@ -283,7 +276,7 @@ async fn send(stream: &mut TcpStream, response: &Response, keep_alive: bool) -> 
     stream.write_all(&out).await
 }
 
-/// Half-closes and discards what is still coming, so that the response before it is not lost to a reset.
+/// Half-closes and discards what still arrives, so that a reset does not destroy the response before it.
 async fn half_close(stream: &mut TcpStream) {
     let half_closed = async {
         stream.shutdown().await?;
@@ -292,12 +285,12 @@ async fn half_close(stream: &mut TcpStream) {
     let _: Result<io::Result<()>, _> = timeout(KEEP_ALIVE, half_closed).await;
 }
 
-/// Leaves the close to the client for a time, and discards what is still coming.
+/// Leaves the close to the client for a time, and discards what still arrives.
 async fn linger(stream: &mut TcpStream, time: Duration) {
     let _: Result<io::Result<()>, _> = timeout(time, drain(stream)).await;
 }
 
-/// As [`linger`], until the server stops at the latest, and closes the connection.
+/// Does the same until the server stops at the latest, and closes the connection.
 async fn linger_until(mut stream: TcpStream, time: Duration, stop: &CancellationToken) {
     tokio::select! {
         () = linger(&mut stream, time) => {}
@@ -305,7 +298,7 @@ async fn linger_until(mut stream: TcpStream, time: Duration, stop: &Cancellation
     }
 }
 
-/// Discards what comes until nothing comes any more; ends with an error only.
+/// Discards what arrives. Returns only with the error that ends the connection.
 async fn drain(stream: &mut TcpStream) -> io::Result<()> {
     let mut sink = Vec::new();
     loop {
@@ -314,11 +307,11 @@ async fn drain(stream: &mut TcpStream) -> io::Result<()> {
     }
 }
 
-/// Appends at least one byte.
+/// Reads and appends at least one byte.
 async fn read_some(stream: &mut TcpStream, input: &mut Vec<u8>, stamped: bool) -> io::Result<Arrival> {
     std::future::poll_fn(|cx| {
-        SCRATCH.with_borrow_mut(|scratch| {
-            let (bytes, stamp) = ready!(scratch.poll_read(cx, stream, stamped))?;
+        socket::with_buffer(|buffer| {
+            let (bytes, stamp) = ready!(buffer.poll_read(cx, stream, stamped))?;
             if bytes.is_empty() {
                 return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
             }
@@ -327,12 +320,6 @@ async fn read_some(stream: &mut TcpStream, input: &mut Vec<u8>, stamped: bool) -
         })
     })
     .await
-}
-
-/// Makes the close that follows send a RST.
-fn reset(stream: &TcpStream) {
-    // Failing, the peer sees an orderly close instead; there is nothing better to do.
-    let _ = socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO));
 }
 
 #[cfg(test)]

@@ -1,5 +1,4 @@
-//! How long to hold a reply back: a distribution of delays, sampled by inverse transform. Pure; draws come from whoever
-//! has the random numbers.
+//! Distributions of delays, sampled by inverse transform. Pure: the caller has the random numbers.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,7 +7,7 @@ use std::time::Duration;
 /// Longest delay that can be asked for, in milliseconds: a day. Nanoseconds up to here are exact in an f64.
 const MS_MAX: f64 = 86_400_000.0;
 
-/// What a delay may look like, for messages.
+/// The forms of a delay, for messages.
 const FORMS: &str = "MS, constant:MS, uniform:LOW,HIGH, bimodal:LOW,HIGH,SHARE, pareto:SCALE,SHAPE,MAX or \
     exponential:MEAN,MAX";
 
@@ -63,7 +62,7 @@ impl Delay {
         Duration::from_secs_f64(ms / 1e3)
     }
 
-    /// True when every sample is the same, so that none needs a draw.
+    /// Whether every sample is the same, so that no random number is needed.
     pub fn is_constant(&self) -> bool {
         matches!(self.0, Shape::Constant(_))
     }
@@ -119,7 +118,7 @@ fn in_range(name: &str, ms: f64) -> Result<f64, String> {
     }
 }
 
-/// A `low` above `high` would be taken for a negative spread.
+/// Refuses a `low` above `high`, which would be a negative spread.
 fn in_order(low_name: &str, low: f64, high_name: &str, high: f64) -> Result<(), String> {
     if in_range(low_name, low)? <= in_range(high_name, high)? {
         Ok(())
@@ -133,8 +132,10 @@ fn above_zero(name: &str, number: f64) -> Result<(), String> {
 }
 
 impl Shape {
+    /// Checks the numbers.
+    ///
     /// # Errors
-    /// What is wrong with the numbers, and what they must be.
+    /// What is wrong with them, and what they must be.
     fn check(self) -> Result<(), String> {
         match self {
             Self::Constant(_) => Ok(()),

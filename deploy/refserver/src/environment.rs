@@ -1,4 +1,4 @@
-//! The benchmark environment: it has an identity, counts steps and tells both; waiting is left to whoever runs it.
+//! The benchmark environment: it has an identity, counts steps, and reports both. The caller does the waiting.
 
 use std::io::Write as _;
 
@@ -62,7 +62,7 @@ impl Environment {
         self.step_count = 0;
     }
 
-    /// Counts a step; the caller waits afterwards and observes then.
+    /// Counts a step. The caller waits afterwards, and then takes the observation.
     pub(crate) fn step(&mut self) {
         self.step_count += 1;
     }
@@ -119,7 +119,7 @@ impl Environment {
 /// Appends the field "text" with a text of this length.
 fn write_text(bytes: usize, out: &mut Vec<u8>) {
     const PIECE: [u8; 4096] = [b'x'; 4096];
-    // At once, so that a large text is not moved as it grows.
+    // Reserved at once, so that a large text is not moved as it grows.
     out.reserve(bytes + PIECE.len());
     out.extend_from_slice(br#","text":""#);
     let mut missing = bytes;

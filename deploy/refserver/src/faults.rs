@@ -1,5 +1,5 @@
-//! Odd behaviour on purpose. [`Faults`] is data; the rest of the server asks it at the named points below and nowhere
-//! else decides to misbehave.
+//! Faults that the server makes on purpose. The rest of the server asks the [`Injector`] at the named points below, and makes
+//! no fault anywhere else.
 
 mod values;
 
@@ -123,16 +123,16 @@ pub struct Faults {
 /// The field "text" of an observation is never longer.
 const TEXT_BYTES_MAX: u64 = 1 << 30;
 
-/// How a WebSocket handshake is met.
+/// How a WebSocket handshake is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum AtUpgrade<'a> {
     /// Accept after this delay.
     Accept(Duration),
-    /// Do this instead.
+    /// Answer this instead.
     Refuse(Rejection<'a>),
 }
 
-/// An HTTP answer that serves nothing.
+/// An HTTP answer that refuses a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Rejection<'a> {
     pub(crate) status: u16,
@@ -168,7 +168,7 @@ pub(crate) enum AtStep {
     Stall,
 }
 
-/// The streams of random numbers. Each kind of draw has its own, so that none shifts another.
+/// The streams of random numbers. Each kind of draw has its own, so that no kind shifts another.
 #[derive(Debug, Clone, Copy)]
 enum Stream {
     Choices,
@@ -304,7 +304,7 @@ impl Injector {
         (!is_over).then_some(Rejection { status: unready.status, retry_after: unready.retry_after.as_deref() })
     }
 
-    /// Choices never made draw nothing, so one fault's choices do not depend on another being switched off.
+    /// A fault that is off draws no number, so that it does not change the choices of the others.
     fn happens(&self, probability: f64) -> bool {
         probability > 0.0 && self.draw(Stream::Choices) < probability
     }
@@ -323,7 +323,7 @@ impl Injector {
 /// The `index`th number of a stream of `seed`, uniform in [0, 1): SplitMix64's finalizer over a counter.
 pub(crate) fn unit(seed: u64, stream: u64, index: u64) -> f64 {
     const GOLDEN_GAMMA: u64 = 0x9E37_79B9_7F4A_7C15;
-    // Mixed by themselves, so that no stream is another one further on.
+    // Seed and stream are mixed first, so that no stream is a later part of another one.
     let start = mix(seed ^ mix(stream));
     let bits = mix(start.wrapping_add(index.wrapping_mul(GOLDEN_GAMMA)));
     // 53 bits fill a float's mantissa exactly.

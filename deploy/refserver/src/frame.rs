@@ -1,7 +1,7 @@
-//! RFC 6455 framing, server side: bytes in, whole messages out, and back.
+//! WebSocket framing (RFC 6455) for a server: decodes bytes to whole messages, and encodes messages.
 //!
-//! The decoder keeps nothing between calls unless a frame or a fragmented message is incomplete, so an idle
-//! connection holds no buffer.
+//! The decoder keeps bytes between calls only while a frame or a fragmented message is incomplete, so an idle connection
+//! holds no buffer.
 
 use std::ops::ControlFlow;
 
@@ -44,7 +44,7 @@ pub(crate) enum Incoming<'a> {
     Close(Option<u16>),
 }
 
-/// What the peer did against the RFC, as the close frame that answers it.
+/// A breach of the RFC by the peer, as the close frame that answers it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Violation {
     pub(crate) code: u16,
@@ -84,8 +84,8 @@ struct Header {
 }
 
 impl Decoder {
-    /// Decodes `input` (which is unmasked in place) and hands every completed message to `sink`, until it breaks;
-    /// what follows a break is dropped.
+    /// Decodes `input`, which is unmasked in place, and gives every complete message to `sink` until it breaks. What follows
+    /// a break is dropped.
     ///
     /// # Errors
     /// The first violation. The decoder must not be fed again after one.
@@ -173,8 +173,8 @@ fn deliver(
     })
 }
 
-/// Reads a frame header (RFC 6455 section 5.2); `None` when it has not arrived whole. Everything that can be judged
-/// without the payload is judged here, so that a frame announcing too much is refused before it is received.
+/// Reads a frame header (RFC 6455 section 5.2); `None` if it is incomplete. Everything that needs no payload is checked here,
+/// so that a frame that announces too much is refused before it is received.
 fn header(bytes: &[u8], message_len: usize) -> Result<Option<Header>, Violation> {
     let [first, second, rest @ ..] = bytes else { return Ok(None) };
     let opcode = first & 0x0F;
@@ -227,7 +227,7 @@ fn header(bytes: &[u8], message_len: usize) -> Result<Option<Header>, Violation>
     Ok(Some(Header { first: *first, mask: *mask, payload_start: 2 + length_bytes + 4, payload_len }))
 }
 
-/// RFC 6455 section 5.3.
+/// Removes the mask (RFC 6455 section 5.3).
 fn unmask(payload: &mut [u8], mask: [u8; 4]) {
     let mut words = payload.chunks_exact_mut(4);
     for word in &mut words {
@@ -240,8 +240,8 @@ fn unmask(payload: &mut [u8], mask: [u8; 4]) {
     }
 }
 
-/// RFC 6455 section 5.5.1: empty, or a code and a UTF-8 reason. Codes that may not appear on the wire are refused
-/// (section 7.4.2).
+/// Reads the payload of a close frame: empty, or a code and a UTF-8 reason (RFC 6455 section 5.5.1). Codes that must not be
+/// sent are refused (section 7.4.2).
 fn close_payload(payload: &[u8]) -> Result<Option<u16>, Violation> {
     match payload {
         [] => Ok(None),
@@ -257,9 +257,9 @@ fn close_payload(payload: &[u8]) -> Result<Option<u16>, Violation> {
     }
 }
 
-/// Appends a text frame whose payload `write` appends.
+/// Appends a text frame; `write` appends its payload.
 pub(crate) fn put_text(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
-    // Nearly every reply is between 126 and 65535 bytes long: room for that header, corrected afterwards.
+    // Nearly every reply has 126 to 65535 bytes. Room is left for the header of that length, and corrected afterwards.
     const HEADER_BYTES: usize = 4;
     let start = out.len();
     out.extend_from_slice(&[0; HEADER_BYTES]);
@@ -295,7 +295,7 @@ fn put(out: &mut Vec<u8>, opcode: u8, payload: &[u8]) {
     out.extend_from_slice(payload);
 }
 
-/// An unmasked final frame's header, in the first of its ten bytes.
+/// The header of an unmasked final frame: ten bytes, and how many of them it has.
 fn encode_header(opcode: u8, payload_len: usize) -> ([u8; 10], usize) {
     let mut header = [0; 10];
     header[0] = FIN | opcode;

@@ -1,4 +1,4 @@
-//! `refserver health`: does a server of this machine answer? For health checks of containers, which may have neither a
+//! `refserver health`: whether a server of this machine answers, for health checks of containers, which may have neither a
 //! shell nor curl.
 
 use std::ffi::OsString;
@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use clap::Parser as _;
 
-/// The word that leads here, as the first argument.
+/// The first argument that selects this command.
 pub(crate) const COMMAND: &str = "health";
 
-/// A server that takes longer is not well.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// More than the answer ever has.
+/// A server that takes longer counts as unhealthy.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// More bytes than the answer has.
 const ANSWER_BYTES_MAX: u64 = 16 << 10;
 
 /// Asks a server of this machine for GET /health: 0 if it answers that it is healthy, 1 and what is wrong if not.
@@ -26,7 +26,7 @@ struct Args {
     listen: SocketAddr,
 }
 
-/// `args` are those behind the command.
+/// Runs the command. `args` are the arguments after its name.
 pub(crate) fn main_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let (line, code) = match Args::try_parse_from(std::iter::once("refserver health".into()).chain(args)) {
         Ok(args) => {
@@ -36,15 +36,15 @@ pub(crate) fn main_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
                 Err(error) => (format!("http://{place}/health: {error}"), ExitCode::FAILURE),
             }
         }
-        // Docker has no use for another code than 1.
+        // Docker knows no failure code but 1.
         Err(error) => (error.to_string(), if error.use_stderr() { ExitCode::FAILURE } else { ExitCode::SUCCESS }),
     };
-    // Whoever asked may not want to know why.
+    // Standard output may be closed.
     let _ = writeln!(io::stdout(), "{}", line.trim_end());
     code
 }
 
-/// What listens on every address is reached over the loopback.
+/// A server that listens on every address is reached over the loopback interface.
 fn reachable(listen: SocketAddr) -> SocketAddr {
     match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => (Ipv4Addr::LOCALHOST, listen.port()).into(),
@@ -53,11 +53,12 @@ fn reachable(listen: SocketAddr) -> SocketAddr {
     }
 }
 
+/// Requests GET /health.
 fn ask(place: SocketAddr) -> io::Result<()> {
-    let mut stream = TcpStream::connect_timeout(&place, PATIENCE)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
-    // In one piece: whoever answers the first part of it and hangs up would reset the connection.
+    let mut stream = TcpStream::connect_timeout(&place, TIMEOUT)?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    stream.set_write_timeout(Some(TIMEOUT))?;
+    // Sent in one piece: a server that answers the first part and closes would reset the connection.
     let request = format!("GET /health HTTP/1.1\r\nHost: {place}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes())?;
     let mut answer = String::new();

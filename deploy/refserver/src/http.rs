@@ -1,4 +1,4 @@
-//! HTTP/1.1 requests and responses without IO: heads are read, routes found, replies appended.
+//! HTTP/1.1 requests and responses without IO: parses heads, finds routes, formats responses.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -42,10 +42,10 @@ pub(crate) enum Route {
     WrongMethod(&'static str),
 }
 
-/// Reads a request head; `None` when it has not arrived whole, otherwise with its length in bytes.
+/// Reads a request head. Returns it with its length in bytes; `None` if it is incomplete.
 ///
 /// # Errors
-/// The status that answers a head that cannot be served; the connection is then of no more use.
+/// The status that answers a head that can't be served. The connection can't be used any more.
 pub(crate) fn parse_head(bytes: &[u8]) -> Result<Option<(Head, usize)>, u16> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut request = httparse::Request::new(&mut headers);
@@ -72,7 +72,7 @@ pub(crate) fn parse_head(bytes: &[u8]) -> Result<Option<(Head, usize)>, u16> {
     if body_bytes > BODY_BYTES_MAX {
         return Err(413);
     }
-    // RFC 9112 section 9.3: persistent unless told otherwise, from 1.1 on.
+    // From HTTP/1.1 on a connection is persistent unless a header says otherwise (RFC 9112 section 9.3).
     let is_1_1 = request.version == Some(1);
     let keep_alive = if is_1_1 { !has_token("connection", "close") } else { has_token("connection", "keep-alive") };
     let is_handshake = is_1_1 && has_token("connection", "upgrade") && has_token("upgrade", "websocket");
@@ -82,7 +82,7 @@ pub(crate) fn parse_head(bytes: &[u8]) -> Result<Option<(Head, usize)>, u16> {
     Ok(Some((Head { route, keep_alive, body_bytes }, head_bytes)))
 }
 
-/// The values of header `name`; one that is not UTF-8 counts as empty.
+/// The values of header `name`. A value that is not UTF-8 counts as empty.
 fn values<'a>(request: &'a httparse::Request<'_, '_>, name: &'a str) -> impl Iterator<Item = &'a str> {
     request
         .headers
@@ -122,7 +122,7 @@ fn handshake_route(request: &httparse::Request<'_, '_>, method: &str, path: &str
     }
 }
 
-/// RFC 6455 section 4.2.2, item 5.4.
+/// The value of `Sec-WebSocket-Accept` (RFC 6455 section 4.2.2, item 5.4).
 fn accept_key(key: &str) -> String {
     let mut sha1 = Sha1::new();
     sha1.update(key.as_bytes());
@@ -139,7 +139,7 @@ pub(crate) fn upgrade_response(accept: &str, more_headers: u16) -> Vec<u8> {
     .into_bytes()
 }
 
-/// Complete header lines that mean nothing.
+/// Header lines without a meaning.
 fn header_lines(count: u16) -> String {
     let value = "x".repeat(if count == 0 { 0 } else { 200 });
     (1..=count).fold(String::new(), |mut lines, index| {
@@ -165,13 +165,13 @@ impl Response {
         Self { status: 200, content_type: "application/json", body, extra: "".into() }
     }
 
-    /// 200 with an HTML page, as a server that knows nothing of OpenEnv.
+    /// 200 with an HTML page, like a server that does not know OpenEnv.
     pub(crate) fn html() -> Self {
         let body = b"<!doctype html><title>It works</title><h1>It works</h1>\n".to_vec();
         Self { status: 200, content_type: "text/html; charset=utf-8", body, extra: "".into() }
     }
 
-    /// The status with `{"detail":"reason"}`, as FastAPI has it; 500 as uvicorn has it.
+    /// A status with the body `{"detail":"reason"}`, like FastAPI; for 500 with a text, like uvicorn.
     pub(crate) fn status(status: u16) -> Self {
         if status == 500 {
             let body = b"Internal Server Error".to_vec();
@@ -181,7 +181,7 @@ impl Response {
         Self { status, extra: extra.into(), ..Self::json(json!({"detail": reason(status)}).to_string().into_bytes()) }
     }
 
-    /// The status, on the way to another place where it says so.
+    /// A status with the headers that a rejection has.
     pub(crate) fn rejection(rejection: Rejection<'_>) -> Self {
         let mut response = Self::status(rejection.status);
         if (300..400).contains(&rejection.status) {
@@ -193,7 +193,7 @@ impl Response {
         response
     }
 
-    /// Adds header lines that mean nothing.
+    /// Adds header lines without a meaning.
     pub(crate) fn add_headers(&mut self, count: u16) {
         if count > 0 {
             self.extra.to_mut().push_str(&header_lines(count));
@@ -210,7 +210,7 @@ impl Response {
         Self { status: 422, ..Self::json(json!({"detail": detail}).to_string().into_bytes()) }
     }
 
-    /// Appends the response as it goes over the wire.
+    /// Appends the response as it is sent.
     pub(crate) fn put(&self, keep_alive: bool, out: &mut Vec<u8>) {
         let connection = if keep_alive { "" } else { "connection: close\r\n" };
         // Writing to a Vec cannot fail.
@@ -221,7 +221,7 @@ impl Response {
             reason(self.status),
             self.content_type
         );
-        // RFC 9110 sections 8.6 and 15.3.5: these two have no body and announce none.
+        // These two have no body and no length (RFC 9110 sections 8.6 and 15.3.5).
         if matches!(self.status, 204 | 304) {
             let _ = write!(out, "{}{connection}\r\n", self.extra);
         } else {

@@ -1,9 +1,11 @@
-//! The command line and the processes: one worker in this very process, or a supervisor of several.
+//! The program: one worker in this process, or a supervisor of several.
 
+mod cli;
+mod runtime;
 mod supervisor;
 
 use std::ffi::OsString;
-use std::io::{self, IsTerminal as _, Read as _, Write as _};
+use std::io::{self, IsTerminal as _};
 use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
 use std::process::ExitCode;
@@ -11,57 +13,17 @@ use std::sync::Arc;
 
 use clap::Parser as _;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use self::cli::Cli;
+use self::runtime::{announce, runtime, stop_with_signals, stop_with_stdin};
+use crate::accept::{into_tokio, serve};
 use crate::options::Options;
-use crate::worker::{Worker, serve};
-use crate::{health, stamp, truth};
+use crate::worker::Worker;
+use crate::{health, truth};
 
-const EXAMPLES: &str = "\
-Examples:
-  refserver --listen 0.0.0.0:8000 --workers 4 --max-concurrent-envs 500
-  refserver --listen 127.0.0.1:8000 --step-delay 50      (every step is answered 50 ms late)
-  refserver health --listen 127.0.0.1:8000                     (does the server of this machine answer?)";
-
-/// The OpenEnv benchmark environment server, without Python.
-///
-/// Prints "listening on IP:PORT" once it accepts. SIGTERM and SIGINT close every session with 1012. `refserver health`
-/// says whether a server of this machine answers.
-#[derive(Debug, clap::Parser)]
-#[command(name = "refserver", version, after_help = EXAMPLES)]
-struct Cli {
-    /// Address to listen on; port 0 takes a free one
-    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:8000")]
-    listen: SocketAddr,
-    /// Worker processes that share the listening socket
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=512))]
-    workers: u16,
-    /// Threads in each worker [default: the available cores with one worker, 1 with several]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=512))]
-    threads: Option<u16>,
-    /// Connections that may wait to be accepted
-    #[arg(long, value_name = "N", default_value_t = 2048, value_parser = clap::value_parser!(i32).range(1..))]
-    backlog: i32,
-    /// Say only what is wrong
-    #[arg(short, long, conflicts_with = "verbose")]
-    quiet: bool,
-    /// Say more; RUST_LOG says exactly what
-    #[arg(short, long)]
-    verbose: bool,
-    /// Exit when standard input reaches its end, so as not to outlive the process that holds the other side
-    #[arg(long)]
-    exit_with_stdin: bool,
-    /// Be a worker of the supervisor with this pid: the listening socket is standard input
-    #[arg(long, hide = true, value_name = "PID")]
-    worker_of: Option<i32>,
-    #[command(flatten)]
-    options: Options,
-}
-
-/// Runs the server as an executable would, with `args` its arguments behind the executable's name. `prefix` is what
-/// leads to this function in the running executable's command line: workers are started by running that again.
+/// Runs the program with `args`, the arguments after the executable's name. `prefix` are the arguments that lead to this
+/// function in the running executable: workers are started by running it again.
 pub fn main_from(prefix: &[&str], args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let args: Vec<OsString> = args.into_iter().collect();
     if let Some((_, rest)) = args.split_first().filter(|(word, _)| *word == health::COMMAND) {
@@ -70,19 +32,16 @@ pub fn main_from(prefix: &[&str], args: impl IntoIterator<Item = OsString>) -> E
     let cli = match Cli::try_parse_from(std::iter::once("refserver".into()).chain(args.iter().cloned())) {
         Ok(cli) => cli,
         Err(error) => {
-            // Standard output or error may be closed; the exit code says it all the same.
+            // This fails if standard output or error is closed; the exit code remains.
             let _ = error.print();
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
-    // Someone else may have set the subscriber of the process already, and then it is theirs.
+    // This fails if the process has a subscriber already, which then stays.
     let _ = tracing_subscriber::fmt()
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()))
-        .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_default_env()
-                .unwrap_or_else(|_| level(cli.quiet, cli.verbose).into()),
-        )
+        .with_env_filter(tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| cli.level().into()))
         .try_init();
     raise_file_limit();
     let result = match cli.worker_of {
@@ -97,14 +56,6 @@ pub fn main_from(prefix: &[&str], args: impl IntoIterator<Item = OsString>) -> E
             tracing::error!("{error}");
             ExitCode::FAILURE
         }
-    }
-}
-
-fn level(quiet: bool, verbose: bool) -> &'static str {
-    match (quiet, verbose) {
-        (true, _) => "refserver=warn",
-        (_, true) => "refserver=debug",
-        _ => "refserver=info",
     }
 }
 
@@ -123,14 +74,14 @@ fn raise_file_limit() {
     }
 }
 
-/// What would stop every worker is said once and before anything is bound.
+/// Reports what would stop every worker, once and before anything is bound.
 fn check(options: &Options) -> io::Result<()> {
     options.truth.as_deref().map_or(Ok(()), |path| truth::open(path).map(drop))
 }
 
 fn bind(address: SocketAddr, backlog: i32) -> io::Result<std::net::TcpListener> {
     let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
-    // A restart must not wait for the TIME_WAIT of the connections this server has closed.
+    // Without this option a restart would wait for connections in TIME_WAIT.
     socket.set_reuse_address(true)?;
     socket
         .bind(&address.into())
@@ -139,21 +90,10 @@ fn bind(address: SocketAddr, backlog: i32) -> io::Result<std::net::TcpListener> 
     Ok(socket.into())
 }
 
-/// Prepares a listening socket for [`serve`] by `worker`; must be called on the runtime that is to use it.
-pub(crate) fn into_tokio(listener: std::net::TcpListener, worker: &Worker) -> io::Result<TcpListener> {
-    listener.set_nonblocking(true)?;
-    // Accepted connections inherit this and the next: one system call for all of them.
-    socket2::SockRef::from(&listener).set_tcp_nodelay(true)?;
-    if worker.truth.is_some() {
-        stamp::enable(&listener);
-    }
-    TcpListener::from_std(listener)
-}
-
-/// The supervisor's socket. The kernel kills this process when the supervisor dies, however it dies.
+/// The supervisor's socket. Asks the kernel to kill this process when the supervisor dies.
 fn inherited_listener(supervisor: i32) -> io::Result<std::net::TcpListener> {
     nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?;
-    // It may have died before the line above.
+    // The supervisor may have died before the line above.
     if nix::unistd::getppid().as_raw() != supervisor {
         return Err(io::Error::other("the supervisor has gone"));
     }
@@ -170,11 +110,11 @@ fn work(cli: &Cli, listener: std::net::TcpListener) -> io::Result<()> {
     }
     let threads = match cli.threads {
         Some(threads) => usize::from(threads),
-        // Every thread of every worker is woken by every connection: no more of them than cores.
+        // Each connection wakes every thread of every worker, so there should be no more of them than cores.
         None if cli.workers > 1 => 1,
         None => std::thread::available_parallelism().map_or(1, usize::from),
     };
-    // A runtime of its own for each thread: a connection never moves, and no two threads share timers or queues.
+    // Each thread has a runtime of its own: a connection never moves, and threads share no timers or queues.
     let mut others = Vec::new();
     for index in 1..threads {
         let (listener, worker, stop) = (listener.try_clone()?, Arc::clone(&worker), stop.clone());
@@ -182,7 +122,7 @@ fn work(cli: &Cli, listener: std::net::TcpListener) -> io::Result<()> {
             let served = runtime().and_then(|runtime| {
                 runtime.block_on(async { serve(into_tokio(listener, &worker)?, worker, stop.child_token()).await })
             });
-            // One thread that cannot serve ends the process rather than leave it at half its strength.
+            // A thread that can't serve ends the process, which would otherwise go on with fewer threads.
             stop.cancel();
             served
         })?);
@@ -197,38 +137,4 @@ fn work(cli: &Cli, listener: std::net::TcpListener) -> io::Result<()> {
     others.into_iter().fold(served, |served, other| {
         served.and(other.join().unwrap_or_else(|_| Err(io::Error::other("a serving thread panicked"))))
     })
-}
-
-fn runtime() -> io::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build()
-}
-
-#[expect(clippy::print_stdout, reason = "the one line that whoever starts the server waits for")]
-fn announce(address: SocketAddr) -> io::Result<()> {
-    println!("listening on {address}");
-    io::stdout().flush()
-}
-
-/// Cancels `stop` on SIGTERM or SIGINT; these are caught when this returns.
-fn stop_with_signals(stop: CancellationToken) -> io::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::spawn(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        stop.cancel();
-    });
-    Ok(())
-}
-
-/// Cancels `stop` at the end of standard input. The thread is left behind at exit: a blocking read has no other end.
-fn stop_with_stdin(stop: CancellationToken) -> io::Result<()> {
-    std::thread::Builder::new().name("stdin".into()).spawn(move || {
-        let mut buffer = [0; 256];
-        while let Ok(1..) = io::stdin().read(&mut buffer) {}
-        stop.cancel();
-    })?;
-    Ok(())
 }

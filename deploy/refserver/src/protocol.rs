@@ -1,10 +1,10 @@
-//! OpenEnv messages: JSON text to a request or the error that answers it. Pure; knows no sockets.
+//! OpenEnv messages: parses a JSON text to a request, or to the error that answers it. Pure: no sockets.
 
 use serde_json::{Map, Value, json};
 
 use crate::frame::put_text;
 
-/// A WebSocket message that is well formed.
+/// A valid WebSocket message.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Request {
     Reset,
@@ -20,9 +20,9 @@ pub(crate) enum Request {
 /// A message that is answered with an error.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Refusal {
-    /// Answered, and the session goes on. `data` of the error message.
+    /// The session goes on after this answer, the `data` of an error message.
     Recoverable(Value),
-    /// SESSION_ERROR: answered, and the session ends. `data` of the error message.
+    /// SESSION_ERROR: the session ends after this answer, the `data` of an error message.
     Fatal(Value),
 }
 
@@ -75,8 +75,8 @@ pub(crate) fn parse_message(text: &str) -> Result<Request, Refusal> {
     })
 }
 
-/// Reads a step's action and returns its `wait_seconds`, 0 when absent. As pydantic does in its lax mode, a number may
-/// come as a string; `metadata` is the one other field that every OpenEnv action has.
+/// Reads a step's action and returns its `wait_seconds`, 0 if absent. A number may be a string, as in pydantic's lax mode.
+/// `metadata` is the only other field that every OpenEnv action has.
 ///
 /// # Errors
 /// Every issue found, in pydantic's shape.
@@ -145,7 +145,7 @@ pub(crate) fn episode_over() -> Value {
     json!({"message": "the episode is over", "code": "EXECUTION_ERROR"})
 }
 
-/// Makes the members of an error's data odd.
+/// Gives members of an error's data other types.
 pub(crate) fn make_odd(data: &mut Value) {
     data["message"] = Value::Null;
     if data["code"] == "CAPACITY_REACHED" {

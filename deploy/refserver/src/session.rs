@@ -1,5 +1,5 @@
-//! One WebSocket session as a state machine without sockets or timers: frames and instants in, bytes and a deadline
-//! out. The connection that drives it decides nothing.
+//! One WebSocket session as a state machine without sockets or timers: it is given frames and instants, and returns bytes
+//! and a deadline. The connection that drives it decides nothing.
 //!
 //! ```text
 //! Open ---- close sent ----> Closing ---+-- peer's close --> Finished (flush, close the TCP connection)
@@ -8,9 +8,9 @@
 //!  +------- injected drop ---> Aborted (RST)
 //! ```
 //!
-//! A running step is never cut short: the session keeps its place among the worker's sessions until the step has
-//! ended, even when the client has gone, because the environment's thread in a real server cannot be interrupted. A
-//! step that is stalled on purpose would never end: it is running only as long as there is a client.
+//! A running step is never cut short. The session keeps its place among the worker's sessions until the step has ended, even
+//! if the client is gone, because a real server can't interrupt the environment's thread. A step that stalls on purpose never
+//! ends; it counts as running only while there is a client.
 
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
@@ -24,7 +24,7 @@ use crate::environment::Environment;
 use crate::faults::{AtStep, CloseAnswer};
 use crate::frame::{self, Incoming, Violation, close_code};
 use crate::protocol::{self, Refusal, Request};
-use crate::stamp::{Arrival, WallClock};
+use crate::socket::{Arrival, WallClock};
 use crate::truth::{self, Log};
 use crate::worker::{Slot, Worker};
 
@@ -34,16 +34,16 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 /// The same, once the server stops.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Pipelined messages held back behind a running step; the socket is not read while there are as many.
+/// The most pipelined messages that wait behind a running step. While there are as many, the socket is not read.
 const PENDING_MESSAGES_MAX: usize = 64;
 
-/// Unsent reply bytes beyond which the socket is not read and nothing more is answered.
+/// The most unsent reply bytes. Beyond it the socket is not read and nothing more is answered.
 const OUT_BYTES_MAX: usize = 64 * 1024;
 
-/// A step longer than this is refused by the environment, as Python's clock would.
+/// The environment refuses a longer step, as Python's clock would.
 const WAIT_SECONDS_MAX: f64 = 1e9;
 
-/// How long a step waits; `None` when it is too long to be waited for. `wait_seconds` is not negative.
+/// How long a step waits; `None` if that is too long. `wait_seconds` must not be negative.
 pub(crate) fn wait(wait_seconds: f64) -> Option<Duration> {
     (wait_seconds <= WAIT_SECONDS_MAX).then(|| Duration::from_secs_f64(wait_seconds))
 }
@@ -51,9 +51,9 @@ pub(crate) fn wait(wait_seconds: f64) -> Option<Duration> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Phase {
     Open,
-    /// Our close frame is out, the peer's is awaited.
+    /// Our close frame is queued; the peer's is awaited.
     Closing,
-    /// Close frame and half-close, then whatever comes is thrown away until the peer goes.
+    /// After a close frame and a half-close everything is discarded until the peer closes.
     Failing,
     /// Send what is left, then close.
     Finished,
@@ -64,7 +64,7 @@ pub(crate) enum Phase {
 /// A request that takes time.
 #[derive(Debug)]
 struct Running {
-    /// `None` when it is never answered.
+    /// `None` if it is never answered.
     until: Option<Instant>,
     reply: Reply,
 }
@@ -76,7 +76,7 @@ enum Reply {
         wait_seconds: f64,
     },
     FailedStep,
-    /// The step came after the last of its episode.
+    /// The step came after the last step of its episode.
     LateStep,
 }
 
@@ -108,18 +108,18 @@ pub(crate) struct Session {
     out: Vec<u8>,
     /// How many bytes at the front of `out` have been sent.
     sent: usize,
-    /// A text frame is among what is unsent.
+    /// Some of the unsent bytes are a text frame.
     data_unsent: bool,
-    /// When a connection without data is cut.
+    /// When the connection is cut unless there is data before.
     idle_until: Option<Instant>,
     /// Both sides have sent their close frame.
     handshake_done: bool,
-    /// When `Closing`, `Failing` and `Finished` give up.
+    /// When the phases `Closing`, `Failing` and `Finished` give up.
     phase_until: Instant,
     /// When to ping, or when to give up waiting for the pong.
     keepalive_at: Option<Instant>,
     awaiting_pong: bool,
-    /// Pings sent; the payload of the last one.
+    /// The number of pings sent, which is the payload of the last one.
     ping_count: u32,
     /// `None` when nothing is to be measured.
     log: Option<Box<Log>>,
@@ -130,13 +130,13 @@ pub(crate) struct Session {
 pub(crate) struct Upgrade {
     pub(crate) response: Vec<u8>,
     pub(crate) arrival: Arrival,
-    /// How long it was to be held back.
+    /// How long the response is delayed on purpose.
     pub(crate) delay: Duration,
 }
 
 impl Session {
-    /// Opens a session whose first bytes are `upgrade`'s response. The capacity is checked only now: when there is no
-    /// place, the error and the close follow the upgrade unasked.
+    /// Opens a session whose first bytes are `upgrade`'s response. The capacity is checked only now, as in OpenEnv: without a
+    /// free place, an error and a close follow the upgrade.
     pub(crate) fn open(worker: Arc<Worker>, upgrade: Upgrade, mut log: Option<Box<Log>>, now: Instant) -> Self {
         let slot = Slot::take(&worker);
         if let Some(log) = &mut log {
@@ -180,12 +180,12 @@ impl Session {
         self.phase
     }
 
-    /// False while the peer has to wait because it sends faster than it is answered or reads.
+    /// False while the peer must wait because it sends faster than it reads or is answered.
     pub(crate) fn wants_input(&self) -> bool {
         self.phase != Phase::Open || (self.pending.len() < PENDING_MESSAGES_MAX && !self.is_full())
     }
 
-    /// When [`Session::advance`] has something to do next.
+    /// When [`Session::advance`] must be called next.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let is_open = self.phase == Phase::Open;
         let phase_until = (!is_open).then_some(self.phase_until);
@@ -194,7 +194,7 @@ impl Session {
         [self.running_until(), phase_until, keepalive_at, idle_until].into_iter().flatten().min()
     }
 
-    /// True when [`Session::advance`] has a message to answer now.
+    /// Whether [`Session::advance`] has a message to answer now.
     pub(crate) fn has_next(&self) -> bool {
         self.phase == Phase::Open && self.running.is_none() && !self.pending.is_empty() && !self.is_full()
     }
@@ -204,7 +204,7 @@ impl Session {
         &self.out[self.sent..]
     }
 
-    /// The first `count` of the bytes to send have been.
+    /// The first `count` of the unsent bytes were sent.
     pub(crate) fn on_sent(&mut self, count: usize, now: Instant) {
         self.sent += count;
         if self.data_unsent {
@@ -213,18 +213,18 @@ impl Session {
         if self.sent == self.out.len() {
             (self.out, self.sent, self.data_unsent) = (Vec::new(), 0, false);
         } else if self.sent > self.out.len() / 2 {
-            // Not at each write: what is left of a large reply would be moved again and again.
+            // Not at each write, which would move the rest of a large reply again and again.
             self.out.drain(..self.sent);
             self.sent = 0;
         }
     }
 
-    /// How long the connection is left to the client's close, once the session has finished with it.
+    /// How long the connection waits for the client's close after the session has finished; `None` if it does not.
     pub(crate) fn lingers(&self) -> Option<Duration> {
         self.worker.faults.after_last_word().filter(|_| self.handshake_done)
     }
 
-    /// What outlives the connection: when the running request ends, and the place that the session keeps until then.
+    /// What outlives the connection: when the running step ends, and the place that it keeps until then.
     pub(crate) fn take_step(&mut self) -> Option<(Instant, Option<Slot>)> {
         let until = self.running_until().filter(|_| self.phase != Phase::Aborted)?;
         Some((until, self.slot.take()))
@@ -235,13 +235,13 @@ impl Session {
         self.running.as_ref().and_then(|running| running.until)
     }
 
-    /// Takes one message. After a break the rest of the input is of no interest.
+    /// Handles one message. After a break the rest of the input is to be dropped.
     pub(crate) fn on_frame(&mut self, frame: Incoming<'_>, arrival: Arrival) -> ControlFlow<()> {
         let now = arrival.at;
         match frame {
             Incoming::Close(code) => {
-                // Answered at once even behind a running step; replies still owed are not sent (RFC 6455 section
-                // 5.5.1: no data after a close frame).
+                // Answered at once, also behind a running step. Replies that are still due are not sent: no data may
+                // follow a close frame (RFC 6455 section 5.5.1).
                 self.handshake_done |= matches!(self.phase, Phase::Open | Phase::Closing);
                 if self.phase == Phase::Open {
                     self.leave_open(Phase::Finished, now);
@@ -275,7 +275,7 @@ impl Session {
         }
     }
 
-    /// The peer broke the protocol: a close frame with the violation's code, and nothing more is understood.
+    /// The peer broke the protocol: answers with the violation's close frame and ignores the rest.
     pub(crate) fn on_violation(&mut self, violation: Violation, now: Instant) {
         match self.phase {
             Phase::Open => {
@@ -297,7 +297,7 @@ impl Session {
         }
     }
 
-    /// The server stops: "service restart", without waiting for a running step.
+    /// The server stops: closes with "service restart" without waiting for a running step.
     pub(crate) fn on_shutdown(&mut self, now: Instant) {
         if self.phase == Phase::Open {
             self.running = None;
@@ -306,7 +306,7 @@ impl Session {
         self.phase_until = self.phase_until.min(now + SHUTDOWN_TIMEOUT);
     }
 
-    /// Does what is due: ends the running request and answers those behind it, pings, gives up.
+    /// Does what is due at `now`: ends the running request, answers those behind it, pings, gives up.
     pub(crate) fn advance(&mut self, now: Instant) {
         if let Some(running) = self.running.take_if(|running| running.until.is_some_and(|until| until <= now)) {
             match self.phase {
@@ -336,17 +336,17 @@ impl Session {
         }
     }
 
-    /// True when the connection is to be closed with what is unsent.
+    /// Whether the connection shall be closed although bytes are unsent.
     pub(crate) fn has_given_up(&self, now: Instant) -> bool {
         self.phase == Phase::Finished && self.phase_until <= now
     }
 
-    /// What wants to know when `out` is written.
+    /// The log, if it waits for the next write.
     pub(crate) fn unwritten(&mut self) -> Option<&mut Log> {
         self.log.as_deref_mut().filter(|log| log.has_unwritten())
     }
 
-    /// What was measured of the session, whose connection has been closed.
+    /// What was measured of the session; its connection was closed at `closed`.
     pub(crate) fn take_log(&mut self, closed: WallClock) -> Option<Box<Log>> {
         let mut log = self.log.take()?;
         log.close(self.environment.session_hash(), closed);
@@ -424,7 +424,7 @@ impl Session {
         if self.worker.faults.before_step(self.environment.step_count()) {
             return self.start(Reply::LateStep, Duration::ZERO, arrival, now);
         }
-        // Counted before it is waited for.
+        // A step counts before its wait.
         self.environment.step();
         let Some(wait) = wait(wait_seconds) else {
             let message = "timestamp too large to convert to C PyTime_t";
@@ -493,7 +493,7 @@ impl Session {
         self.data_unsent = true;
     }
 
-    /// Starts the closing handshake. The place is free before the peer can know of it.
+    /// Starts the closing handshake. The place is free before the peer learns of it.
     fn close(&mut self, code: u16, reason: &str, now: Instant) {
         self.leave_open(Phase::Closing, now);
         frame::put_close(&mut self.out, Some(code), reason);

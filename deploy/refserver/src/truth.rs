@@ -1,5 +1,5 @@
-//! What the server itself saw of each session, for whoever wants to know how far a load tester's figures are from it.
-//! One line of JSON for each WebSocket session, when it has ended:
+//! The server's own record of each session, against which a load tester's figures can be checked. It writes one line of JSON
+//! for each WebSocket session that has ended:
 //!
 //! ```text
 //! {"session_hash":"002031b96bd3","pid":7,
@@ -12,11 +12,11 @@
 //!    "held_us":901}]}                from the kernel's receive timestamp to just before that write; null without one
 //! ```
 //!
-//! Durations are cut to whole microseconds. Only what was written is listed: not a step that was dropped or stalled,
-//! nor a reply that its client did not wait for; a step that failed in the environment is. Requests that are refused at
-//! once are neither reset nor step. A client that pipelines shares one read, and so one timestamp, among its requests;
-//! and what waits behind another request is achieved and held for that long too. What comes behind a handshake before
-//! it is answered counts as read when it is answered.
+//! Durations are truncated to whole microseconds. Only replies that were written are listed: no step that was dropped or
+//! stalled, and no reply that its client did not wait for. A step that failed in the environment is listed. A request that
+//! is refused at once is neither reset nor step. Requests that a client pipelines share one read, and so one timestamp; a
+//! request that waits behind another one counts that wait too. What arrives behind a handshake counts as read when the
+//! handshake is answered.
 //!
 //! A session keeps a [`Log`], which is pure; a thread turns finished logs into lines ([`Sink`]).
 
@@ -30,12 +30,12 @@ use std::time::Duration;
 use serde::{Serialize, Serializer};
 use tokio::time::Instant;
 
-use crate::stamp::{Arrival, WallClock};
+use crate::socket::{Arrival, WallClock};
 
-/// Replies listed for one session. The ones after are counted in `replies_omitted`, a field that is otherwise absent.
+/// The most replies that are listed for one session. Later ones are counted in `replies_omitted`, which is otherwise absent.
 const REPLIES_MAX: usize = 65_536;
 
-/// Finished logs that may wait to be written. Beyond it the serving threads wait: a line lost would go unnoticed.
+/// The most finished logs that wait to be written. Beyond it the serving threads wait, so that no line is lost.
 const WAITING_MAX: usize = 65_536;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -46,7 +46,7 @@ pub(crate) enum Phase {
     Step,
 }
 
-/// A request that is to be answered.
+/// A request that is being answered.
 #[derive(Debug, Clone, Copy)]
 struct Request {
     phase: Phase,
@@ -80,10 +80,10 @@ pub(crate) struct Log {
     replies: Vec<Reply>,
     #[serde(skip_serializing_if = "is_zero")]
     replies_omitted: u64,
-    /// Being answered.
+    /// The request that is being answered.
     #[serde(skip)]
     running: Option<Request>,
-    /// Answered, but the answer waits to be written.
+    /// Requests whose replies wait to be written.
     #[serde(skip)]
     unwritten: Vec<Request>,
 }
@@ -103,22 +103,22 @@ impl Log {
         }
     }
 
-    /// A request that came at `arrival` is to be answered after `intended`; there is one at a time.
+    /// A request that came at `arrival` will be answered after `intended`. There is one at a time.
     pub(crate) fn begin(&mut self, phase: Phase, intended: Duration, arrival: Arrival) {
         self.running = Some(Request { phase, intended, arrival });
     }
 
-    /// The reply to the request begun last is among the bytes that the next write is given.
+    /// The reply to the last request is among the bytes of the next write.
     pub(crate) fn answer(&mut self) {
         self.unwritten.extend(self.running.take());
     }
 
-    /// True when [`Log::write`] has something to learn.
+    /// Whether [`Log::write`] must be called before the next write.
     pub(crate) fn has_unwritten(&self) -> bool {
         !self.unwritten.is_empty()
     }
 
-    /// All bytes that wait are about to be written. They may not all be taken; what the peer's full buffers hold up is
+    /// All waiting bytes are about to be written. The socket may not take all of them: time lost to the peer's full buffers is
     /// not the server's delay.
     pub(crate) fn write(&mut self, now: Instant, wall_clock: WallClock) {
         for Request { phase, intended, arrival } in std::mem::take(&mut self.unwritten) {
@@ -133,7 +133,7 @@ impl Log {
                 phase,
                 intended,
                 achieved: now.saturating_duration_since(arrival.at),
-                // None as well when the clock was set back in between.
+                // Also `None` if the clock was set back in between.
                 held: arrival.stamp.and_then(|stamp| wall_clock.checked_sub(stamp)),
             });
         }
@@ -145,7 +145,7 @@ impl Log {
         self.closed = closed;
     }
 
-    /// The line, with its line feed.
+    /// The session's line, with its line feed.
     pub(crate) fn line(&self) -> serde_json::Result<Vec<u8>> {
         let mut line = serde_json::to_vec(self)?;
         line.push(b'\n');
@@ -173,7 +173,7 @@ fn is_zero(count: &u64) -> bool {
 /// Opens the file for [`Sink::new`].
 ///
 /// # Errors
-/// With the path in its message.
+/// If it can't be opened; the message has the path.
 pub(crate) fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new()
         .append(true)
@@ -182,17 +182,17 @@ pub(crate) fn open(path: &Path) -> io::Result<File> {
         .map_err(|error| io::Error::new(error.kind(), format!("cannot append to --truth {}: {error}", path.display())))
 }
 
-/// Where finished logs go: a thread that writes them out. Dropped, it waits until all have been written.
+/// A thread that writes finished logs. Dropping it waits until all are written.
 #[derive(Debug)]
 pub(crate) struct Sink {
-    /// Taken only by the drop.
+    /// `None` only while it is dropped.
     logs: Option<SyncSender<Box<Log>>>,
     writer: Option<JoinHandle<()>>,
 }
 
 impl Sink {
     /// # Errors
-    /// When there can be no thread.
+    /// If the thread can't be started.
     pub(crate) fn new(file: File) -> io::Result<Self> {
         let (logs, finished) = sync_channel(WAITING_MAX);
         let writer = std::thread::Builder::new().name("truth".into()).spawn(move || write_all(file, &finished))?;
@@ -201,7 +201,7 @@ impl Sink {
 
     pub(crate) fn put(&self, log: Box<Log>) {
         if let Some(logs) = &self.logs {
-            // Failing, the writer has panicked, which has been said.
+            // This fails only if the writer has panicked, which was reported.
             let _ = logs.send(log);
         }
     }
@@ -217,19 +217,19 @@ impl Drop for Sink {
 }
 
 fn write_all(mut file: File, finished: &Receiver<Box<Log>>) {
-    let mut complained = false;
+    let mut warned = false;
     for log in finished {
-        // One call: a file opened to append takes the lines of several processes whole. A line that was cut short is
-        // not continued, since another process may have written behind it.
+        // One call a line, because a file opened to append takes whole writes of several processes. A line that was cut
+        // short is not continued, because another process may have written behind it.
         let written = log.line().map_err(io::Error::from).and_then(|line| match file.write(&line)? {
             length if length == line.len() => Ok(()),
             _ => Err(io::ErrorKind::WriteZero.into()),
         });
         if let Err(error) = written
-            && !complained
+            && !warned
         {
             tracing::warn!(%error, "cannot write to the truth file; it lacks sessions");
-            complained = true;
+            warned = true;
         }
     }
 }

@@ -1,155 +1,142 @@
-//! What the coordinator asks for: target, script, launch, a share of a batch.
+//! The coordinator's orders.
 
-use super::basics::{
-    Checked, Invalid, at_most, attempt, bounds, duration, invalid, micros, mode, need, plan_hash, text, wire_mode,
-};
+use super::value::{Value, at_most, mirror};
+use super::{Checked, Invalid, invalid, need};
 use crate::limits as max;
+use crate::message::{Heartbeat, Probe, Refused, RefusedWhy, Resend, Welcome};
 use crate::pb;
-use crate::spec::{Assignment, Launch, Process, Script, Target};
+use crate::spec::{Assignment, Launch, Mode, Process, Script, Target};
 
-impl From<&Target> for pb::Target {
-    fn from(target: &Target) -> Self {
-        Self { urls: target.urls.clone(), ca_pem: target.ca_pem.clone() }
-    }
-}
+mirror!(Heartbeat = Heartbeat in "" { values { instance, sequence } });
 
-pub(super) fn target(value: Option<pb::Target>) -> Checked<Target> {
-    let value = need("target", value)?;
-    if value.urls.is_empty() || value.urls.len() > max::URLS_MAX {
-        return invalid("target.urls", format!("{} urls, 1 to {}", value.urls.len(), max::URLS_MAX));
+mirror!(Welcome = Welcome in "" {
+    values { run, plan_hash, name }
+    renamed { lease = lease_us }
+    check |welcome| match welcome.lease {
+        lease if lease < max::LEASE_MIN => invalid("lease_us", format!("{} us", lease.as_micros())),
+        _ => Ok(()),
     }
-    if value.ca_pem.len() > max::CA_BYTES_MAX {
-        return invalid("target.ca_pem", "too large");
-    }
-    let urls =
-        value.urls.into_iter().map(|url| text("target.urls", url, max::TEXT_BYTES_MAX)).collect::<Checked<_>>()?;
-    Ok(Target { urls, ca_pem: value.ca_pem })
-}
+});
 
-impl From<&Script> for pb::Script {
-    fn from(script: &Script) -> Self {
-        Self {
-            steps: script.steps,
-            wait_us: micros(script.wait),
-            think_us: micros(script.think),
-            connect_timeout_us: micros(script.connect_timeout),
-            reset_timeout_us: micros(script.reset_timeout),
-            step_timeout_us: micros(script.step_timeout),
-            close_timeout_us: micros(script.close_timeout),
-            total_timeout_us: script.total_timeout.map(micros),
-            until_done: script.until_done,
-            message_bytes_max: script.message_bytes_max as u64,
+mirror!(Refused = Refused in "" { values { why, message } });
+
+impl Value for RefusedWhy {
+    type Wire = i32;
+
+    fn encode(self) -> i32 {
+        match self {
+            Self::Version => pb::refused::Why::Version,
+            Self::Plan => pb::refused::Why::Plan,
+            Self::Full => pb::refused::Why::Full,
+            Self::Malformed => pb::refused::Why::Malformed,
         }
+        .into()
     }
-}
 
-pub(super) fn script(value: Option<pb::Script>) -> Checked<Script> {
-    let value = need("script", value)?;
-    if value.steps > max::STEPS_MAX {
-        return invalid("script.steps", format!("{} is above {}", value.steps, max::STEPS_MAX));
-    }
-    Ok(Script {
-        steps: value.steps,
-        wait: duration("script.wait_us", value.wait_us)?,
-        think: duration("script.think_us", value.think_us)?,
-        connect_timeout: duration("script.connect_timeout_us", value.connect_timeout_us)?,
-        reset_timeout: duration("script.reset_timeout_us", value.reset_timeout_us)?,
-        step_timeout: duration("script.step_timeout_us", value.step_timeout_us)?,
-        close_timeout: duration("script.close_timeout_us", value.close_timeout_us)?,
-        total_timeout: value.total_timeout_us.map(|us| duration("script.total_timeout_us", us)).transpose()?,
-        until_done: value.until_done,
-        message_bytes_max: usize::try_from(at_most(
-            "script.message_bytes_max",
-            value.message_bytes_max,
-            max::REPLY_BYTES_MAX,
-        )?)
-        .or_else(|_| invalid("script.message_bytes_max", "more than this machine can address"))?,
-    })
-}
-
-impl From<Launch> for pb::Launch {
-    fn from(launch: Launch) -> Self {
-        let kind = match launch {
-            Launch::Burst => pb::launch::Kind::Burst(pb::Burst {}),
-            Launch::Ramp { over_us } => pb::launch::Kind::Ramp(pb::Ramp { over_us }),
-            Launch::Arrivals { over_us, process } => {
-                pb::launch::Kind::Arrivals(pb::Arrivals { over_us, poisson: process == Process::Poisson })
-            }
-        };
-        Self { kind: Some(kind) }
-    }
-}
-
-pub(super) fn launch(value: Option<pb::Launch>) -> Checked<Launch> {
-    Ok(match need("launch.kind", need("launch", value)?.kind)? {
-        pb::launch::Kind::Burst(_) => Launch::Burst,
-        pb::launch::Kind::Ramp(ramp) => {
-            Launch::Ramp { over_us: at_most("launch.ramp.over_us", ramp.over_us, max::DURATION_US_MAX)? }
-        }
-        pb::launch::Kind::Arrivals(arrivals) => Launch::Arrivals {
-            over_us: at_most("launch.arrivals.over_us", arrivals.over_us, max::DURATION_US_MAX)?,
-            process: if arrivals.poisson { Process::Poisson } else { Process::Uniform },
-        },
-    })
-}
-
-impl From<&Assignment> for pb::Prepare {
-    fn from(a: &Assignment) -> Self {
-        Self {
-            attempt: Some(a.attempt.into()),
-            plan_hash: a.plan_hash.0.to_vec(),
-            target: Some((&a.target).into()),
-            mode: wire_mode(a.mode),
-            script: Some((&a.script).into()),
-            launch: Some(a.launch.into()),
-            first_session: a.first_session,
-            sessions: a.sessions,
-            batch_size: a.batch_size,
-            seed: a.seed,
-            agent_index: a.agent_index,
-            agent_count: a.agent_count,
-            bounds: Some(pb::Bounds {
-                low_us: a.bounds.low_us,
-                high_us: a.bounds.high_us,
-                significant_digits: a.bounds.significant_digits.into(),
-            }),
-            kernel_timestamps: a.kernel_timestamps,
-            clock_step_us_max: a.clock_step_us_max,
-            in_flight_max: a.in_flight_max,
-        }
-    }
-}
-
-impl TryFrom<pb::Prepare> for Assignment {
-    type Error = Invalid;
-
-    fn try_from(value: pb::Prepare) -> Checked<Self> {
-        let batch_size = at_most("batch_size", value.batch_size, max::SESSIONS_MAX)?;
-        let sessions = at_most("sessions", value.sessions, batch_size)?;
-        let first_session = at_most("first_session", value.first_session, batch_size - sessions)?;
-        if value.agent_index >= value.agent_count {
-            return invalid("agent_index", format!("{} of {} agents", value.agent_index, value.agent_count));
-        }
-        Ok(Self {
-            attempt: attempt(value.attempt)?,
-            plan_hash: plan_hash(&value.plan_hash)?,
-            target: target(value.target)?,
-            mode: mode(value.mode)?,
-            script: script(value.script)?,
-            launch: launch(value.launch)?,
-            first_session,
-            sessions,
-            batch_size,
-            seed: value.seed,
-            agent_index: value.agent_index,
-            agent_count: value.agent_count,
-            bounds: bounds(value.bounds)?,
-            kernel_timestamps: value.kernel_timestamps,
-            clock_step_us_max: value.clock_step_us_max,
-            in_flight_max: match value.in_flight_max {
-                0 => return invalid("in_flight_max", "0 sessions at once"),
-                most => at_most("in_flight_max", most, max::SESSIONS_MAX)?,
-            },
+    /// A reason that this version does not know still is a refusal.
+    fn decode(_field: &'static str, wire: i32) -> Checked<Self> {
+        Ok(match pb::refused::Why::try_from(wire).unwrap_or_default() {
+            pb::refused::Why::Version => Self::Version,
+            pb::refused::Why::Plan => Self::Plan,
+            pb::refused::Why::Full => Self::Full,
+            pb::refused::Why::Malformed | pb::refused::Why::Unspecified => Self::Malformed,
         })
     }
 }
+
+mirror!(Probe = Probe in "" {
+    messages { target, script }
+    values { plan_hash, modes, sessions }
+    renamed { deadline = deadline_us }
+    check |probe| {
+        if !(1..=Mode::ALL.len()).contains(&probe.modes.len()) {
+            return invalid("modes", format!("{} of them", probe.modes.len()));
+        }
+        match probe.sessions {
+            1..=max::PROBE_SESSIONS_MAX => Ok(()),
+            other => invalid("sessions", format!("{other}, 1 to {}", max::PROBE_SESSIONS_MAX)),
+        }
+    }
+});
+
+mirror!(Resend = Resend in "" {
+    messages { attempt }
+    values { report, sequences, from }
+    check |resend| {
+        at_most("sequences", resend.sequences.len() as u64, max::RESEND_MAX as u64)?;
+        let mut chunks = resend.sequences.iter().chain(&resend.from);
+        chunks.try_for_each(|sequence| at_most("sequences", *sequence, max::CHUNKS_MAX))
+    }
+});
+
+mirror!(Target = Target in "target." {
+    values { urls, ca_pem }
+    check |target| {
+        if target.urls.is_empty() || target.urls.len() > max::URLS_MAX {
+            return invalid("target.urls", format!("{} urls, 1 to {}", target.urls.len(), max::URLS_MAX));
+        }
+        at_most("target.ca_pem", target.ca_pem.len() as u64, max::CA_BYTES_MAX as u64)
+    }
+});
+
+mirror!(Script = Script in "script." {
+    values { steps, until_done, message_bytes_max }
+    renamed {
+        wait = wait_us, think = think_us, connect_timeout = connect_timeout_us, reset_timeout = reset_timeout_us,
+        step_timeout = step_timeout_us, close_timeout = close_timeout_us, total_timeout = total_timeout_us
+    }
+    check |script| {
+        at_most("script.steps", script.steps.into(), max::STEPS_MAX.into())?;
+        at_most("script.message_bytes_max", script.message_bytes_max as u64, max::REPLY_BYTES_MAX)
+    }
+});
+
+impl Value for Launch {
+    type Wire = pb::Launch;
+
+    fn encode(self) -> pb::Launch {
+        use pb::launch::Kind;
+        pb::Launch {
+            kind: Some(match self {
+                Self::Burst => Kind::Burst(pb::Burst {}),
+                Self::Ramp { over_us } => Kind::Ramp(pb::Ramp { over_us }),
+                Self::Arrivals { over_us, process } => {
+                    Kind::Arrivals(pb::Arrivals { over_us, poisson: process == Process::Poisson })
+                }
+            }),
+        }
+    }
+
+    fn decode(_field: &'static str, wire: pb::Launch) -> Checked<Self> {
+        use pb::launch::Kind;
+        let launch = match need("launch.kind", wire.kind)? {
+            Kind::Burst(pb::Burst {}) => Self::Burst,
+            Kind::Ramp(pb::Ramp { over_us }) => Self::Ramp { over_us },
+            Kind::Arrivals(pb::Arrivals { over_us, poisson }) => {
+                Self::Arrivals { over_us, process: if poisson { Process::Poisson } else { Process::Uniform } }
+            }
+        };
+        at_most("launch.over_us", launch.over_us(), max::DURATION_US_MAX)?;
+        Ok(launch)
+    }
+}
+
+mirror!(Assignment = Prepare in "" {
+    messages { attempt, target, script, launch, bounds }
+    values {
+        plan_hash, mode, first_session, sessions, batch_size, seed, agent_index, agent_count, kernel_timestamps,
+        clock_step_us_max, in_flight_max
+    }
+    check |share| {
+        at_most("batch_size", share.batch_size, max::SESSIONS_MAX)?;
+        at_most("sessions", share.sessions, share.batch_size)?;
+        at_most("first_session", share.first_session, share.batch_size - share.sessions)?;
+        if share.agent_index >= share.agent_count {
+            return invalid("agent_index", format!("{} of {} agents", share.agent_index, share.agent_count));
+        }
+        if share.in_flight_max == 0 {
+            return invalid("in_flight_max", "0 sessions at once");
+        }
+        at_most("in_flight_max", share.in_flight_max, max::SESSIONS_MAX)
+    }
+});

@@ -41,13 +41,15 @@ fn hello() -> pb::Hello {
     }
 }
 
-fn record(outcome: pb::Outcome) -> pb::Record {
-    let failed = outcome == pb::Outcome::Failed;
+fn record(kind: pb::OutcomeKind) -> pb::Record {
+    let failed = kind == pb::OutcomeKind::Failed;
     pb::Record {
         session: 5,
-        outcome: outcome.into(),
-        phase: failed.then_some(pb::Phase::Step.into()),
-        error_type: if failed { "server_error(X))".to_owned() } else { String::new() },
+        outcome: Some(pb::Outcome {
+            kind: kind.into(),
+            phase: failed.then_some(pb::Phase::Step.into()),
+            error_type: if failed { "server_error(X))".to_owned() } else { String::new() },
+        }),
         error_message: "closed 1012 (bye)".to_owned(),
         intended_us: 9,
         started_us: Some(10),
@@ -56,19 +58,19 @@ fn record(outcome: pb::Outcome) -> pb::Record {
         step_us: vec![1_000, u64::MAX],
         total_us: Some(u64::MAX),
         session_hash: Some("0123456789ab".to_owned()),
-        reset_wire_us: Some(1),
-        reset_lag_us: Some(2),
-        step_wire_us: vec![3, u64::MAX],
-        step_lag_us: vec![4, u64::MAX],
-        open_own_us: Some(5),
         asked_us: u64::MAX,
         step_wait_us: 6,
         done: !failed,
         untidy: (!failed).then(|| "closed(1006)".to_owned()),
-        pings: 2,
-        ping_late_us: Some(7),
-        silence_us: failed.then_some(9),
-        silence_own_us: failed.then_some(8),
+        wire: Some(pb::WireRecord {
+            reset: Some(pb::Split { wire_us: 1, lag_us: 2 }),
+            steps: vec![pb::Split { wire_us: 3, lag_us: 4 }, pb::Split { wire_us: u64::MAX, lag_us: u64::MAX }],
+            open_own_us: Some(5),
+            pings: 2,
+            ping_late_us: Some(7),
+            silence: failed.then_some(pb::Silence { us: 9, own_us: 8 }),
+            ..Default::default()
+        }),
         ..Default::default()
     }
 }
@@ -84,7 +86,7 @@ fn report(planned: u64) -> pb::Report {
             .zip(1..)
             .map(|(one, metric)| pb::MetricHistogram { metric, data: one.data, over_range: 0 })
             .collect(),
-        vitals: Some(pb::Vitals { wire: pb::Wire::Measured.into(), threads: 2, ..Default::default() }),
+        vitals: Some(pb::Vitals { wire: pb::WireState::Measured.into(), threads: 2, ..Default::default() }),
         ..Default::default()
     }
 }
@@ -200,14 +202,14 @@ fn all() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     let found = pb::ProbeResult {
         url: "http://h:1".to_owned(),
         mode: pb::Mode::Http.into(),
-        r#final: true,
+        last_word: true,
         problem: "refused".to_owned(),
         addresses: vec!["127.0.0.1:1".to_owned()],
         ..Default::default()
     };
     let progress = pb::Progress { attempt: attempt(), launched: 3, open: 2, succeeded: 1, failed: 0 };
-    let both = vec![record(pb::Outcome::Succeeded), record(pb::Outcome::Failed)];
-    let unlived = pb::Record { started_us: None, ..record(pb::Outcome::Succeeded) };
+    let both = vec![record(pb::OutcomeKind::Succeeded), record(pb::OutcomeKind::Failed)];
+    let unlived = pb::Record { started_us: None, ..record(pb::OutcomeKind::Succeeded) };
     let welcome = pb::Welcome { run: vec![7; 16], plan_hash: vec![1; 32], name: "a".to_owned(), lease_us: 10_000_000 };
     let outside = pb::Prepare { first_session: 11, ..prepare() };
     let endless = pb::Bounds { low_us: 1, high_us: u64::MAX, significant_digits: 5 };
@@ -216,13 +218,13 @@ fn all() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     let too_many = pb::Resend { sequences: vec![0; proto::limits::RESEND_MAX + 1], ..resend.clone() };
     let no_chunk = pb::Resend { from: Some(u64::MAX), ..resend.clone() };
     let beat = pb::Heartbeat { instance: vec![9; 16], sequence: u64::MAX };
-    let holding = pb::Hello { plan_hash: vec![1; 32], holding: attempt(), ..hello() };
+    let holding = pb::Hello { plan_hash: Some(vec![1; 32]), holding: attempt(), ..hello() };
     let no_run = Some(pb::Attempt { run: vec![7; 15], batch: 3, attempt: 1 });
     let leaving = |reason: String| from_agent(Agent::Leaving(pb::Leaving { reason }));
     let narrow = Bounds { high_us: 1_000_000, ..Bounds::STANDARD };
     let mut all = vec![
         ("hello", "good-plain", hello().encode_to_vec()),
-        ("hello", "good-again", pb::Hello { plan_hash: vec![1; 32], ..hello() }.encode_to_vec()),
+        ("hello", "good-again", pb::Hello { plan_hash: Some(vec![1; 32]), ..hello() }.encode_to_vec()),
         ("hello", "good-holding", holding.encode_to_vec()),
         ("hello", "bad-holding", pb::Hello { holding: no_run, ..hello() }.encode_to_vec()),
         ("beat", "good-plain", beat.encode_to_vec()),

@@ -1,4 +1,4 @@
-//! Several workers behind one listening socket, as uvicorn has them: the kernel spreads accepts over whoever asks.
+//! Runs several workers behind one listening socket, as uvicorn does. The kernel spreads connections over those that accept.
 
 use std::ffi::OsString;
 use std::io;
@@ -14,9 +14,10 @@ use tokio::process::{Child, Command};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::Cli;
+use super::cli::Cli;
+use super::runtime::{announce, runtime, stop_with_signals, stop_with_stdin};
 
-/// How long workers may take to stop before they are killed; they bound themselves to less.
+/// How long workers may take to stop before they are killed. They need less by themselves.
 const STOP_GRACE: Duration = Duration::from_secs(5);
 
 /// Starts `cli.workers` workers, replaces one that dies, and stops them all when told to.
@@ -24,15 +25,15 @@ pub(super) fn supervise(cli: &Cli, listener: TcpListener, prefix: &[&str], args:
     let address = listener.local_addr()?;
     let stop = CancellationToken::new();
     if cli.exit_with_stdin {
-        super::stop_with_stdin(stop.clone())?;
+        stop_with_stdin(stop.clone())?;
     }
-    // On this thread: a worker's death signal is tied to the thread that started it, so that must not end early.
-    super::runtime()?.block_on(async {
-        super::stop_with_signals(stop.clone())?;
+    // This thread starts the workers, because they die with the thread that started them.
+    runtime()?.block_on(async {
+        stop_with_signals(stop.clone())?;
         let mut workers = JoinSet::new();
         let started = start_all(cli.workers, &listener, prefix, args, &stop, &mut workers).await;
         if started.is_ok() && !stop.is_cancelled() {
-            super::announce(address)?;
+            announce(address)?;
         }
         let supervised = match started {
             Ok(()) => keep_up(&listener, prefix, args, &stop, &mut workers).await,
@@ -118,7 +119,7 @@ async fn watch(mut child: Child, stop: CancellationToken) {
         _ = child.wait() => return,
         () = stop.cancelled() => {}
     }
-    // Not reaped yet, so the pid is still this worker's.
+    // The worker is not reaped yet, so the pid is still its own.
     if let Some(pid) = child.id().and_then(|pid| i32::try_from(pid).ok()) {
         let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
     }

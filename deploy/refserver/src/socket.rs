@@ -1,10 +1,11 @@
-//! Reading with the kernel's own receive timestamps (SO_TIMESTAMPING, software, taken when a segment enters the stack):
-//! they do not depend on when this process gets to run.
+//! Reads from connections, with the kernel's receive timestamps (SO_TIMESTAMPING, software, taken when a segment enters the
+//! network stack). They do not depend on when this process is scheduled.
 //!
-//! The kernel begins to stamp a little after the first socket on the machine asks for it, and stops after the last one
-//! has gone. So it is asked on the listener, before anything is accepted: accepted sockets inherit the option, and the
-//! listener stays open.
+//! The kernel switches timestamps on a little after the first socket of the machine asks for them, and off after the last
+//! one is closed. So the listener asks, before anything is accepted: accepted sockets inherit the option, and the listener
+//! stays open.
 
+use std::cell::RefCell;
 use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd as _};
 use std::pin::Pin;
@@ -18,11 +19,12 @@ use tokio::io::{AsyncRead as _, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-/// A time since 1970 on CLOCK_REALTIME, the clock of the kernel's stamps.
+/// The time since 1970 on CLOCK_REALTIME, the clock of the kernel's timestamps.
 pub(crate) type WallClock = Duration;
 
+/// The current time.
 pub(crate) fn wall_clock() -> WallClock {
-    // A clock set before 1970 is a broken machine; everything then reads 0.
+    // A clock that is set before 1970 reads 0.
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
@@ -31,32 +33,50 @@ pub(crate) fn wall_clock() -> WallClock {
 pub(crate) struct Arrival {
     /// When it had been read.
     pub(crate) at: Instant,
-    /// When the kernel received the last segment of what was read with it, where it said so.
+    /// When the kernel received the last segment of that read; `None` if it did not say.
     pub(crate) stamp: Option<WallClock>,
 }
 
-/// Has the kernel stamp what `listener`'s connections receive. Where it cannot, there are no stamps.
-pub(crate) fn enable(listener: &impl AsFd) {
+/// Asks the kernel for timestamps of what `listener`'s connections receive. Without support there are none.
+pub(crate) fn enable_timestamps(listener: &impl AsFd) {
     let flags = TimestampingFlag::SOF_TIMESTAMPING_RX_SOFTWARE | TimestampingFlag::SOF_TIMESTAMPING_SOFTWARE;
     if let Err(error) = setsockopt(listener, Timestamping, &flags) {
         tracing::warn!(%error, "no receive timestamps: held_us will be null");
     }
 }
 
-/// Room to read into.
+const BUFFER_BYTES: usize = 64 * 1024;
+
+thread_local! {
+    /// The buffer that all connections of a thread read into; nobody holds it across an await.
+    static BUFFER: RefCell<ReadBuffer> = RefCell::new(ReadBuffer::new(BUFFER_BYTES));
+}
+
+/// Calls `read` with this thread's buffer.
+pub(crate) fn with_buffer<T>(read: impl FnOnce(&mut ReadBuffer) -> T) -> T {
+    BUFFER.with_borrow_mut(read)
+}
+
+/// Makes the close that follows reset the connection (RST).
+pub(crate) fn reset_on_close(stream: &TcpStream) {
+    // If this fails the peer sees an orderly close, and nothing can be done about it.
+    let _ = socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO));
+}
+
+/// A buffer for one read.
 #[derive(Debug)]
-pub(crate) struct Scratch {
+pub(crate) struct ReadBuffer {
     bytes: Box<[u8]>,
-    /// Aligned by the allocator, which an array on the stack is not.
+    /// On the heap, because control messages must be aligned.
     control: Vec<u8>,
 }
 
-impl Scratch {
-    pub(crate) fn new(bytes: usize) -> Self {
+impl ReadBuffer {
+    fn new(bytes: usize) -> Self {
         Self { bytes: vec![0; bytes].into_boxed_slice(), control: nix::cmsg_space!(Timestamps) }
     }
 
-    /// Reads once; the bytes, none of them at the end of the stream, and their stamp if `stamped`.
+    /// Reads once. Returns the bytes (none at the end of the stream) and, if `stamped`, their timestamp.
     pub(crate) fn poll_read(
         &mut self,
         cx: &mut Context<'_>,
@@ -81,7 +101,7 @@ impl Scratch {
         loop {
             ready!(stream.poll_read_ready(cx))?;
             match stream.try_io(Interest::READABLE, || self.receive(stream)) {
-                // That has taken the readiness back; the next poll of it waits.
+                // `try_io` has cleared the readiness, so the next poll waits.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 received => return Poll::Ready(received),
             }
@@ -92,7 +112,7 @@ impl Scratch {
         let mut parts = [IoSliceMut::new(&mut self.bytes)];
         let message = recvmsg::<()>(stream.as_raw_fd(), &mut parts, Some(&mut self.control), MsgFlags::empty())?;
         let mut stamp = None;
-        // Control messages that were cut off are as good as none.
+        // Truncated control messages are ignored.
         for control in message.cmsgs().into_iter().flatten() {
             if let ControlMessageOwned::ScmTimestampsns(stamps) = control {
                 stamp = Some(Duration::from(stamps.system)).filter(|stamp| !stamp.is_zero());

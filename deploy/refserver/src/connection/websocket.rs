@@ -1,4 +1,4 @@
-//! Drives one session over its connection: bytes and time in, bytes out.
+//! Moves bytes and time between a [`Session`] and its connection.
 
 use std::io;
 use std::pin::Pin;
@@ -10,14 +10,12 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 
-use super::{SCRATCH, reset};
 use crate::frame::Decoder;
 use crate::session::{Phase, Session};
-use crate::stamp::{Arrival, wall_clock};
+use crate::socket::{self, Arrival, wall_clock};
 
-/// Moves bytes and time between a session and its connection until the session has finished with it, and returns the
-/// connection for its close.
-/// `input` is what the client sent behind its handshake.
+/// Runs the session until it has finished with the connection, and returns the connection to be closed. `input` is what the
+/// client sent right behind its handshake, and `arrival` when.
 pub(super) async fn drive(
     stream: TcpStream,
     (mut input, arrival): (Vec<u8>, Arrival),
@@ -27,7 +25,7 @@ pub(super) async fn drive(
 ) -> TcpStream {
     let mut decoder = Decoder::default();
     if !input.is_empty() {
-        // The handshake may have been held back since then, and the session's time does not run backwards.
+        // The handshake may have been delayed since then, and the session's time must not run backwards.
         let arrival = Arrival { at: Instant::now(), ..arrival };
         decode(&mut decoder, &mut input, session, arrival);
     }
@@ -39,7 +37,7 @@ pub(super) async fn drive(
     let mut driver = Driver { stream, stamped, decoder, half_closed: false, stopping: false };
     std::future::poll_fn(|cx| driver.poll(cx, session, sleep.as_mut(), stopped.as_mut())).await;
     if session.phase() == Phase::Aborted {
-        reset(&driver.stream);
+        socket::reset_on_close(&driver.stream);
     }
     driver.stream
 }
@@ -58,9 +56,10 @@ fn decode(decoder: &mut Decoder, bytes: &mut [u8], session: &mut Session, arriva
     }
 }
 
+/// A connection with what is known of both directions.
 struct Driver {
     stream: TcpStream,
-    /// The kernel is asked when it received what is read.
+    /// Read the kernel's receive timestamps.
     stamped: bool,
     decoder: Decoder,
     half_closed: bool,
@@ -69,7 +68,7 @@ struct Driver {
 }
 
 impl Driver {
-    /// Ready when the connection is to be closed.
+    /// Ready when the connection shall be closed.
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
@@ -89,7 +88,7 @@ impl Driver {
             if session.phase() == Phase::Finished && (session.unsent().is_empty() || session.has_given_up(now)) {
                 return Poll::Ready(());
             }
-            // What waited for room to be answered has it now.
+            // Sending may have made room to answer a message that waits.
             let mut progress = session.has_next();
             if session.wants_input() && session.phase() != Phase::Finished {
                 progress |= self.read(cx, session);
@@ -112,7 +111,7 @@ impl Driver {
         }
     }
 
-    /// Sends what can be sent now, and half-closes behind a violation's close frame.
+    /// Sends what can be sent now, and half-closes after the close frame that answers a violation.
     fn flush(&mut self, cx: &mut Context<'_>, session: &mut Session, now: Instant) -> io::Result<()> {
         while !session.unsent().is_empty() {
             if let Some(log) = session.unwritten() {
@@ -138,7 +137,7 @@ impl Driver {
         Ok(())
     }
 
-    /// Writes what the close of the connection follows at once: MSG_MORE lets its FIN travel in the same segment.
+    /// Writes the last bytes before the close. With MSG_MORE the FIN travels in the same segment.
     fn poll_write_last(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let stream = &self.stream;
         let send =
@@ -149,10 +148,10 @@ impl Driver {
         }
     }
 
-    /// Reads once; false when there is nothing to read now.
+    /// Reads once; `false` if nothing has arrived.
     fn read(&mut self, cx: &mut Context<'_>, session: &mut Session) -> bool {
-        SCRATCH.with_borrow_mut(|scratch| {
-            match scratch.poll_read(cx, &mut self.stream, self.stamped) {
+        socket::with_buffer(|buffer| {
+            match buffer.poll_read(cx, &mut self.stream, self.stamped) {
                 Poll::Pending => return false,
                 Poll::Ready(Ok((bytes, stamp))) if !bytes.is_empty() => {
                     decode(&mut self.decoder, bytes, session, Arrival { at: Instant::now(), stamp });
