@@ -519,19 +519,19 @@ mod tests {
             results.push(with(
                 done(2_048, repetition, if repetition == 2 { 0 } else { 2_048 }, 1_900_000, &mut cells),
                 |summary| {
-                    summary.errors = vec![("refused at connect".to_owned(), 2_048 - summary.ledger.succeeded)];
+                    summary.errors = vec![("refused at connect".to_owned().into(), 2_048 - summary.ledger.succeeded)];
                     summary.errors.retain(|(_, count)| *count > 0);
                 },
             ));
             results.push(with(done(4_096, repetition, 100, 1_950_000, &mut cells), |summary| {
-                summary.errors = (1..=7).map(|n| (format!("http_status(50{n}) at reset"), 500)).collect();
+                summary.errors = (1..=7).map(|n| (format!("http_status(50{n}) at reset").into(), 500)).collect();
                 summary.ledger.timed_out = 496;
                 summary.ledger.failed -= 496;
                 summary.verdict = judged(Validity::Valid, Bottleneck::Server, "the server refused");
             }));
             results.push(with(done(32, repetition, 0, 0, &mut CellHistograms::default()), |summary| {
                 summary.batch.mode = Mode::Http;
-                summary.errors = vec![("http_status(404) at reset".to_owned(), 32)];
+                summary.errors = vec![("http_status(404) at reset".to_owned().into(), 32)];
             }));
         }
         for (metric, us) in [(Metric::Connect, 250_000), (Metric::Step, 1_040_000)] {

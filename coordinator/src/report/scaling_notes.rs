@@ -1,5 +1,7 @@
 //! PURE: the note of one batch size in the scaling table, from its numbers alone, in the experiment log's words.
 
+use proto::Phase;
+
 use crate::plan::Plan;
 use crate::results::cells::Cell;
 use crate::results::verdict::Validity;
@@ -103,11 +105,11 @@ pub fn fixed_limit(cell: &Cell<'_>) -> Option<u64> {
 }
 
 /// The phase in which nearly all of what failed did, as far as it is known of what failed.
-fn failing_phase<'a>(cell: &Cell<'a>) -> Option<&'a str> {
+fn failing_phase(cell: &Cell<'_>) -> Option<Phase> {
     let all: u64 = cell.planned() - cell.succeeded();
-    let mut by_phase = std::collections::BTreeMap::<&str, u64>::new();
+    let mut by_phase = std::collections::BTreeMap::<Phase, u64>::new();
     for (what, count) in cell.runs.iter().flat_map(|run| &run.errors) {
-        if let Some((_, phase)) = what.rsplit_once(" at ") {
+        if let Some(phase) = what.phase {
             *by_phase.entry(phase).or_default() += count;
         }
     }

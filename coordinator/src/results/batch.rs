@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::plan::expand::Batch;
 use crate::results::agent::{AgentResult, p99};
+use crate::results::failure::FailedAs;
 use crate::results::row::Row;
 use crate::results::tally::Tally;
 use crate::results::verdict::Verdict;
@@ -92,7 +93,7 @@ pub struct Summary {
     /// What each agent contributed, and how it was doing.
     pub by_agent: Vec<AgentResult>,
     /// What went wrong, by kind and phase, most frequent first.
-    pub errors: Vec<(String, u64)>,
+    pub errors: Vec<(FailedAs, u64)>,
     pub verdict: Verdict,
     /// Why earlier attempts at this batch did not count.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -135,7 +136,7 @@ impl Summary {
         let tally = Tally::of(context.batch.batch_size, rows.iter().map(|row| &row.record));
         let mut largest = Largest::default();
         rows.iter().for_each(|row| largest.see(&row.record));
-        let mut errors: Vec<(String, u64)> = tally.errors.into_iter().collect();
+        let mut errors: Vec<(FailedAs, u64)> = tally.errors.into_iter().collect();
         errors.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
         let wall_seconds = tally.wall_us as f64 / 1e6;
         let of = |metric| percentiles(histograms, metric, &largest);

@@ -8,6 +8,7 @@ use proto::{HistogramSet, Metric, Mode};
 use crate::plan::Plan;
 use crate::plan::expand::Batch;
 use crate::results::batch::Summary;
+use crate::results::failure::FailedAs;
 use crate::results::verdict::Validity;
 
 /// What was decided of one batch.
@@ -135,12 +136,12 @@ impl Cell<'_> {
 
     /// What went wrong, all repetitions together, most frequent first.
     #[must_use]
-    pub fn errors(&self) -> Vec<(&str, u64)> {
-        let mut all: BTreeMap<&str, u64> = BTreeMap::new();
+    pub fn errors(&self) -> Vec<(&FailedAs, u64)> {
+        let mut all: BTreeMap<&FailedAs, u64> = BTreeMap::new();
         for (what, count) in self.runs.iter().flat_map(|run| &run.errors) {
             *all.entry(what).or_default() += count;
         }
-        let mut all: Vec<(&str, u64)> = all.into_iter().collect();
+        let mut all: Vec<(&FailedAs, u64)> = all.into_iter().collect();
         all.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
         all
     }

@@ -8,6 +8,7 @@ pub mod attempt;
 pub mod batch;
 pub mod cells;
 pub mod end;
+pub mod failure;
 pub mod history;
 pub mod metadata;
 pub mod row;

@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proto::{Ledger, SessionRecord};
 
+use crate::results::failure::FailedAs;
+
 /// One pass over the records.
 #[derive(Debug, Default)]
 pub(super) struct Tally<'a> {
@@ -15,7 +17,7 @@ pub(super) struct Tally<'a> {
     /// Opened sessions by the process that had them.
     pub workers: BTreeMap<String, u64>,
     /// By kind and phase.
-    pub errors: BTreeMap<String, u64>,
+    pub errors: BTreeMap<FailedAs, u64>,
     pub untidy: BTreeMap<String, u64>,
     pub done: u64,
     /// Of succeeded sessions.
@@ -86,11 +88,8 @@ impl<'a> Tally<'a> {
             let (first, last) = self.starts_us.unwrap_or((started, started));
             self.starts_us = Some((first.min(started), last.max(started)));
         }
-        match record.outcome.error_type() {
-            Some(kind) => {
-                let at = record.outcome.phase().map_or(String::new(), |phase| format!(" at {phase}"));
-                *self.errors.entry(format!("{kind}{at}")).or_default() += 1;
-            }
+        match FailedAs::of(&record.outcome) {
+            Some(failed) => *self.errors.entry(failed).or_default() += 1,
             None => self.succeeded(record),
         }
     }

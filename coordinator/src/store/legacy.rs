@@ -22,6 +22,7 @@ use crate::plan::expand::Batch;
 use crate::plan::{Modes, Plan};
 use crate::results::batch::Summary;
 use crate::results::cells::{CellHistograms, Done};
+use crate::results::failure::FailedAs;
 use crate::results::run::{Client, Run, Status};
 
 const RAW: &str = "raw.jsonl";
@@ -349,7 +350,7 @@ fn add(summary: &mut Summary, sessions: &[Session], cells: &mut CellHistograms) 
     if hosts.len() == summary.hosts.len() {
         summary.hosts = hosts;
     }
-    summary.errors = errors.into_iter().collect();
+    summary.errors = errors.into_iter().map(|(what, n)| (FailedAs::from(what), n)).collect();
     summary.errors.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
     for metric in [proto::Metric::Connect, proto::Metric::Reset, proto::Metric::Step, proto::Metric::Total] {
         cells.add_one(&summary.batch, metric, histograms.get(metric))?;

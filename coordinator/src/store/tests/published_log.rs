@@ -76,9 +76,9 @@ fn attempt(index: u32, row: &Row, size: u64, repetition: u32, succeeded: u64) ->
     summary.total_wall_us = if row.note.contains("wall time ~124s") { 124_000_000 } else { summary.total_max_us };
     summary.requests_per_second = seconds(&row.requests_per_second);
     if row.note == "Some connection failures" {
-        summary.errors = vec![("refused at connect".to_owned(), size - succeeded)];
+        summary.errors = vec![("refused at connect".to_owned().into(), size - succeeded)];
     } else if row.mode == Mode::Http {
-        summary.errors = vec![("http_status(404) at reset".to_owned(), size)];
+        summary.errors = vec![("http_status(404) at reset".to_owned().into(), size)];
     }
     FinishedAttempt {
         id: AttemptId { run: RunId(uuid::Uuid::nil()), batch: index, attempt: 1 },

@@ -64,7 +64,8 @@ fn what_the_python_script_left_is_reported() {
     assert_eq!(run.cells.get(Mode::Ws, 100, 1_000_000, Metric::Connect).map(|connect| connect.len()), Some(194));
     // 2 of 194 are slow: the merged p99 is one of theirs, the mean of the two p99s would be 3.05 s.
     assert_eq!(cell.p99_us, Some(5_000_000));
-    assert_eq!(cell.errors(), [("ConnectionRefusedError", 6)]);
+    let errors: Vec<(String, u64)> = cell.errors().iter().map(|(what, n)| (what.to_string(), *n)).collect();
+    assert_eq!(errors, [("ConnectionRefusedError".to_owned(), 6)]);
     assert_eq!(cell.runs[1].hosts, BTreeMap::from([("h0:1".to_owned(), 49), ("h1:1".to_owned(), 49)]));
     let page = crate::report::document::of_run(&run, &[]);
     let text = crate::report::markdown::render(&page, None);

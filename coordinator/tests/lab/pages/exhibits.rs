@@ -104,8 +104,10 @@ fn batch(
     }
     summary.start_skew_us = Some(1_300);
     if held < size {
-        summary.errors =
-            vec![("refused at connect".to_owned(), size - held - timed_out), ("timeout at step".to_owned(), timed_out)];
+        summary.errors = vec![
+            ("refused at connect".to_owned().into(), size - held - timed_out),
+            ("timeout at step".to_owned().into(), timed_out),
+        ];
     }
     summary.errors.retain(|(_, count)| *count > 0);
     summary.by_agent = (0..agents).map(|n| agent(n, agents, size)).collect();
