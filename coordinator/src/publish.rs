@@ -1,4 +1,4 @@
-//! Reports and figures, written beside what they are made of.
+//! Writes reports and figures into folders.
 
 use std::fs;
 use std::io;
@@ -9,14 +9,14 @@ use crate::report::figures::{Figure, png};
 use crate::report::{html, markdown};
 use crate::store::named;
 
-/// Pixels of a PNG for one of the SVG: sharp on screens of today.
+/// PNG pixels per SVG pixel, for high-density screens.
 const PNG_SCALE: f32 = 2.0;
 
 pub const REPORT: &str = "report.md";
 pub const PAGE: &str = "report.html";
 pub const FIGURES: &str = "figures";
 
-/// Writes report.md, report.html and figures/ into `dir`, which is made if it is not there. Returns what it wrote.
+/// Writes report.md, report.html and figures/ into `dir`, which is created if needed. Returns the written files.
 ///
 /// # Errors
 /// With the path that could not be written.
@@ -30,7 +30,7 @@ pub fn report(dir: &Path, document: &Document) -> io::Result<Vec<PathBuf>> {
     Ok(written)
 }
 
-/// Writes every figure as SVG and as PNG, and returns their paths; those of an earlier report that are there no more are taken away.
+/// Writes every figure as SVG and as PNG, and returns their paths. Outdated figures of an earlier report are removed.
 ///
 /// # Errors
 /// With the path that could not be written.
@@ -50,7 +50,7 @@ pub fn figures(dir: &Path, figures: &[&Figure]) -> io::Result<Vec<PathBuf>> {
         let path = entry.map_err(named(dir))?.path();
         let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
         let drawn = path.extension().is_some_and(|extension| extension == "svg" || extension == "png");
-        // Only what has the name of a figure of some batch or mode: others may keep their own pictures here.
+        // Only files named like a batch's or mode's figure are removed: the folder may hold other pictures.
         let of_ours = ["timeline-", "launch-", "spectrum-"].iter().any(|kind| stem.starts_with(kind));
         if drawn && of_ours && !figures.iter().any(|figure| figure.name == stem) {
             fs::remove_file(&path).map_err(named(&path))?;
@@ -59,14 +59,14 @@ pub fn figures(dir: &Path, figures: &[&Figure]) -> io::Result<Vec<PathBuf>> {
     Ok(written)
 }
 
-/// As a whole or not at all: whoever reads it at this moment sees the old one or the new one. A link stays a link, and what
-/// may be done with a file stays as it was.
+/// Replaces a file atomically, so that readers see either the old or the new text. A symbolic link stays a link, and
+/// the file keeps its permissions.
 ///
 /// # Errors
 /// With the path that could not be written.
 pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let place = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
-    // Others may be writing the same one.
+    // Other processes may write the same file.
     let mut temporary = place.as_os_str().to_owned();
     temporary.push(format!(".{}.tmp", std::process::id()));
     let temporary = Path::new(&temporary);
@@ -78,7 +78,7 @@ pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
         fs::rename(temporary, &place)
     };
     write().map_err(named(path)).inspect_err(|_| {
-        // Half of it is of no use.
+        // A partial file is of no use.
         let _ = fs::remove_file(temporary);
     })
 }

@@ -1,4 +1,4 @@
-//! An attempt at a batch: its rows, one a planned session, and what they add up to.
+//! A finished attempt at a batch: one row per planned session, and their summary.
 
 use std::sync::Arc;
 
@@ -6,25 +6,25 @@ use proto::{AttemptId, HistogramSet, SessionRecord};
 
 use crate::results::batch::Summary;
 
-/// A record and whose it is.
+/// The record of one session, with the agent that ran it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Row {
     pub agent: Arc<str>,
     pub record: SessionRecord,
 }
 
-/// An attempt that is over, ready to be stored.
+/// A finished attempt, ready to be stored.
 #[derive(Debug, Clone)]
 pub struct FinishedAttempt {
     pub id: AttemptId,
     pub summary: Summary,
-    /// In the order of the global session number; exactly one a planned session.
+    /// Exactly one row per planned session, in the order of the global session number.
     pub rows: Vec<Row>,
     pub histograms: HistogramSet,
-    /// Whether this attempt is the batch's row in summary.csv: the accepted one, or the last when none was.
+    /// Whether summary.csv shows this attempt as the batch's row: the accepted one, or the last if none was accepted.
     pub stands: bool,
-    /// What the collector found wrong with the uploads.
+    /// Errors that the collector found in the uploads.
     pub faults: Vec<String>,
-    /// Who was lost and why.
+    /// The lost agents, and why each was lost.
     pub lost: Vec<String>,
 }
