@@ -1,6 +1,6 @@
-//! Running a plan: who carries what ([`share`]), what comes back ([`collect`]), what it is worth ([`verdict`]), and the
-//! machine that decides the next step ([`machine`]). All of that is pure; [`event_loop`] is where time and the network
-//! come in.
+//! Running a plan: how sessions are divided ([`placement`]), what agents upload ([`upload`], [`collect`]), the verdict
+//! ([`verdict`]), and the state machine that decides the next step ([`machine`]). Most of it is pure; [`event_loop`]
+//! adds time, the network and the disk.
 
 pub mod clock;
 pub mod collect;
