@@ -1,4 +1,4 @@
-//! PURE: the tables that people read at the end of a run, in the words and columns of the experiment log.
+//! PURE: the tables at the end of a run, in the words and columns of the experiment log.
 
 use proto::Mode;
 
@@ -10,7 +10,7 @@ use crate::report::table::Table;
 use crate::results::cells::{Cell, CellHistograms, Done, Grid};
 use crate::text::{count, latency, percent, rate, seconds_short};
 
-/// Results summary, scaling behaviour and the one-line answer, as Markdown.
+/// The results summary, the scaling behaviour and the one-line answer, as Markdown.
 #[must_use]
 pub fn final_tables(plan: &Plan, results: &[Done], histograms: &CellHistograms) -> String {
     let grid = Grid::of(plan, results, histograms);
@@ -29,14 +29,14 @@ pub fn final_tables(plan: &Plan, results: &[Done], histograms: &CellHistograms) 
     text
 }
 
-/// `95`
+/// The success criterion in per cent: `95`.
 #[must_use]
 pub fn criterion(plan: &Plan) -> String {
     let text = format!("{:.1}", plan.success.min_success_rate * 100.0);
     text.strip_suffix(".0").unwrap_or(&text).to_owned()
 }
 
-/// What each mode and wait holds at most.
+/// The max batch of each mode and wait.
 #[must_use]
 pub fn results_summary(plan: &Plan, grid: &Grid<'_>) -> Table {
     let max = format!("Max Batch ({}%+)", criterion(plan));
@@ -44,7 +44,7 @@ pub fn results_summary(plan: &Plan, grid: &Grid<'_>) -> Table {
     for ((mode, wait_us), line) in &grid.lines {
         let [size, p99, success, rps] = match grid.max_batch(line) {
             Some(n) => of_cell(&line[n]),
-            // Nothing met it: what the smallest did instead.
+            // No size met the criterion: show the success of the smallest.
             None => ["-".to_owned(), "-".to_owned(), line.first().map_or_else(String::new, success), "-".to_owned()],
         };
         sheet.row([mode.to_string(), seconds_short(*wait_us), size, p99, success, rps]);
@@ -56,19 +56,19 @@ fn of_cell(cell: &Cell<'_>) -> [String; 4] {
     [cell.batch_size.to_string(), p99(cell), success(cell), rate(cell.rps())]
 }
 
-/// Pooled over the repetitions.
+/// The success rate over all repetitions.
 #[must_use]
 pub fn success(cell: &Cell<'_>) -> String {
     if cell.runs.is_empty() { "skipped".to_owned() } else { percent(cell.succeeded(), cell.planned()) }
 }
 
-/// From the repetitions' merged histogram.
+/// The p99 of the repetitions' merged histogram.
 #[must_use]
 pub fn p99(cell: &Cell<'_>) -> String {
     cell.p99_us.map_or_else(|| "-".to_owned(), latency)
 }
 
-/// Of each mode at its smallest wait, as in the experiment log.
+/// The scaling table of each mode at its smallest wait, as in the experiment log.
 #[must_use]
 pub fn scalings(plan: &Plan, grid: &Grid<'_>) -> Vec<(Mode, u64, Table)> {
     let of = |mode: &Mode| grid.lines.iter().find(|((m, _), _)| m == mode);
@@ -76,7 +76,7 @@ pub fn scalings(plan: &Plan, grid: &Grid<'_>) -> Vec<(Mode, u64, Table)> {
     lines.map(|((mode, wait_us), line)| (*mode, *wait_us, scaling(plan, grid, line))).collect()
 }
 
-/// How one mode at one wait does as the batches grow.
+/// The results of one mode and wait by batch size.
 #[must_use]
 pub fn scaling(plan: &Plan, grid: &Grid<'_>, line: &[Cell<'_>]) -> Table {
     let mut sheet = Table::new(["Batch Size", "Success Rate", "p99 Latency", "Notes"], 0..3);
@@ -90,7 +90,7 @@ pub fn scaling(plan: &Plan, grid: &Grid<'_>, line: &[Cell<'_>]) -> Table {
     sheet
 }
 
-/// `largest batch at 95 %   wait 1.0 s: 16,384   wait 5.0 s: 8,192   170.7 per core`
+/// The answer: `largest batch at 95 %   wait 1.0 s: 16,384   wait 5.0 s: 8,192   170.7 per core`.
 #[must_use]
 pub fn answer(plan: &Plan, grid: &Grid<'_>) -> String {
     let mut text = format!("largest batch at {} %", criterion(plan));
@@ -157,7 +157,7 @@ pub(crate) mod tests {
         Done::Ran(Box::new(summary))
     }
 
-    /// A repetition, changed.
+    /// Changes the summary of a repetition.
     pub(crate) fn with(done: Done, change: impl FnOnce(&mut Summary)) -> Done {
         let Done::Ran(mut summary) = done else { panic!("it ran") };
         change(&mut summary);
@@ -183,12 +183,12 @@ pub(crate) mod tests {
         ];
         for (size, succeeded, total_us) in rows {
             for repetition in 1..=3 {
-                // Repetitions differ a little; the same number every time is a limit that somebody has set.
+                // Repetitions differ a little: the same number every time would be a configured limit.
                 let held = if succeeded == size { size } else { succeeded - 1 + u64::from(repetition) - 1 };
                 results.push(done(size, repetition, held, total_us, &mut cells));
             }
         }
-        // One repetition of a size that otherwise held fails: not reliable from there on.
+        // One repetition fails at a size that otherwise met the criterion: from there on it is not reliable.
         results[7] = done(512, 2, 400, 1_680_000, &mut cells);
         results[6] = done(512, 1, 512, 1_680_000, &mut cells);
         for repetition in 1..=2 {
@@ -210,7 +210,7 @@ pub(crate) mod tests {
         insta::assert_snapshot!(final_tables(&plan, &[], &cells));
     }
 
-    /// One agent of eight is slow: the merged p99 is its p99, the average of the eight p99s is nobody's.
+    /// One agent of eight is slow: the merged p99 is its p99, while the average of the eight is no percentile.
     #[test]
     fn a_percentile_over_agents_or_repetitions_is_merged_and_not_averaged() {
         let mut cells = CellHistograms::default();

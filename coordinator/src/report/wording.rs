@@ -1,4 +1,4 @@
-//! How a run is called in tables, pages and log entries.
+//! The words for a run in tables, pages and log entries.
 
 use proto::Launch;
 
@@ -6,7 +6,7 @@ use crate::results::run::{Client, Run, Status};
 use crate::text::seconds_short;
 
 impl Run {
-    /// How sessions were started, if not all at once.
+    /// How sessions were started; `None` if all at once.
     #[must_use]
     pub fn launch_words(&self) -> Option<String> {
         match self.plan.session.launch {
@@ -19,7 +19,7 @@ impl Run {
         }
     }
 
-    /// What a session did and how it was started, where it is not the one step of a burst that published rows are of.
+    /// What sessions did and how they were started; `None` for a burst of single steps, as in published rows.
     #[must_use]
     pub fn session_words(&self) -> Option<String> {
         let session = &self.plan.session;
@@ -33,7 +33,7 @@ impl Run {
         Some(format!("{steps}{think}; started {started}"))
     }
 
-    /// Who measured it, for people.
+    /// The client that measured the run.
     #[must_use]
     pub fn client(&self) -> String {
         match &self.client {
@@ -43,7 +43,7 @@ impl Run {
     }
 }
 
-/// `complete` as the experiment log writes it.
+/// The status as the experiment log writes it.
 #[must_use]
 pub fn status(status: Status) -> &'static str {
     match status {
