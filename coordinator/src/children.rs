@@ -102,7 +102,7 @@ pub fn watch(
             Ok(status) => status.to_string(),
             Err(error) => error.to_string(),
         };
-        // At the end of a run nobody receives this.
+        // The event loop may have ended.
         let _ = outside.send(Outside::ChildEnded(format!("{name} ended ({how})"))).await;
     }))
 }

@@ -18,9 +18,9 @@ pub const TARGET_NOT_READY: u8 = 4;
 pub const TOO_FEW_AGENTS: u8 = 5;
 /// `target.require_hosts` was not met.
 pub const HOSTS_NOT_MET: u8 = 6;
-/// With `--enforce`: the success criteria were not met.
+/// `--enforce` was given, and the success criteria were not met.
 pub const CRITERIA_NOT_MET: u8 = 7;
-/// A batch is degraded or invalid; with `--enforce` also generator-limited.
+/// A batch is degraded or invalid, or `--enforce` was given and a batch is generator-limited.
 pub const NOT_SOUND: u8 = 8;
 /// The run was ended by SIGINT or SIGTERM.
 pub const INTERRUPTED: u8 = 130;

@@ -19,7 +19,7 @@ pub const FIGURES: &str = "figures";
 /// Writes report.md, report.html and figures/ into `dir`, which is created if needed. Returns the written files.
 ///
 /// # Errors
-/// With the path that could not be written.
+/// The error names the path that could not be written.
 pub fn report(dir: &Path, document: &Document) -> io::Result<Vec<PathBuf>> {
     fs::create_dir_all(dir).map_err(named(dir))?;
     let mut written = figures(&dir.join(FIGURES), &document.figures())?;
@@ -33,7 +33,7 @@ pub fn report(dir: &Path, document: &Document) -> io::Result<Vec<PathBuf>> {
 /// Writes every figure as SVG and as PNG, and returns their paths. Outdated figures of an earlier report are removed.
 ///
 /// # Errors
-/// With the path that could not be written.
+/// The error names the path that could not be written.
 pub fn figures(dir: &Path, figures: &[&Figure]) -> io::Result<Vec<PathBuf>> {
     fs::create_dir_all(dir).map_err(named(dir))?;
     let mut written = Vec::new();
@@ -63,7 +63,7 @@ pub fn figures(dir: &Path, figures: &[&Figure]) -> io::Result<Vec<PathBuf>> {
 /// the file keeps its permissions.
 ///
 /// # Errors
-/// With the path that could not be written.
+/// The error names the path that could not be written.
 pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let place = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
     // Other processes may write the same file.

@@ -224,9 +224,9 @@ fn id_of(line: &str) -> Option<&str> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
     Open,
-    /// Between the marks of an entry.
+    /// The line is between the marks of an entry.
     Entry,
-    /// In a code fence, or in a comment of several lines.
+    /// The line is in a code fence, or in a comment of several lines.
     Hidden,
 }
 

@@ -36,9 +36,9 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// How peers authenticate.
 #[derive(Debug, Clone)]
 pub enum Security {
-    /// Not at all.
+    /// Peers do not authenticate.
     Plaintext,
-    /// With a certificate of this coordinator's identity.
+    /// Peers present a certificate of this coordinator's identity.
     Tls(Arc<rustls::ServerConfig>),
 }
 

@@ -12,8 +12,7 @@ use crate::results::attempt::Row;
 use crate::results::tally::Tally;
 use crate::results::verdict::Verdict;
 
-/// Percentiles of one metric, in microseconds, from the merged histogram; values above its range count as its upper
-/// end.
+/// Percentiles of one metric in microseconds, from the merged histogram. Values above its range count as its end.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Percentiles {
     pub p50_us: u64,
@@ -129,8 +128,7 @@ impl Summary {
         Self::of(&context, &[], &HistogramSet::new(Bounds::STANDARD))
     }
 
-    /// Summarizes the rows. Percentiles come from the merged histograms, except own delays and pings; the rest from the
-    /// rows.
+    /// Summarizes the rows. Percentiles are those of the merged histograms, except for own delays and pings.
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "rates and means are floats in summary.csv")]
     pub fn of(context: &Context<'_>, rows: &[Row], histograms: &HistogramSet) -> Self {

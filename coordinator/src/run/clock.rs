@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use proto::convert::micros;
 
-/// Largest drift between two monotonic clocks, in parts per million: a microsecond in ten milliseconds. A quartz
+/// Largest drift between two monotonic clocks, in parts per million: a microsecond in ten milliseconds. Each quartz
 /// oscillator is within 50 ppm of its nominal rate.
 const DRIFT_PPM: u64 = 100;
 

@@ -2,8 +2,8 @@
 //!
 //! The table is in docs/truth.md. Most endings are unambiguous. Some can be provoked by a late client: a server hangs
 //! up on a client that does not answer its pings, or whose next request takes too long. Such an ending is attributed by
-//! the silence before the cut, from the server's last sign of life on: how much of that time did the generator spend on
-//! work that it already had?
+//! the silence before the cut, from the server's last sign of life on: for how much of that time did work wait in the
+//! generator?
 
 use std::collections::BTreeMap;
 

@@ -14,13 +14,13 @@ pub trait ResultSink: Send + Sized + 'static {
     /// Stores one attempt. Once this has returned, the attempt survives a crash.
     ///
     /// # Errors
-    /// With the path, the cause, and the space needed.
+    /// The error names the path, the cause, and the space needed.
     fn put(&mut self, finished: &FinishedAttempt) -> io::Result<()>;
 
     /// Replaces the document on the run as a whole.
     ///
     /// # Errors
-    /// With the path that could not be written.
+    /// The error names the path that could not be written.
     fn put_run(&self, run: &RunState<'_>) -> io::Result<()>;
 
     /// Where the results are stored, for people.

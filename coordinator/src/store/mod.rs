@@ -93,7 +93,7 @@ impl Store {
     /// Creates the files in a new folder.
     ///
     /// # Errors
-    /// With the path that could not be written.
+    /// The error names the path that could not be written.
     pub fn create(dir: PathBuf, raw: Raw, started: Timestamp, faults: Faults) -> io::Result<Self> {
         let open = |name: &str| {
             let path = dir.join(name);

@@ -162,8 +162,7 @@ impl Whole {
         let mut journal = Journal::read(&text).map_err(|error| not(format!("{}: {error}", path.display())))?;
         let there = store.lengths()?;
         let mut notes = Vec::new();
-        // Files are synced before the journal is written: only the last batch can be incomplete, if a sync was not
-        // kept.
+        // Files are synced before the journal: only the last batch can be incomplete, if the disk ignored a sync.
         if journal.entries.last().is_some_and(|(entry, _)| !there.cover(&entry.bytes))
             && let Some((entry, _)) = journal.entries.pop()
         {

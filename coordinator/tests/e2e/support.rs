@@ -200,8 +200,8 @@ impl Results {
         self.text("journal.jsonl").lines().map(|line| serde_json::from_str(line).expect("json")).collect()
     }
 
-    /// Runs `scripts/check_results.py`, which shares no code with the program. With a Python that has another HdrHistogram
-    /// (`MUSTER_TEST_PYTHON`, set by `scripts/test`), it also reads histograms.hlog.
+    /// Runs `scripts/check_results.py`, which shares no code with the program. If `scripts/test` has set
+    /// `MUSTER_TEST_PYTHON` to a Python with another HdrHistogram, the script also reads histograms.hlog.
     pub(crate) fn check_with_python(&self) {
         let own = std::env::var_os("MUSTER_TEST_PYTHON");
         let mut command = Command::new(own.as_deref().unwrap_or(std::ffi::OsStr::new("python3")));

@@ -13,21 +13,21 @@ pub(super) struct Scale {
 }
 
 impl Scale {
-    /// From 0 to a round number that is not below `max`, with at most `steps` steps of `ticks`.
+    /// A scale from 0 to a round number that is not below `max`, with at most `steps` steps of `ticks`.
     pub(super) fn linear(max: f64, steps: f64, start_px: f64, end_px: f64) -> Self {
         let max = if max.is_finite() && max > 0.0 { max } else { 1.0 };
         let step = round_step(max / steps);
         Self { from: 0.0, to: (max / step).ceil() * step, start_px, end_px, log: false }
     }
 
-    /// From one value to another, without rounding.
+    /// A linear scale from one value to another, without rounding.
     pub(super) fn between(from: f64, to: f64, start_px: f64, end_px: f64) -> Self {
         let from = if from.is_finite() { from } else { 0.0 };
         let to = if to.is_finite() && to > from { to } else { from + 1.0 };
         Self { from, to, start_px, end_px, log: false }
     }
 
-    /// Both ends are above 0. If they are equal, the scale covers half a decade around them.
+    /// A logarithmic scale; both ends are above 0. If they are equal, it covers half a decade around them.
     pub(super) fn log(from: f64, to: f64, start_px: f64, end_px: f64) -> Self {
         let usable = |value: f64| if value.is_finite() { value.max(1e-9) } else { 1.0 };
         let (from, to) = (usable(from), usable(to));

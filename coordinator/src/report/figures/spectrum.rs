@@ -9,9 +9,9 @@ use super::{Figure, nothing};
 /// The start from which a latency is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Latency {
-    /// From a session's actual start.
+    /// The latency from a session's actual start.
     Service,
-    /// From its intended start.
+    /// The latency from a session's intended start.
     Response,
 }
 

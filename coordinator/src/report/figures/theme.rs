@@ -42,7 +42,7 @@ pub(super) const SERIES: [Colour; 6] = [
     colour(0x4A5568, 0xB3BECC),
 ];
 
-/// From little to much: one hue, so that lightness alone shows the order. On a dark page much is light.
+/// The colours from little to much, in one hue: lightness alone shows the order. On a dark page much is light.
 pub(super) const HEAT: [Colour; 7] = [
     colour(0xF1F6FA, 0x16222E),
     colour(0xD8E7F2, 0x1A2F43),

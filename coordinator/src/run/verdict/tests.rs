@@ -502,7 +502,7 @@ mod corners {
     }
 }
 
-/// Of `n` sessions, `failed` end with `kind`; the others last a second.
+/// `n` sessions, of which `failed` end with `kind` and the others last a second.
 fn some_failed(n: u64, failed: u64, kind: &FailureKind, silence: Option<(u64, u64)>) -> Vec<Row> {
     let of = |number: u64| {
         if number >= failed {
