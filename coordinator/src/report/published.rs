@@ -40,6 +40,8 @@ pub fn built_in() -> Vec<Published> {
     parse(text).unwrap_or_else(|error| unreachable!("a test reads this very text: {error}"))
 }
 
+/// Reads published rows from CSV.
+///
 /// # Errors
 /// The line that can't be read, and why.
 pub fn parse(text: &str) -> Result<Vec<Published>, String> {

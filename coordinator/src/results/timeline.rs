@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 
 use crate::plan::expand::Batch;
 
-/// Largest number of bins in a timeline; a figure has no room for more.
+/// About the largest number of bins in a timeline; a figure has no room for more.
 const BINS_MAX: u64 = 160;
 
 /// When one session opened and ended, in microseconds since the start instant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SessionInterval {
     pub agent: String,
-    /// When the connection was established; `None` if it never was.
+    /// When the session had its first answer; `None` if it had none.
     pub opened_us: Option<u64>,
     pub ended_us: u64,
     pub succeeded: bool,

@@ -1,6 +1,6 @@
 //! Running a plan: how sessions are divided ([`placement`]), what agents upload ([`upload`], [`collect`]), the verdict
-//! ([`verdict`]), and the state machine that decides the next step ([`machine`]). Most of it is pure; [`event_loop`]
-//! adds time, the network and the disk.
+//! ([`verdict`]), and the state machine that decides the next step ([`machine`]). Only [`event_loop`] reads the clock
+//! and reaches the network and the disk; the rest is pure.
 
 pub mod clock;
 pub mod collect;

@@ -3,8 +3,8 @@
 //! A server that goes away cuts its sessions, which looks like a limit in a batch. It counts as an outage
 //! - if the server says so (close code 1012), or
 //! - if all open sessions of one process are cut within a moment, and there is a second sign: connections refused in
-//! between,   a different process that answers afterwards while the old one does not, or sessions of such different
-//! ages that no rule   about idle or old connections explains the cut.
+//!   between, another process that answers afterwards while the old one does not, or sessions of such different ages
+//!   that no rule about idle or old connections explains the cut.
 //!
 //! A cut of many sessions alone is no outage: proxies cut idle connections together, and servers cut those they can't
 //! serve. If the server has many processes, a few sessions may fail to meet one of them by chance.

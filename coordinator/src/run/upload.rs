@@ -122,7 +122,7 @@ impl Share {
         matches!(self.progress, ShareProgress::Leaving(_))
     }
 
-    /// How long the agent may take to reconnect, if its connection broke.
+    /// The time until which the agent may reconnect, if its connection broke.
     #[must_use]
     pub fn away_until(&self) -> Option<Duration> {
         match self.progress {
