@@ -1,32 +1,32 @@
-//! How the program ends: the exit codes, and the one sentence that goes with each.
+//! The program's exit codes, and which one the end of a run has.
 
 use std::process::ExitCode;
 
 use crate::results::end::{End, Failure};
 
-/// Everything asked for was done.
+/// The command has done everything asked for.
 pub const DONE: u8 = 0;
-/// A fault of the program or of the disk.
+/// The program or the disk failed.
 pub const INTERNAL: u8 = 1;
-/// Flags that make no sense.
+/// The flags are wrong.
 pub const USAGE: u8 = 2;
 /// The plan is invalid.
 pub const PLAN_INVALID: u8 = 3;
-/// The target did not give every agent a whole session.
+/// The target did not complete a session for every agent.
 pub const TARGET_NOT_READY: u8 = 4;
-/// Too few agents came, or they can't carry a batch.
+/// Too few agents connected, or they can't carry a batch.
 pub const TOO_FEW_AGENTS: u8 = 5;
 /// `target.require_hosts` was not met.
 pub const HOSTS_NOT_MET: u8 = 6;
-/// With `--enforce`: the success criteria were not met.
+/// `--enforce` was given, and the success criteria were not met.
 pub const CRITERIA_NOT_MET: u8 = 7;
-/// A batch is degraded or invalid; with `--enforce` also generator-limited.
+/// A batch is degraded or invalid, or `--enforce` was given and a batch is generator-limited.
 pub const NOT_SOUND: u8 = 8;
-/// SIGINT or SIGTERM.
+/// The run was ended by SIGINT or SIGTERM.
 pub const INTERRUPTED: u8 = 130;
 
 impl End {
-    /// First that holds: the failure's own, 130, 8, 6, 7, 0.
+    /// The first that applies: the failure's own code, 130, 8, 6, 7, 0.
     #[must_use]
     pub fn code(&self, enforce: bool) -> u8 {
         match &self.failure {
@@ -49,7 +49,7 @@ impl End {
     }
 }
 
-/// As a process's exit status.
+/// Converts an exit code to a process's exit status.
 #[must_use]
 pub fn status(code: u8) -> ExitCode {
     ExitCode::from(code)

@@ -1,4 +1,4 @@
-//! Reports and figures, written beside what they are made of.
+//! Writes reports and figures into folders.
 
 use std::fs;
 use std::io;
@@ -10,17 +10,17 @@ use crate::report::figures::{Figure, png};
 use crate::report::{html, markdown};
 use crate::store::named;
 
-/// Pixels of a PNG for one of the SVG: sharp on screens of today.
+/// PNG pixels per SVG pixel, for high-density screens.
 const PNG_SCALE: f32 = 2.0;
 
 pub const REPORT: &str = "report.md";
 pub const PAGE: &str = "report.html";
 pub const FIGURES: &str = "figures";
 
-/// Writes report.md, report.html and figures/ into `dir`, which is made if it is not there. Returns what it wrote.
+/// Writes report.md, report.html and figures/ into `dir`, which is created if needed. Returns the written files.
 ///
 /// # Errors
-/// With the path that could not be written.
+/// The error names the path that could not be written.
 pub fn report(dir: &Path, document: &Document) -> io::Result<Vec<PathBuf>> {
     fs::create_dir_all(dir).map_err(named(dir))?;
     let mut written = figures(&dir.join(FIGURES), &document.figures())?;
@@ -31,10 +31,10 @@ pub fn report(dir: &Path, document: &Document) -> io::Result<Vec<PathBuf>> {
     Ok(written)
 }
 
-/// Writes every figure as SVG and as PNG, and returns their paths; those of an earlier report that are there no more are taken away.
+/// Writes every figure as SVG and as PNG, and returns their paths. Outdated figures of an earlier report are removed.
 ///
 /// # Errors
-/// With the path that could not be written.
+/// The error names the path that could not be written.
 pub fn figures(dir: &Path, figures: &[&Figure]) -> io::Result<Vec<PathBuf>> {
     fs::create_dir_all(dir).map_err(named(dir))?;
     let mut written = Vec::new();
@@ -61,14 +61,14 @@ pub fn figures(dir: &Path, figures: &[&Figure]) -> io::Result<Vec<PathBuf>> {
     Ok(written)
 }
 
-/// As a whole or not at all: whoever reads it at this moment sees the old one or the new one. A link stays a link, and what
-/// may be done with a file stays as it was.
+/// Replaces a file atomically, so that readers see either the old or the new text. A symbolic link stays a link, and
+/// the file keeps its permissions.
 ///
 /// # Errors
-/// With the path that could not be written.
+/// The error names the path that could not be written.
 pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let place = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
-    // Others may be writing the same one.
+    // Other processes may write the same file.
     let mut temporary = place.as_os_str().to_owned();
     temporary.push(format!(".{}.tmp", std::process::id()));
     let temporary = Path::new(&temporary);
@@ -80,7 +80,7 @@ pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
         fs::rename(temporary, &place)
     };
     write().map_err(named(path)).inspect_err(|_| {
-        // Half of it is of no use.
+        // A partial file is of no use.
         let _ = fs::remove_file(temporary);
     })
 }

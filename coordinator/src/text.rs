@@ -1,14 +1,14 @@
-//! Numbers, times and texts of others, as text. Nothing here knows what they stand for.
+//! Formats numbers and times as text, and makes foreign text safe to print. Knows no domain types.
 
 use jiff::Timestamp;
 
-/// Seconds from microseconds, exactly, with six decimals: `1.234567`.
+/// Formats microseconds as seconds, exactly, with six decimals: `1.234567`.
 #[must_use]
 pub fn seconds6(us: u64) -> String {
     format!("{}.{:06}", us / 1_000_000, us % 1_000_000)
 }
 
-/// Seconds from microseconds as short as can be, with at least one decimal: `1.0`, `0.25`. Never an exponent.
+/// Formats microseconds as seconds with one to six decimals, no trailing zeros: `1.0`, `0.25`. Never an exponent.
 #[must_use]
 pub fn seconds_short(us: u64) -> String {
     let text = seconds6(us);
@@ -16,7 +16,7 @@ pub fn seconds_short(us: u64) -> String {
     if trimmed.ends_with('.') { format!("{trimmed}0") } else { trimmed.to_owned() }
 }
 
-/// A whole number with thousands separated: `16,384`.
+/// Formats a whole number with thousands separators: `16,384`.
 #[must_use]
 pub fn count(value: u64) -> String {
     let digits = value.to_string();
@@ -30,7 +30,7 @@ pub fn count(value: u64) -> String {
     text
 }
 
-/// A latency for people: three significant digits at most, in seconds; `12.5s`, `1.08s`, `0.013s`.
+/// Formats microseconds as seconds for people, with at most three significant digits: `12.5s`, `1.08s`, `0.013s`.
 #[must_use]
 #[expect(clippy::cast_precision_loss, reason = "for people")]
 pub fn latency(us: u64) -> String {
@@ -43,7 +43,7 @@ pub fn latency(us: u64) -> String {
     }
 }
 
-/// A latency that is small beside what was asked for: `2.3 ms`, `330 ms`, `12.5 s`.
+/// Formats a short latency given in microseconds with a fitting unit: `2.3 ms`, `330 ms`, `12.5 s`.
 #[must_use]
 #[expect(clippy::cast_precision_loss, reason = "for people")]
 pub fn milliseconds(us: u64) -> String {
@@ -54,7 +54,7 @@ pub fn milliseconds(us: u64) -> String {
     }
 }
 
-/// A share as per cent: `100%`, `96.6%`. Only what is whole shows as `100%` or `0%`.
+/// Formats a fraction as a percentage: `100%`, `96.6%`. Only an exact 1 or 0 shows as `100%` or `0%`; `-` of nothing.
 #[must_use]
 #[expect(clippy::cast_precision_loss, reason = "for people")]
 pub fn percent(part: u64, whole: u64) -> String {
@@ -68,7 +68,7 @@ pub fn percent(part: u64, whole: u64) -> String {
     format!("{value:.1}%")
 }
 
-/// A rate for people: `932`, `47.7`, `0.78`.
+/// Formats a rate for people: `932`, `47.7`, `0.78`.
 #[must_use]
 pub fn rate(value: f64) -> String {
     match value {
@@ -78,7 +78,7 @@ pub fn rate(value: f64) -> String {
     }
 }
 
-/// A duration for people: `42 s`, `21 min`, `3 h 5 min`.
+/// Formats a duration given in microseconds for people, rounded up: `42 s`, `21 min`, `3 h 5 min`.
 #[must_use]
 pub fn duration(us: u64) -> String {
     let seconds = us.div_ceil(1_000_000);
@@ -89,16 +89,16 @@ pub fn duration(us: u64) -> String {
     }
 }
 
-/// RFC 3339 in UTC with microseconds.
+/// Formats a time as RFC 3339 in UTC with microseconds.
 #[must_use]
 pub fn rfc3339(timestamp: Timestamp) -> String {
     format!("{timestamp:.6}")
 }
 
-/// The longest text of others that is shown, in characters.
+/// Foreign text is cut after this many characters.
 const SHOWN_CHARS_MAX: usize = 500;
 
-/// On one line, of bounded length, and with nothing that a terminal would obey.
+/// Makes foreign text safe to print: control characters are escaped, and long text is cut.
 #[must_use]
 pub fn printable(text: &str) -> String {
     let mut shown: String = text

@@ -1,4 +1,4 @@
-//! `coordinator balancer`: writes the configurations of the proxies in front of several servers.
+//! `coordinator balancer`: writes the configurations of proxies in front of several servers.
 
 use std::fs;
 use std::path::PathBuf;
@@ -99,7 +99,7 @@ pub(super) fn run(args: BalancerArgs, talk: Output) -> Result<u8, Problem> {
     talk.print(&describe(program, &wanted, &layout, &args.out.display().to_string()))
 }
 
-/// What a plan has to know of it: scripts put the server's facts beside.
+/// The keys of a connection file that depend on the balancer; scripts add those of the servers.
 fn connection(program: &str, layout: &Layout) -> String {
     let urls: Vec<String> = layout.proxies.iter().map(|proxy| format!("\"{}\"", proxy.url())).collect();
     format!("urls = [{}]\nbalancer = \"{program}\"\nproxy_sessions_max = {}\n", urls.join(", "), layout.sessions_max)

@@ -1,4 +1,4 @@
-//! `coordinator identity`: made and handed out by hand, where a shared home folder does not do it.
+//! `coordinator identity`: creates identities and issues folders to agents that don't share the home folder.
 
 use std::path::PathBuf;
 

@@ -1,4 +1,4 @@
-//! `coordinator log`: a run becomes an entry of the experiment log.
+//! `coordinator log`: adds runs to the experiment log.
 
 use std::fs::{self, File};
 use std::io;
@@ -42,12 +42,12 @@ pub(super) fn run(args: &LogArgs, talk: Output) -> Result<u8, Problem> {
     Ok(exit::DONE)
 }
 
-/// Everything is worked out first, then the files are written that the entry links to, then the log.
+/// Adds one run. Everything is computed first; then the files that the entry links to are written, and the log last.
 fn one(dir: &Path, run: &Run, into: &Path, talk: Output) -> Result<String, Problem> {
     let unwritten = |error: io::Error| Problem::internal(format!("the run is not in the log: {error}"));
     let beside = into.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::create_dir_all(beside).map_err(|error| unwritten(named(beside)(error)))?;
-    // Another run may be on its way into the same log.
+    // Another process may be adding a run to the same log.
     let _one_at_a_time = lock(beside);
     let text = match fs::read_to_string(into) {
         Ok(text) => text,
@@ -92,7 +92,7 @@ fn one(dir: &Path, run: &Run, into: &Path, talk: Output) -> Result<String, Probl
     Ok(said(into, &logged, run))
 }
 
-/// Held until it is dropped. A file system without locks is no reason not to write.
+/// Locks the folder until the file is dropped. On a file system without locks the log is written without one.
 fn lock(folder: &Path) -> Option<File> {
     let folder = File::open(folder).ok()?;
     folder.lock().ok().map(|()| folder)

@@ -1,4 +1,4 @@
-//! The command line: flags, and what each command does with them.
+//! The command line: the flags, and the commands.
 
 mod balancer;
 mod check;
@@ -37,7 +37,7 @@ Examples:
   coordinator run plan.toml --agents 4            (on each node: agent --coordinator THIS_HOST:50051)
   coordinator run --resume experiments/results/local/2026-11-24";
 
-/// The exit codes matter where a run is part of a script.
+/// The help of `run` lists the exit codes, since scripts depend on them.
 fn run_help() -> String {
     format!("{RUN_EXAMPLES}\n\n{EXIT_CODES}")
 }
@@ -268,7 +268,7 @@ struct RunArgs {
     ui: Option<Option<String>>,
 }
 
-/// A command that did not end well, with what to print.
+/// Why a command failed: its exit code, and the message to print.
 #[derive(Debug)]
 struct Problem {
     code: u8,
@@ -285,10 +285,10 @@ impl Problem {
     }
 }
 
-/// The program. `args` includes its name.
+/// Runs the program. `args` includes its name.
 #[must_use]
 pub fn main_from(args: Vec<OsString>) -> ExitCode {
-    // A child of a run is this same executable in another role.
+    // Child processes of a run are this same executable in another role.
     match args.get(1).and_then(|role| role.to_str()) {
         Some(children::AGENT) => {
             let rest = args.into_iter().skip(2);
@@ -330,18 +330,18 @@ pub fn main_from(args: Vec<OsString>) -> ExitCode {
 }
 
 impl Output {
-    /// To standard output, unless nothing is to be said.
+    /// Prints to standard output, unless `--quiet` was given.
     fn print(self, text: &str) -> Result<u8, Problem> {
         if self.quiet { Ok(exit::DONE) } else { print(text) }
     }
 }
 
-/// A line to standard error; with that gone there is nobody left to tell.
+/// Prints a line to standard error. If that fails, it can't be reported anywhere.
 fn tell(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 
-/// To standard output; a closed pipe is the reader's choice.
+/// Prints to standard output; a closed pipe is the reader's choice.
 fn print(text: &str) -> Result<u8, Problem> {
     let mut stdout = std::io::stdout();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {

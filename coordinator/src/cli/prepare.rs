@@ -1,4 +1,4 @@
-//! What a run begins with: its plan, who is trusted, and where the results go. All of it is known before a port is bound.
+//! The inputs of a run: its plan, its authentication, and its results folder.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -24,7 +24,7 @@ use crate::store::schema::run_json::RunJson;
 use crate::store::{Store, folder};
 use crate::text::rfc3339;
 
-/// The plan that is run, and the run that it is taken from, if it goes on.
+/// The plan of a run, and the stored run if one is resumed.
 pub(super) struct RunSource {
     pub(super) plan: Plan,
     pub(super) folder: PathBuf,
@@ -63,7 +63,7 @@ pub(super) fn source(args: &RunArgs) -> Result<RunSource, Problem> {
         folder = given.folder;
         (plan.agents.count, plan.agents.local) = (given.plan.agents.count, given.plan.agents.local);
     } else {
-        // How many agents carry it is no part of what is measured; the meaning of the two is that of a new run.
+        // The number of agents is no part of what is measured. The two flags mean what they mean for a new run.
         if let Some(local) = args.plan.local {
             (plan.agents.local, plan.agents.count) = (local, local.max(1));
         }
@@ -82,7 +82,7 @@ fn cant_resume(error: &ResumeError) -> Problem {
     }
 }
 
-/// Whether a plan, or a part of one, was given, but for the number of agents.
+/// Whether flags give a plan or a part of one, apart from the number of agents.
 fn says_what_is_run(args: &PlanArgs) -> bool {
     args.plan.is_some()
         || !args.set.is_empty()
@@ -94,16 +94,16 @@ fn says_what_is_run(args: &PlanArgs) -> bool {
         || args.compare
 }
 
-/// Who may connect.
+/// How agents authenticate.
 pub(super) enum AgentAuth {
     Plaintext,
     Identity {
         identity: Box<Identity>,
-        /// Made just now.
+        /// Whether it was created just now.
         new: bool,
-        /// Named by a flag.
+        /// Whether a flag named it.
         given: bool,
-        /// Of a run whose agents are all its own: it goes with this.
+        /// The folder of an identity for local agents only; it is removed with this value.
         _temporary: Option<TemporaryFolder>,
     },
 }
@@ -119,7 +119,7 @@ pub(super) fn auth(args: &RunArgs, plan: &Plan) -> Result<AgentAuth, Problem> {
         match identity::place(None).and_then(|dir| Identity::load(&dir)) {
             Ok(identity) => (identity, false, None),
             Err(error @ IdentityError::Unsafe(_)) => return Err(usage(error)),
-            // A run that stays on this machine leaves nothing in anyone's home, and needs none.
+            // A run with local agents only leaves no identity in the home folder, and needs none there.
             Err(IdentityError::Missing(_) | IdentityError::Broken(_)) => {
                 let folder = TemporaryFolder(std::env::temp_dir().join(format!("muster-{}", uuid::Uuid::new_v4())));
                 let (identity, _) = identity::load_or_create(&folder.0.join("identity")).map_err(usage)?;
@@ -131,7 +131,7 @@ pub(super) fn auth(args: &RunArgs, plan: &Plan) -> Result<AgentAuth, Problem> {
         let (identity, new) = place.and_then(|dir| identity::load_or_create(&dir)).map_err(usage)?;
         (identity, new, None)
     };
-    // Whatever is wrong with it is said before a port is bound.
+    // Problems with the identity are reported before a port is bound.
     identity.server().map_err(|error| Problem::usage(error.to_string()))?;
     Ok(AgentAuth::Identity { identity: Box::new(identity), new, given, _temporary: temporary })
 }
@@ -161,7 +161,7 @@ impl AgentAuth {
         }
     }
 
-    /// For agents that are children of this process.
+    /// The flags for agents that are child processes.
     pub(super) fn child_flags(&self, urls: &[String]) -> Vec<String> {
         match self {
             Self::Identity { identity, .. } => vec!["--identity".to_owned(), identity.dir().display().to_string()],
@@ -176,7 +176,7 @@ impl AgentAuth {
         }
     }
 
-    /// For the person who starts agents elsewhere.
+    /// The flags for agents that a person starts elsewhere.
     pub(super) fn agent_flags(&self) -> String {
         match self {
             Self::Plaintext => " --insecure-plaintext --allow-target TARGET".to_owned(),
@@ -186,24 +186,24 @@ impl AgentAuth {
     }
 }
 
-/// Goes with the process that made it.
+/// A folder that is removed when this is dropped.
 pub(super) struct TemporaryFolder(PathBuf);
 
 impl Drop for TemporaryFolder {
     fn drop(&mut self) {
-        // In the worst case a key stays behind that nobody trusts any more.
+        // At worst a key is left that nothing trusts any more.
         let _ = fs::remove_dir_all(&self.0);
     }
 }
 
-/// A run that may write.
+/// A run that is ready to write results.
 pub(super) struct Prepared {
     pub(super) store: Store,
     pub(super) run: RunId,
     pub(super) metadata: RunMetadata,
     pub(super) history: History,
     pub(super) cells: CellHistograms,
-    /// What was cut off of the results that are taken up again.
+    /// What was cut off of the results of a resumed run.
     pub(super) notes: Vec<String>,
 }
 
@@ -240,9 +240,9 @@ pub(super) fn results(
     Ok(Prepared { store, run, metadata, history, cells, notes })
 }
 
-/// A folder that was made a moment ago, and never became one of results.
+/// Removes a folder that was just created and never held results.
 fn take_back(dir: &Path) {
-    // Only if nothing but our own beginnings is in it.
+    // `remove_dir` fails if the folder holds anything besides these empty files.
     for name in ["raw.jsonl", "raw.jsonl.zst", "summary.csv", "histograms.hlog", "journal.jsonl"] {
         let _ = fs::remove_file(dir.join(name));
     }

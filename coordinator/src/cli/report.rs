@@ -1,4 +1,4 @@
-//! `coordinator report`: tables, figures and pages of runs, from their folders alone.
+//! `coordinator report`: writes tables, figures and pages of runs, from their folders alone.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -87,7 +87,7 @@ fn show(args: &ReportArgs, talk: Output, runs: Vec<(&Path, Run)>, rows: &[Publis
             written.push(dir.join(PAGE));
         }
     }
-    // A run's own report does not depend on what else was asked for.
+    // A run's own report must not depend on the other runs, so names are made distinct only after it was written.
     let mut runs: Vec<Run> = runs.into_iter().map(|(_, run)| run).collect();
     apart(&mut runs);
     if let Some(output) = &args.output {
@@ -117,7 +117,7 @@ fn show(args: &ReportArgs, talk: Output, runs: Vec<(&Path, Run)>, rows: &[Publis
     Ok(())
 }
 
-/// Runs of one infrastructure and day are told apart by a number where their folders do not do it.
+/// Numbers runs of the same infrastructure and day whose folders have no distinct suffix.
 fn apart(runs: &mut [Run]) {
     let mut seen = BTreeSet::new();
     for run in runs {
@@ -142,10 +142,10 @@ fn write(dir: &Path, document: &Document, talk: Output) -> Result<(), Problem> {
     Ok(())
 }
 
-/// After a run: what it wrote, seen as a report. Returns the page.
+/// Writes the report of a finished run. Returns the path of its page.
 ///
 /// # Errors
-/// Why there is none; the results themselves are safe.
+/// Why there is no report; the results themselves are safe.
 pub(super) fn of_finished(dir: &Path) -> Result<PathBuf, String> {
     let run = read(dir).map_err(|error| error.to_string())?;
     publish::report(dir, &of_run(&run, &published::built_in())).map_err(|error| error.to_string())?;

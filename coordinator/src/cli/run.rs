@@ -1,4 +1,4 @@
-//! `coordinator run`: everything that is needed around the event loop.
+//! `coordinator run`: everything around the event loop.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -30,7 +30,7 @@ use crate::run::event_loop::{self, Frame, Outcome, Outside};
 use crate::run::machine::{Machine, Setup};
 use crate::store::schema::run_json::RunJson;
 
-/// Events that wait for the loop; beyond it agents wait.
+/// Bound of the queue of events for the loop; beyond it agents wait.
 const HEARD_MAX: usize = 256;
 
 pub(super) fn run(args: RunArgs, talk: Output, command: Vec<OsString>) -> Result<u8, Problem> {
@@ -39,7 +39,7 @@ pub(super) fn run(args: RunArgs, talk: Output, command: Vec<OsString>) -> Result
     }
     let filter = EnvFilter::try_from_env("MUSTER_LOG")
         .unwrap_or_else(|_| EnvFilter::new(if talk.verbose { "info" } else { "warn" }));
-    // Only the first subscriber of a process counts.
+    // This fails if the process has a subscriber already.
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
@@ -51,7 +51,7 @@ pub(super) fn run(args: RunArgs, talk: Output, command: Vec<OsString>) -> Result
         return print(&check::describe(&source.plan));
     }
     let auth = prepare::auth(&args, &source.plan)?;
-    // Sessions of local agents are not ours, but thousands of agents are.
+    // Raises the limit of open files: thousands of agents may connect.
     let _ = agent::host::capacity::measure(&agent::host::capacity::CapacityOptions::default());
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -74,7 +74,7 @@ fn ca_pem(plan: &Plan, folder: &Path) -> Result<Vec<u8>, Problem> {
     read_ca(&folder.join(file))
 }
 
-/// Agents are given the contents and no name: a file that adds nothing to trust is named here, before the run.
+/// Reads `target.ca_file`. Agents get its contents without its name, so a file without certificates is reported here.
 fn read_ca(path: &Path) -> Result<Vec<u8>, Problem> {
     let refused = |cause: String| Problem {
         code: crate::exit::PLAN_INVALID,
@@ -101,7 +101,7 @@ async fn go(
         ))
     })?;
     let address = listener.local_addr().map_err(|error| Problem::internal(error.to_string()))?;
-    // Signals are caught from here on: a folder that exists is always left in order.
+    // Signals are caught before the results folder is created, so that it is always left in order.
     let (outside_tx, outside) = mpsc::channel(16);
     catch_signals(&outside_tx)?;
     let command: Vec<String> = command.iter().map(|word| word.to_string_lossy().into_owned()).collect();
@@ -238,9 +238,9 @@ fn conclude(
     Ok(code)
 }
 
-/// What a person types to start `agents` agents on other machines.
+/// How a person starts `agents` agents on other machines.
 fn how_to_start(agents: u32, address: SocketAddr, flags: &str) -> String {
-    // Whoever started this starts them too.
+    // The script that started this process starts them too.
     if slurm::variable("MUSTER_AGENTS_COME").is_some() {
         return "they are being started".to_owned();
     }
@@ -259,11 +259,11 @@ fn how_to_start(agents: u32, address: SocketAddr, flags: &str) -> String {
     }
 }
 
-/// The agent that was built with this coordinator; other nodes of a job find it at the same place.
+/// The agent that was built with this coordinator; other nodes of a job find it at the same path.
 fn agent_beside_this() -> String {
     let beside = std::env::current_exe().ok().map(|path| path.with_file_name("agent")).filter(|path| path.is_file());
     let plain = |c: char| c.is_ascii_alphanumeric() || "/-_.+".contains(c);
-    // What a shell would take apart is left to PATH.
+    // A path that a shell would split is not used: PATH must find the agent then.
     beside
         .map(|path| path.display().to_string())
         .filter(|path| path.chars().all(plain))
@@ -271,7 +271,7 @@ fn agent_beside_this() -> String {
 }
 
 fn catch_signals(outside: &mpsc::Sender<Outside>) -> Result<(), Problem> {
-    // A terminal that hangs up is no reason to lose the bookkeeping.
+    // A terminal that hangs up must not end the process without its records.
     for kind in [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()] {
         let mut stream = signal(kind).map_err(|error| Problem::internal(format!("signals: {error}")))?;
         let outside = outside.clone();
@@ -279,7 +279,7 @@ fn catch_signals(outside: &mpsc::Sender<Outside>) -> Result<(), Problem> {
             let mut said = 0;
             while stream.recv().await.is_some() {
                 said += 1;
-                // Schedulers send SIGTERM more than once; twice Ctrl-C is a person's wish.
+                // Only a second Ctrl-C stops at once: schedulers send SIGTERM more than once.
                 let twice = kind == SignalKind::interrupt() && said > 1;
                 if outside.send(if twice { Outside::AtOnce } else { Outside::Interrupt }).await.is_err() {
                     return;

@@ -1,4 +1,4 @@
-//! PURE: a run as an entry of the experiment log: the log's own template, every field filled from the store.
+//! PURE: formats a run as an entry of the experiment log, by the log's own template.
 
 use proto::Mode;
 
@@ -9,15 +9,15 @@ use crate::report::tables::{results_summary, scalings};
 use crate::report::vitals::configuration;
 use crate::results::run::{Run, Status};
 
-/// Where the entry's files were copied to, as links from the log.
+/// Links from the log to the copies of the entry's files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Links {
     pub summary: Option<String>,
-    /// The folder, with a slash at its end, and what is in it: name and title.
+    /// The figures' folder, with a slash at its end, and the name and title of each figure.
     pub figures: Option<(String, Vec<(String, String)>)>,
 }
 
-/// Everything below the heading, without the lines that mark it.
+/// The entry's body: everything below the heading, without the comments that mark it.
 #[must_use]
 pub fn body(run: &Run, links: &Links) -> String {
     let mut text = String::new();
@@ -57,7 +57,7 @@ fn protocol(mode: Mode) -> &'static str {
     }
 }
 
-/// As the log's template names them.
+/// The status in the words of the log's template.
 fn status(run: &Run) -> &'static str {
     match run.status {
         Status::Complete => "Complete",
@@ -72,8 +72,8 @@ fn second(timestamp: jiff::Timestamp) -> String {
     format!("{timestamp:.0}")
 }
 
-/// A scheduler's script gives whole paths. Where the results folder is known by a path from here, those below the same place
-/// are too: a log says nothing of the machine that it is written on.
+/// Shortens absolute paths, which a scheduler's script passes. If the results folder was named by a relative path, the
+/// folder that this path starts from is removed, so that the log does not depend on the machine that wrote it.
 fn from_here(text: &str, run: &Run) -> String {
     let root = run.output.strip_suffix(run.place.trim_end_matches('/'));
     root.filter(|root| root.len() > 1 && root.ends_with('/'))
@@ -91,7 +91,7 @@ fn linked(run: &Run, links: &Links) -> String {
     if let Some((folder, figures)) = links.figures.as_ref().filter(|(_, figures)| !figures.is_empty()) {
         text.push_str(&format!("- Figures: [figures/]({folder})"));
         for (name, title) in figures {
-            // Of those that there are several of, which.
+            // Of some kinds there are several figures: the rest of the name says which one this is.
             let of = name.split_once('-').filter(|(kind, _)| ["timeline", "launch", "spectrum"].contains(kind));
             let of = of.map_or_else(String::new, |(_, of)| format!(" ({of})"));
             text.push_str(&format!(" · [{title}{of}]({folder}{name}.svg)"));

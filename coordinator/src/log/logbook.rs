@@ -1,6 +1,6 @@
-//! PURE: the experiment log, text to text. Entries are put in where they belong in time, and what people wrote is kept.
+//! PURE: adds entries to the text of the experiment log, in the order of time, and keeps what people wrote.
 //!
-//! An entry that this program wrote stands between two comments:
+//! An entry written by this program is enclosed in two comments:
 //!
 //! ```text
 //! ## Run: 2026-11-27-slurm-multi
@@ -10,9 +10,9 @@
 //! <!-- muster end 5e0a31 77c0de ... -->
 //! ```
 //!
-//! The last comment has a short hash of each line that was written, in their order. A line between the two comments that
-//! does not come from there was written by a person: when the entry is written again it is put back where it stood among the
-//! lines that have remained. What stands before or after the two comments is never touched.
+//! The last comment holds a short hash of each written line, in order. A line between the comments that matches none of
+//! them was written by a person: when the entry is written again, it is put back at its place among the remaining
+//! lines. Outside of the comments only the run's row of the overview is changed.
 
 use sha2::{Digest as _, Sha256};
 
@@ -26,7 +26,7 @@ const HEADING: &str = "## Run: ";
 const BEGIN: &str = "<!-- muster run ";
 const END: &str = "<!-- muster end";
 
-/// What a log that is begun looks like.
+/// The text of a new log.
 pub const EMPTY: &str = "\
 # OpenEnv Scaling Experiment Log
 
@@ -46,44 +46,44 @@ This log tracks all experiment runs for the OpenEnv infrastructure scaling bench
 <!-- EXPERIMENT RUNS START -->
 ";
 
-/// A run as the log needs it.
+/// The run to be logged.
 #[derive(Debug, Clone)]
 pub struct NewEntry {
     pub id: String,
-    /// RFC 3339: where it belongs among the others.
+    /// The start in RFC 3339, which gives the entry its place among the others.
     pub started: String,
-    /// [`super::entry::body`].
+    /// The text from [`super::entry::body`].
     pub body: String,
     pub row: OverviewRow,
 }
 
-/// A log with the entry in it.
+/// The log with the entry in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Logged {
     pub text: String,
-    /// The one that the entry has.
+    /// The heading of the entry.
     pub heading: String,
-    /// It was there before.
+    /// Whether the entry was there before.
     pub renewed: bool,
-    /// Lines between the two comments that a person wrote.
+    /// Number of lines between the two comments that a person wrote.
     pub carried: usize,
     pub overview: Overview,
 }
 
-/// What became of the run's row.
+/// What happened to the run's row in the overview.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Overview {
-    /// It was put in, or was there.
+    /// The row was added, or the row of the same day was updated.
     Told,
-    /// It has taken the place of this one.
+    /// The row replaced this one of another day.
     Replaced(String),
-    /// A newer run of the infrastructure is in the log.
+    /// The log has a newer run of the infrastructure, whose row stays.
     Newer,
-    /// The run did not end well, and the row of one that did stays.
+    /// The run is not complete, and the row of a complete one stays.
     Complete,
 }
 
-/// Why nothing was written.
+/// Why the log was not written.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LogError {
     #[error(
@@ -103,7 +103,7 @@ pub enum LogError {
     NoOverview,
 }
 
-/// The heading under which the run stands or will stand: its title, with `-2`, `-3`, ... if others have it.
+/// The heading of the run's entry, present or new: its title, with `-2`, `-3`, ... if other entries have it.
 fn heading_of(entries: &[Found<'_>], id: &str, title: &str) -> String {
     if let Some(own) = entries.iter().find(|entry| entry.id.as_deref() == Some(id)) {
         return own.title.to_owned();
@@ -113,11 +113,11 @@ fn heading_of(entries: &[Found<'_>], id: &str, title: &str) -> String {
     names.find(|name| !taken(name)).unwrap_or_else(|| title.to_owned())
 }
 
-/// The name of the folder with the run's figures: the one that its entry links to, else `base`, with `-2`, `-3`, ... if the
-/// log links to that already.
+/// The name of the folder with the run's figures: the one that its entry links to, else `base`, with `-2`, `-3`, ... if
+/// the log already links to a folder of that name.
 ///
 /// # Errors
-/// If the file is no log.
+/// If the log has no start line.
 pub fn folder_of(log: &str, id: &str, base: &str) -> Result<String, LogError> {
     let lines: Vec<&str> = log.lines().collect();
     if let Some(mark) = entries(&lines)?.iter().find(|entry| entry.id.as_deref() == Some(id)).and_then(|own| own.mark) {
@@ -136,13 +136,13 @@ pub fn folder_of(log: &str, id: &str, base: &str) -> Result<String, LogError> {
     Ok(names.find(|name| !taken(name)).unwrap_or_else(|| base.to_owned()))
 }
 
-/// Puts the entry in, or renews it, and refreshes the overview.
+/// Adds or renews the entry, and updates the overview.
 ///
 /// # Errors
-/// If the file is no log, or its own marks are broken.
+/// If the log has no start line or no overview, or the entry has no end mark.
 pub fn log(text: &str, title: &str, new: &NewEntry) -> Result<Logged, LogError> {
     if text.contains("\r\n") {
-        // As whoever wrote it ends lines.
+        // Keep the line ends of the file.
         let logged = log(&text.replace("\r\n", "\n"), title, new)?;
         return Ok(Logged { text: logged.text.replace('\n', "\r\n"), ..logged });
     }
@@ -176,7 +176,7 @@ pub fn log(text: &str, title: &str, new: &NewEntry) -> Result<Logged, LogError> 
         .filter(|entry| entry.infrastructure == Some(new.row.name.as_str()))
         .all(|entry| entry.started.is_none_or(|started| moment(started) <= moment(&new.started)));
     let overview = if newest { refresh(&mut out, new)? } else { Overview::Newer };
-    // How the file ended before: that is not ours.
+    // The blank end of the file is kept as it was.
     let tail = &text[text.trim_end().len()..];
     let mut logged = out.join("\n");
     logged.truncate(logged.trim_end().len());
@@ -184,20 +184,20 @@ pub fn log(text: &str, title: &str, new: &NewEntry) -> Result<Logged, LogError> 
     Ok(Logged { text: logged, heading, renewed: own.is_some(), carried, overview })
 }
 
-/// An entry that is there.
+/// An entry found in the log.
 struct Found<'a> {
-    /// Of its heading.
+    /// Index of the heading's line.
     line: usize,
     title: &'a str,
     infrastructure: Option<&'a str>,
     started: Option<&'a str>,
     id: Option<String>,
-    /// Of the comment that has the id.
+    /// Index of the line with the comment that holds the id.
     mark: Option<usize>,
 }
 
-/// The entries below the start line. What stands in code or in comments of several lines is an example; what stands between
-/// the marks of an entry is that entry's, whatever it looks like.
+/// The entries below the start line. Fenced code and comments of several lines are examples and are skipped; everything
+/// between the marks of an entry belongs to it.
 fn entries<'a>(lines: &[&'a str]) -> Result<Vec<Found<'a>>, LogError> {
     let start = lines.iter().position(|line| line.trim() == START).ok_or(LogError::NoStart)?;
     let mut found: Vec<Found<'a>> = Vec::new();
@@ -221,18 +221,18 @@ fn id_of(line: &str) -> Option<&str> {
     line.strip_prefix(BEGIN)?.split([':', ' ']).next().filter(|id| !id.is_empty())
 }
 
-/// Where a line stands.
+/// The context of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
     Open,
-    /// Between the marks of an entry.
+    /// The line is between the marks of an entry.
     Entry,
-    /// In a fence of code, or in a comment of several lines.
+    /// The line is in a code fence, or in a comment of several lines.
     Hidden,
 }
 
 fn seen<'a, 'b>(lines: &'b [&'a str]) -> impl Iterator<Item = (usize, &'a str, Place)> + 'b {
-    // The sign and the length of a fence that is open (CommonMark 4.5).
+    // The character and the length of the open fence (CommonMark 4.5).
     let mut fence: Option<(char, usize)> = None;
     let (mut comment, mut entry_ends) = (false, None);
     lines.iter().enumerate().map(move |(n, line)| {
@@ -262,7 +262,7 @@ fn seen<'a, 'b>(lines: &'b [&'a str]) -> impl Iterator<Item = (usize, &'a str, P
             }
         }
         if id_of(line).is_some() {
-            // Without its end it is a line like others: whoever looks for the end says so.
+            // Without an end mark it is an ordinary line; `log` reports the missing mark.
             entry_ends = lines[n..].iter().position(|line| line.starts_with(END)).map(|after| n + after);
             return (n, *line, if entry_ends.is_some() { Place::Entry } else { Place::Open });
         }
@@ -274,15 +274,15 @@ fn seen<'a, 'b>(lines: &'b [&'a str]) -> impl Iterator<Item = (usize, &'a str, P
     })
 }
 
-/// The lines that are nobody's example and in no entry's marks.
+/// The lines outside of entries, code and comments.
 fn visible<'a, 'b>(lines: &'b [&'a str]) -> impl Iterator<Item = (usize, &'a str)> + 'b {
     seen(lines).filter(|(_, _, place)| *place == Place::Open).map(|(n, line, _)| (n, line))
 }
 
-/// Before the first entry that is older; else after the last one.
+/// Index of the line at which a new entry goes: before the first older entry, else after the last one.
 fn place(lines: &[&str], found: &[Found<'_>], started: &str) -> usize {
     let older = |entry: &&Found<'_>| {
-        // An entry without a start is as old as its heading says.
+        // An entry without a start time goes by the date in its heading.
         let theirs = entry.started.unwrap_or(entry.title);
         moment(theirs) < moment(started)
     };
@@ -293,7 +293,7 @@ fn place(lines: &[&str], found: &[Found<'_>], started: &str) -> usize {
         found.last().map_or_else(|| lines.iter().position(|line| line.trim() == START).unwrap_or(0), |last| last.line);
     let rest = visible(lines).find(|(n, line)| *n > after && (line.trim() == "---" || ends(line)));
     match rest {
-        // Its own line of separation; then a line of air.
+        // Skip the last entry's own separator and the blank line after it.
         Some((n, line)) if line.trim() == "---" && !found.is_empty() => (n + 2).min(lines.len()),
         Some((n, _)) => n,
         None => lines
@@ -305,22 +305,22 @@ fn place(lines: &[&str], found: &[Found<'_>], started: &str) -> usize {
     }
 }
 
-/// A heading that is above an entry's.
+/// Whether the line is a heading that ends the list of entries.
 fn ends(line: &str) -> bool {
     (line.starts_with("# ") || line.starts_with("## ")) && !line.starts_with(HEADING)
 }
 
-/// To the second, and a date for the whole day: texts that sort as times do.
+/// The time to the second, or the date alone: a text that sorts by time.
 fn moment(text: &str) -> &str {
     text.get(..19).or_else(|| text.get(..10)).unwrap_or(text)
 }
 
-/// The lines of a body, without blank ones at its end.
+/// The lines of a body, without blank lines at its end.
 fn written(body: &str) -> Vec<&str> {
     body.trim_end().lines().collect()
 }
 
-/// Between its marks. The hashes are of what was written, not of what was put back.
+/// The lines between the marks. The hashes are those of `written`, without the lines of people.
 fn marked(new: &NewEntry, lines: &[&str], written: &[&str]) -> Vec<String> {
     let mut block = vec![format!("{BEGIN}{}: written by `coordinator log`, which keeps what you add -->", new.id)];
     block.extend(lines.iter().map(|line| (*line).to_owned()));
@@ -329,7 +329,7 @@ fn marked(new: &NewEntry, lines: &[&str], written: &[&str]) -> Vec<String> {
     block
 }
 
-/// Of a line without the blanks at its end, which editors take away: 24 bits, as hex. A blank line is a dash.
+/// The first 24 bits of a line's SHA-256, as hex; `-` for a blank line. Editors may remove blanks at the line's end.
 fn hash(line: &str) -> String {
     if line.trim().is_empty() {
         return "-".to_owned();
@@ -337,7 +337,7 @@ fn hash(line: &str) -> String {
     Sha256::digest(line.trim_end().as_bytes()).iter().take(3).map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The entry written again, with the lines that a person put between its marks, and how many these are.
+/// The entry written again with the lines that a person put between its marks, and the number of these lines.
 fn renewed(old: &[&str], end: &str, new: &NewEntry) -> (Vec<String>, usize) {
     let end = end.trim_start_matches(END);
     let mut before: Vec<String> =
@@ -349,17 +349,17 @@ fn renewed(old: &[&str], end: &str, new: &NewEntry) -> (Vec<String>, usize) {
     let fresh: Vec<String> = body.iter().map(|line| hash(line)).collect();
 
     if before.is_empty() {
-        // Somebody has taken the hashes away: what is written now is the best guess.
+        // The hashes are missing: assume that the written lines are those of now.
         before.clone_from(&fresh);
     }
-    // Where each line that was written before is now.
+    // The new index of each line that was written before.
     let mut moved: Vec<Option<usize>> = vec![None; before.len()];
     for op in capture_diff_slices(Algorithm::Myers, &before, &fresh) {
         if let DiffOp::Equal { old_index, new_index, len } = op {
             (0..len).for_each(|n| moved[old_index + n] = Some(new_index + n));
         }
     }
-    // What a person put in, behind how many of the lines of now.
+    // The lines that a person added, by how many of the new lines go before them.
     let mut put_in: Vec<(usize, &[&str])> = Vec::new();
     for op in capture_diff_slices(Algorithm::Myers, &before, &now) {
         let (at, from, len) = match op {
@@ -381,8 +381,8 @@ fn renewed(old: &[&str], end: &str, new: &NewEntry) -> (Vec<String>, usize) {
     (marked(new, &lines, &body), carried)
 }
 
-/// Lines that were put in beside others that look the same can as well have been put in a little earlier or later: where,
-/// so that a fence of code is not torn apart. `at` is the place among the lines of before, `from` that among those of now.
+/// Lines added next to identical ones could have been added a little earlier or later. Moves them so that they split no
+/// code fence. `at` is their index among the lines written before, `from` that in the present text.
 fn slid(old: &[&str], at: usize, from: usize, len: usize) -> (usize, usize, usize) {
     let fences = |from: usize| old[from..from + len].iter().filter(|line| line.trim_start().starts_with("```")).count();
     let (mut back, mut on) = (0, 0);
@@ -398,8 +398,8 @@ fn slid(old: &[&str], at: usize, from: usize, len: usize) -> (usize, usize, usiz
     if fences(from + on) % 2 == 0 { (at + on, from + on, len) } else { (at, from, len) }
 }
 
-/// Puts the row into the first table that has the overview's columns, in the place of the one of that name. Other rows are not
-/// touched, nor columns that somebody added; what the run does not know and somebody does stays.
+/// Puts the row into the first table with the overview's columns, in place of the row of the same name. Other rows and
+/// added columns stay, as does a number of cores that the run does not know.
 fn refresh(lines: &mut Vec<String>, new: &NewEntry) -> Result<Overview, LogError> {
     let row = &new.row;
     let borrowed: Vec<&str> = lines.iter().map(String::as_str).collect();
@@ -408,7 +408,7 @@ fn refresh(lines: &mut Vec<String>, new: &NewEntry) -> Result<Overview, LogError
     let table = borrowed[first..].iter().take_while(|line| line.trim_start().starts_with('|')).count();
     let widths: Vec<usize> =
         borrowed[first].trim().trim_matches('|').split('|').map(|cell| cell.chars().count()).collect();
-    // The second line only draws.
+    // The second line of a table only separates.
     let there = (first + 2..first + table).find(|n| cells(borrowed[*n]).first() == Some(&row.name));
     let old = there.map(|n| cells(borrowed[n])).unwrap_or_default();
     let date = old.get(2).cloned().unwrap_or_default();
@@ -427,7 +427,7 @@ fn refresh(lines: &mut Vec<String>, new: &NewEntry) -> Result<Overview, LogError
         .iter()
         .enumerate()
         .map(|(n, cell)| {
-            // Signs that are two columns wide.
+            // These characters are two columns wide.
             let wide = cell.chars().filter(|c| "✅❌⏳❓".contains(*c)).count();
             let width = widths.get(n).map_or(0, |width| width.saturating_sub(2 + wide));
             format!("| {cell:<width$} ")
@@ -441,7 +441,7 @@ fn refresh(lines: &mut Vec<String>, new: &NewEntry) -> Result<Overview, LogError
         _ => Overview::Told,
     };
     match there {
-        // As somebody may have aligned it.
+        // Only the alignment differs: keep it.
         Some(_) if cells(&line) == old => {}
         Some(n) => lines[n] = line,
         None => lines.insert(first + table, line),
@@ -449,7 +449,7 @@ fn refresh(lines: &mut Vec<String>, new: &NewEntry) -> Result<Overview, LogError
     Ok(outcome)
 }
 
-/// Split at what is no part of a cell.
+/// Splits a table row into cells; an escaped bar is part of a cell.
 fn cells(line: &str) -> Vec<String> {
     let inner = line.trim().trim_start_matches('|');
     let inner = inner.strip_suffix('|').filter(|rest| !rest.ends_with('\\')).unwrap_or(inner);

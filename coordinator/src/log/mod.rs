@@ -1,4 +1,4 @@
-//! The experiment log: one entry a run, put into a file that people edit too.
+//! The experiment log: a Markdown file with one entry per run, which people may edit too.
 
 pub mod entry;
 pub mod logbook;

@@ -1,5 +1,5 @@
-//! Identities are made by the coordinator only, and whole or not at all: N coordinators that start at once on one home
-//! folder end up with one.
+//! The coordinator's identity folder. It is created atomically, so that several coordinators that start at once with
+//! one home folder agree on one identity.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
@@ -8,15 +8,15 @@ use std::path::{Path, PathBuf};
 
 use agent::identity::{AGENT_CERT, AGENT_KEY, CA_CERT, CA_KEY, DIR_MODE, Identity, IdentityError, KEY_MODE, certs};
 
-/// Certificates are no secret.
+/// File mode of certificates, which are no secret.
 const CERT_MODE: u32 = 0o644;
 
-/// The identity in `dir`; `true` if it was made just now.
+/// Loads the identity in `dir`, or creates it; `true` if it was created.
 ///
 /// # Errors
-/// What is wrong with the folder, or what keeps it from being made.
+/// If the folder is broken or unsafe, or can't be created.
 pub fn load_or_create(dir: &Path) -> Result<(Identity, bool), IdentityError> {
-    // A link that is there already is followed, not replaced.
+    // A symbolic link is followed, not replaced.
     let dir = &fs::canonicalize(dir).unwrap_or_else(|_| dir.to_path_buf());
     match Identity::load(dir) {
         Err(IdentityError::Missing(_)) => {}
@@ -28,10 +28,10 @@ pub fn load_or_create(dir: &Path) -> Result<(Identity, bool), IdentityError> {
     Identity::load(dir).map(|identity| (identity, made))
 }
 
-/// A folder for a machine that must not hold the authority's key.
+/// Creates an identity folder, valid for `days`, for a machine that must not hold the authority's key.
 ///
 /// # Errors
-/// If it exists, or can't be made.
+/// If `dir` exists or can't be created.
 pub fn issue_agent(from: &Identity, dir: &Path, days: u32) -> Result<(), IdentityError> {
     let (cert, key) = from.issue_agent(days)?;
     let ca = from.ca_pem();
@@ -47,8 +47,8 @@ fn cant(dir: &Path, error: &io::Error) -> String {
     format!("the identity folder {} can't be made: {error}; give a place for it with --identity DIR", dir.display())
 }
 
-/// Makes a folder with these files beside the place and moves it there in one step. `false` if something is there: whoever
-/// was first has won.
+/// Creates a folder with these files under a temporary name and renames it to `dir`, which is atomic. Returns `false`
+/// if `dir` exists: another process was first.
 fn put_whole(dir: &Path, files: &[(&str, &str, u32)]) -> io::Result<bool> {
     let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     DirBuilder::new().recursive(true).mode(DIR_MODE).create(parent)?;
@@ -59,7 +59,7 @@ fn put_whole(dir: &Path, files: &[(&str, &str, u32)]) -> io::Result<bool> {
                 File::open(parent)?.sync_all()?;
                 Ok(true)
             }
-            // rename(2): a folder that is not empty is not replaced.
+            // rename(2) does not replace a folder that is not empty.
             Err(error) if matches!(error.kind(), io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists) => {
                 Ok(false)
             }
@@ -67,7 +67,7 @@ fn put_whole(dir: &Path, files: &[(&str, &str, u32)]) -> io::Result<bool> {
         }
     });
     if !matches!(made, Ok(true)) {
-        // Nobody else knows its name.
+        // No other process knows this name.
         let _ = fs::remove_dir_all(&temporary);
     }
     made
@@ -83,10 +83,10 @@ fn make(dir: &Path, files: &[(&str, &str, u32)]) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
-/// Where a coordinator looks: the flag, or the user's own.
+/// The identity folder: the one given by the flag, else the default in the user's home.
 ///
 /// # Errors
-/// If there is neither.
+/// If no folder is given and there is no home.
 pub fn place(given: Option<&Path>) -> Result<PathBuf, IdentityError> {
     given.map(Path::to_path_buf).or_else(agent::identity::default_dir).ok_or_else(|| {
         IdentityError::Broken(

@@ -1,8 +1,7 @@
-//! Who gets as far as gRPC: connections are accepted, made to prove themselves in time, and counted.
+//! Accepts connections, authenticates them within a time limit, and counts them. Only then do they reach gRPC.
 //!
-//! Nothing here waits for one peer while others wait behind it. Peers that never finish their handshake are bounded in
-//! number and in time; when there are too many, the one that has waited longest goes, since honest ones take
-//! milliseconds.
+//! No peer waits for another one. Unfinished handshakes are bounded in number and in time; beyond that number the
+//! oldest is dropped, since an honest handshake takes milliseconds.
 
 use std::collections::VecDeque;
 use std::io;
@@ -22,28 +21,28 @@ use tokio_rustls::TlsAcceptor;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Connected;
 
-/// How long a peer may take to prove itself.
+/// Time limit of a handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Peers that may be at it at once.
+/// Most handshakes under way at once.
 const HANDSHAKES_MAX: usize = 1_024;
-/// Connections in all: two an agent, and some that are on their way out.
+/// Most connections at once: two per agent, and some that are closing.
 const CONNECTIONS_MAX: usize = 2 * AGENTS_MAX + 256;
-/// So many words about peers that are not let in, in so much time.
+/// Most log lines about rejected peers within `CROWD_EVERY`.
 const CROWD_WORDS: u32 = 16;
 const CROWD_EVERY: Duration = Duration::from_secs(10);
-/// How every HTTP/2 connection begins (RFC 9113 section 3.4).
+/// The client preface of every HTTP/2 connection (RFC 9113 section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// What peers have to show.
+/// How peers authenticate.
 #[derive(Debug, Clone)]
 pub enum Security {
-    /// Nothing.
+    /// Peers do not authenticate.
     Plaintext,
-    /// A certificate of this coordinator's identity.
+    /// Peers present a certificate of this coordinator's identity.
     Tls(Arc<rustls::ServerConfig>),
 }
 
-/// A peer that may speak gRPC, for as long as it lives one of those that are counted.
+/// The connection of an accepted peer. It counts as one connection until it is dropped.
 #[derive(Debug)]
 pub struct AcceptedPeer<S> {
     stream: S,
@@ -52,13 +51,13 @@ pub struct AcceptedPeer<S> {
 }
 
 impl<S> AcceptedPeer<S> {
-    /// One that came through no door: in simulations.
+    /// A connection that was not accepted by a listener, for simulations.
     pub fn uncounted(stream: S, from: SocketAddr) -> Self {
         Self { stream, from, _counted: None }
     }
 }
 
-/// Accepts until the returned stream is dropped.
+/// Accepts connections until the returned stream is dropped.
 pub fn open(
     listener: TcpListener,
     security: Security,
@@ -73,7 +72,7 @@ pub fn open(
                 accepted = listener.accept() => match accepted {
                     Ok(accepted) => accepted,
                     Err(error) => {
-                        // Out of descriptors, or a peer that was gone again: neither is a reason to stop.
+                        // Descriptors have run out, or the peer has already gone; neither is a reason to stop.
                         crowd.tell(&format!("a connection could not be accepted: {error}"));
                         tokio::time::sleep(Duration::from_millis(50)).await;
                         continue;
@@ -98,7 +97,7 @@ pub fn open(
             let task = tokio::spawn(async move {
                 match timeout(HANDSHAKE_TIMEOUT, prove(stream, &security)).await {
                     Ok(Ok(stream)) => {
-                        // The server may be gone: then nobody is let in any more.
+                        // This fails once the server has ended; the connection is dropped then.
                         let _ = admit.send(Ok(AcceptedPeer { stream, from, _counted: Some(counted) })).await;
                     }
                     Ok(Err(problem)) => crowd.tell(&format!("a peer at {from} was refused: {problem}")),
@@ -111,7 +110,7 @@ pub fn open(
     ReceiverStream::new(admitted)
 }
 
-/// Tells of peers that are not let in: of a few each, of a crowd now and then.
+/// Logs rejected peers, but no more than [`CROWD_WORDS`] lines in [`CROWD_EVERY`].
 #[derive(Debug, Clone, Default)]
 struct Crowd(Arc<Mutex<Told>>);
 
@@ -137,7 +136,7 @@ impl Crowd {
 }
 
 async fn prove(stream: TcpStream, security: &Security) -> Result<Box<dyn agent::control::link::ByteStream>, String> {
-    // Small orders must not wait for their acknowledgements.
+    // Small orders must not wait for acknowledgements (Nagle's algorithm).
     stream.set_nodelay(true).map_err(|error| error.to_string())?;
     match security {
         Security::Plaintext => {
@@ -158,7 +157,7 @@ async fn prove(stream: TcpStream, security: &Security) -> Result<Box<dyn agent::
                 if seen == PREFACE.len() {
                     return Ok(Box::new(stream));
                 }
-                // A peek that has seen the beginning returns at once until there is more.
+                // `peek` does not wait for more bytes once it has some.
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         }

@@ -1,4 +1,4 @@
-//! The gRPC side: a message becomes an event, an order becomes a message. Decides nothing.
+//! The gRPC service: translates messages into events and orders into messages. It decides nothing about the run.
 
 use std::collections::HashMap;
 use std::io;
@@ -24,55 +24,55 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::net::ConnectionId;
 
-/// How long a peer may take to greet.
+/// How long a peer may take to send its `Hello`.
 const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long one that was hung up on may take to hang up, too.
+/// How long a peer may take to hang up after the coordinator has.
 const LAST_WORDS: Duration = Duration::from_secs(2);
-/// Streams of orders at once, greeted or not.
+/// Most streams of orders at once, before or after their `Hello`.
 const STREAMS_MAX: usize = AGENTS_MAX + 256;
-/// Streams in one connection: one of orders, one of heartbeats, one to spare.
+/// Streams per connection: one for orders, one for heartbeats, one spare.
 const STREAMS_A_CONNECTION: u32 = 3;
 
-/// What the event loop hears.
+/// An event from an agent's stream, for the event loop.
 #[derive(Debug)]
 pub enum Incoming {
-    /// With the way back to it.
+    /// An agent has sent its `Hello`; the sender takes orders for it.
     Joined(ConnectionId, Box<Hello>, OrderSender),
     Message(ConnectionId, Box<FromAgent>),
     Left(ConnectionId, String),
 }
 
-/// The way back to an agent. Dropping it hangs up: what was sent still goes out, what still comes is not listened to.
+/// Sends orders to an agent. Dropping it hangs up: orders already sent still go out, further messages are ignored.
 #[derive(Debug)]
 pub struct OrderSender {
     orders: mpsc::Sender<FromCoordinator>,
-    /// Where the agent dialled from.
+    /// The address that the agent connected from.
     pub from: Option<IpAddr>,
     _open: DropGuard,
 }
 
 impl OrderSender {
-    /// `false` if there is no room for it: an agent that does not take its orders is no use.
+    /// Returns `false` if the queue is full, because the agent does not take its orders.
     #[must_use]
     pub fn send(&self, order: FromCoordinator) -> bool {
         self.orders.try_send(order).is_ok()
     }
 }
 
-/// When each agent's last heartbeat came. Kept where it is read, so that neither a queue of records nor a busy event loop
-/// makes a living agent look dead.
+/// When each agent was last heard. The times are noted where messages are received, so that neither a queue of records
+/// nor a busy event loop makes a living agent look dead.
 #[derive(Debug, Clone, Default)]
 pub struct LastHeard(Arc<Mutex<HashMap<[u8; 16], Seen>>>);
 
 #[derive(Debug, Clone, Copy)]
 struct Seen {
-    /// The stream of orders that it greeted on last.
+    /// The last stream on which the agent sent its `Hello`.
     key: ConnectionId,
     at: Instant,
 }
 
 impl LastHeard {
-    /// When the agents that have a stream of orders were last heard of.
+    /// When each agent with a stream of orders was last heard.
     #[must_use]
     pub fn seen(&self) -> Vec<([u8; 16], Instant)> {
         let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -84,7 +84,7 @@ impl LastHeard {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(instance, seen);
     }
 
-    /// Of those that have greeted only: whoever invents others fills no memory.
+    /// Returns `false` for an agent without a `Hello`. It gets no entry, so that invented agents fill no memory.
     fn beat(&self, instance: [u8; 16]) -> bool {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         known.get_mut(&instance).map(|seen| seen.at = Instant::now()).is_some()
@@ -92,15 +92,15 @@ impl LastHeard {
 
     fn gone(&self, instance: [u8; 16], key: ConnectionId) {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // It may have greeted on another stream meanwhile.
+        // The agent may have sent a `Hello` on another stream meanwhile.
         if known.get(&instance).is_some_and(|seen| seen.key == key) {
             known.remove(&instance);
         }
     }
 }
 
-/// Serves the peers that come in until the returned task is dropped or aborted. Events queue up to a bound; beyond it the
-/// agents wait.
+/// Serves incoming connections until the returned task is dropped or aborted. Events queue up to the bound of `heard`;
+/// beyond it the agents wait.
 pub fn serve<S, I>(
     incoming: S,
     heard: mpsc::Sender<Incoming>,
@@ -129,7 +129,7 @@ struct Service {
     connected: Arc<AtomicUsize>,
 }
 
-/// Counts a stream for as long as it lives.
+/// Counts a stream until it is dropped.
 struct Counted(Arc<AtomicUsize>);
 
 impl Drop for Counted {
@@ -193,7 +193,7 @@ async fn attend(
         Ok(Ok(FromAgent::Hello(hello))) => {
             let instance = hello.instance;
             alive.greeted(instance, key);
-            // The only lasting sender belongs to the event loop: when it lets go of it, the stream ends.
+            // The event loop gets the only lasting sender: when it drops the sender, the stream ends.
             let way =
                 OrderSender { orders, from: address.map(|address| address.ip()), _open: open.clone().drop_guard() };
             if heard.send(Incoming::Joined(key, Box::new(hello), way)).await.is_err() {
@@ -210,7 +210,7 @@ async fn attend(
             biased;
             () = open.cancelled() => {
                 alive.gone(instance, key);
-                // Its last orders are on their way; whatever it still says is nobody's.
+                // The last orders are still on their way; what the agent sends meanwhile is ignored.
                 let silence = async { while next(&mut incoming).await.is_ok() {} };
                 let _ = timeout(LAST_WORDS, silence).await;
                 return;
@@ -225,7 +225,7 @@ async fn attend(
             }
             Err(problem) => {
                 alive.gone(instance, key);
-                // The loop may be gone already: then nobody needs to know.
+                // The event loop may have ended.
                 let _ = heard.send(Incoming::Left(key, problem)).await;
                 return;
             }
@@ -246,6 +246,6 @@ async fn next(incoming: &mut Streaming<pb::AgentMessage>) -> Result<FromAgent, S
 async fn refuse(orders: &mpsc::Sender<FromCoordinator>, from: &str, problem: &str) {
     tracing::warn!("a peer at {from} was refused: {problem}");
     let refused = Refused { why: RefusedWhy::Malformed, message: problem.to_owned() };
-    // It may have hung up already.
+    // The peer may have hung up already.
     let _ = orders.send(FromCoordinator::Refused(refused)).await;
 }

@@ -1,14 +1,14 @@
-//! PURE: what must be said beside the tables so that nobody reads more into them than is there.
+//! PURE: remarks that keep readers from concluding more from the tables than they show.
 
 use crate::report::table::Table;
 use crate::results::batch::Summary;
 use crate::results::cells::Done;
 use crate::text::{count, latency, percent, seconds_short};
 
-/// Batches that are told one by one; more would be a list that nobody reads.
+/// Most batches that are listed singly.
 const TOLD_MAX: usize = 5;
 
-/// Which percentiles hold what, where it matters: sessions that timed out are in none of the success columns.
+/// A remark on sessions that timed out, if there were any: no success column includes them.
 #[must_use]
 pub fn timeouts(results: &[Done]) -> String {
     let mut cut: Vec<&Summary> =
@@ -34,13 +34,13 @@ pub fn timeouts(results: &[Done]) -> String {
     text
 }
 
-/// How the sessions of the largest batch that succeeded were spread over hosts, when there was more than one.
+/// How the sessions of the largest batch with several hosts were spread over them.
 #[must_use]
 pub fn hosts(results: &[Done]) -> String {
     spread(results).map_or_else(String::new, |(of, sheet)| format!("Hosts ({of})\n{}\n", sheet.markdown()))
 }
 
-/// The same before it is text: of which batch, and the table.
+/// The batch of [`hosts`] in words, and its table.
 #[must_use]
 pub fn spread(results: &[Done]) -> Option<(String, Table)> {
     let summary = results
@@ -58,7 +58,7 @@ pub fn spread(results: &[Done]) -> Option<(String, Table)> {
     Some((cell(summary), sheet))
 }
 
-/// Where a target that is to have several hosts showed fewer: what to look at.
+/// Hints for a target that answered with fewer hosts than expected.
 #[must_use]
 pub fn missing_hosts(expected: u64, seen: &[String]) -> String {
     let who = if seen.is_empty() { "none".to_owned() } else { seen.join(", ") };
@@ -73,7 +73,7 @@ pub fn missing_hosts(expected: u64, seen: &[String]) -> String {
     )
 }
 
-/// `ws 2,048 x 1.0 s rep 1`
+/// Names a batch: `ws 2,048 x 1.0 s rep 1`.
 #[must_use]
 pub fn cell(summary: &Summary) -> String {
     let b = &summary.batch;

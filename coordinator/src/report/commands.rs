@@ -1,8 +1,8 @@
-//! The commands that started the server and the run, for a shell.
+//! The shell commands that started the server and the run.
 
 use crate::results::run::Run;
 
-/// How the server was started and the experiment run, for a shell.
+/// The shell commands that started the server and the run.
 #[must_use]
 pub fn commands(run: &Run) -> String {
     let server = run.plan.server.start_command.as_deref().map(str::trim);
@@ -14,7 +14,7 @@ pub fn commands(run: &Run) -> String {
     format!("# Server startup\n{server}\n\n# Experiment execution\n{}\n", command(run))
 }
 
-/// The command as it was typed, options on lines of their own; where the program lay is nobody's business.
+/// The run's command as it was typed, with options on separate lines and without the program's folder.
 fn command(run: &Run) -> String {
     let Some((program, rest)) = run.command.split_first() else { return "# unknown".to_owned() };
     let name = program.rsplit('/').next().unwrap_or(program);

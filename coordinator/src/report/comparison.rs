@@ -1,4 +1,4 @@
-//! PURE: runs, waits and protocols side by side.
+//! PURE: tables that compare runs, waits and protocols.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -15,7 +15,7 @@ use crate::results::cells::{Cell, Grid};
 use crate::results::run::Run;
 use crate::text::{count, latency, rate, seconds_short};
 
-/// The max batch of every run and mode, a column a wait; then what was published of the same infrastructures.
+/// The max batch of every run and mode, with one column per wait; then the published ones of the same infrastructures.
 #[must_use]
 pub fn by_wait(runs: &[Run], published: &[Published]) -> Table {
     let published: Vec<(&str, Vec<&Published>)> = infrastructures(runs)
@@ -53,17 +53,17 @@ pub fn by_wait(runs: &[Run], published: &[Published]) -> Table {
     sheet
 }
 
-/// Published waits have one decimal.
+/// The wait in microseconds; published waits have one decimal.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a few seconds")]
 fn wait_us(row: &Published) -> u64 {
     (row.wait_seconds * 1e6).round() as u64
 }
 
-/// What one protocol held, of the sizes that were done in both.
+/// The largest batch size at which one protocol met the criterion, of the sizes that both protocols ran.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Held {
     pub size: Option<u64>,
-    /// It is the largest that was done in both: what it holds at most is not known.
+    /// Whether it is the largest size that both ran, so that the limit is unknown.
     pub largest: bool,
 }
 
@@ -77,7 +77,7 @@ impl fmt::Display for Held {
     }
 }
 
-/// WebSocket and HTTP at one wait, over the sizes that were done in both with a verdict that counts. `None` if there are none.
+/// WebSocket and HTTP at one wait, over the sizes that both ran with a verdict that counts; `None` if there are none.
 #[must_use]
 pub fn in_both(run: &Run, grid: &Grid<'_>, wait_us: u64) -> Option<(Held, Held)> {
     let of = |mode| grid.lines.get(&(mode, wait_us));
@@ -97,7 +97,7 @@ pub fn in_both(run: &Run, grid: &Grid<'_>, wait_us: u64) -> Option<(Held, Held)>
     Some((held(ws), held(http)))
 }
 
-/// The max batches of WebSocket beside those of HTTP, a row a wait, for the runs that did both: over the sizes of both.
+/// The max batches of WebSocket and HTTP, with one row per wait, for runs of both: over the sizes that both ran.
 #[must_use]
 #[expect(clippy::cast_precision_loss, reason = "for people")]
 pub fn protocols(runs: &[Run]) -> Table {
@@ -131,8 +131,8 @@ pub fn protocols(runs: &[Run]) -> Table {
     sheet
 }
 
-/// What several runs did with the same batch, a column a run: success, p99 and throughput. Batches that only one run did are
-/// left out, and so are these tables where there are more runs than a page has room for.
+/// Success, p99 and throughput of the same batches in several runs, with one column per run. Batches of a single run
+/// are left out; with more runs than a page has room for, so are the tables.
 #[must_use]
 pub fn by_batch(runs: &[Run]) -> Vec<(&'static str, Table)> {
     const RUNS_MAX: usize = 6;
@@ -168,7 +168,7 @@ pub fn by_batch(runs: &[Run]) -> Vec<(&'static str, Table)> {
     tables.into_iter().map(|(title, of)| (title, sheet(of))).collect()
 }
 
-/// Every batch size of a run over WebSocket beside the same over HTTP.
+/// Every batch size of a run over WebSocket beside the same size over HTTP.
 #[must_use]
 pub fn protocols_by_size(run: &Run) -> Table {
     let grid = run.grid();
@@ -197,13 +197,13 @@ pub fn protocols_by_size(run: &Run) -> Table {
     sheet
 }
 
-/// The cell of each mode and wait that is shown in detail, with its mode and wait.
+/// The cell of each mode and wait that is shown in detail.
 #[must_use]
 pub fn max_loads<'a, 'b>(grid: &'b Grid<'a>) -> Vec<&'b Cell<'a>> {
     grid.lines.values().filter_map(|line| grid.max_load(line).map(|n| &line[n])).collect()
 }
 
-/// Where the time goes at maximum load, from the repetitions' merged histograms.
+/// The time in each phase at maximum load, from the repetitions' merged histograms.
 #[must_use]
 pub fn breakdown(runs: &[Run]) -> Table {
     let header = [
@@ -225,7 +225,7 @@ pub fn breakdown(runs: &[Run]) -> Table {
     let mut sheet = Table::new(header, 2..14);
     for run in runs {
         for cell in max_loads(&run.grid()) {
-            // Where the histograms are not: one repetition's own, or the largest, which the merged one does not exceed.
+            // Without merged histograms: one repetition's own value, or the largest, which bounds the merged one.
             let stored = |metric, quantile: f64| {
                 let of = |run: &&Summary| {
                     let percentiles = match metric {
@@ -244,7 +244,7 @@ pub fn breakdown(runs: &[Run]) -> Table {
             let most_us = cell.runs.iter().map(|run| run.total_max_us).max().filter(|us| *us > 0).unwrap_or(u64::MAX);
             let at = |metric, quantile| {
                 let values = run.cells.get(cell.mode, cell.batch_size, cell.wait_us, metric);
-                // No part takes longer than the whole, and the upper edge of a bucket is a little above what is in it.
+                // No phase takes longer than the whole, but the upper edge of a bucket may exceed its values.
                 let us = values.map(|v| v.value_at_quantile(quantile).min(v.max()).min(most_us));
                 us.or_else(|| stored(metric, quantile)).map_or_else(|| "-".to_owned(), latency)
             };
@@ -269,12 +269,12 @@ pub fn breakdown(runs: &[Run]) -> Table {
     sheet
 }
 
-/// A single run is told by its name alone.
+/// The label of a run: its name if it is the only one, else its title.
 fn told_by(runs: &[Run], run: &Run) -> String {
     if runs.len() == 1 { run.name() } else { run.title() }
 }
 
-/// What the columns of [`breakdown`] mean.
+/// The explanation of the columns of [`breakdown`].
 pub const BREAKDOWN: &str = "\
 Of succeeded sessions, all repetitions together. The step contains the wait that it asks for; wire is the step until the kernel of \
 the agent's machine had the reply. Percentiles of phases do not add up to those of the total: a session that is slow in one phase \

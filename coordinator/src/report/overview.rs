@@ -1,4 +1,4 @@
-//! PURE: several runs in one table, beside what others have published.
+//! PURE: the overview of several runs, beside published rows.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,7 +15,7 @@ use crate::text::{count, latency, rate, seconds_short};
 
 const THERE: &str = "published, Python script";
 
-/// A row of the overview, as the experiment log has it.
+/// A row of the overview, as in the experiment log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OverviewRow {
     pub name: String,
@@ -26,11 +26,11 @@ pub struct OverviewRow {
     pub cores: Option<u64>,
 }
 
-/// The columns of [`OverviewRow::cells`].
+/// The names of the columns of [`OverviewRow::cells`].
 pub const COLUMNS: [&str; 6] = ["Infrastructure", "Status", "Last Run", "Max Batch (WS)", "Cores", "Batch/Core"];
 
 impl OverviewRow {
-    /// Of the smallest wait over WebSocket.
+    /// The row of a run; its max batch is that over WebSocket at the smallest wait.
     #[must_use]
     pub fn of(run: &Run) -> Self {
         Self {
@@ -63,14 +63,14 @@ pub fn max_batch(run: &Run) -> Option<(u64, bool)> {
     grid.max_batch(line).map(|n| (line[n].batch_size, n + 1 == line.len()))
 }
 
-/// The published row of an infrastructure: its last date, the smallest wait.
+/// The published row of an infrastructure: that of its latest date and smallest wait, over WebSocket.
 #[must_use]
 pub fn published_row<'a>(published: &'a [Published], infrastructure: &str) -> Option<&'a Published> {
     let rows = latest(published, infrastructure, PublishedTable::Summary);
     rows.into_iter().filter(|row| row.mode == Mode::Ws).min_by(|a, b| a.wait_seconds.total_cmp(&b.wait_seconds))
 }
 
-/// The infrastructures of the runs that published rows may be set beside, each once, in their order.
+/// The infrastructures of runs that can be compared with published rows, each once, in order.
 #[must_use]
 pub fn infrastructures(runs: &[Run]) -> Vec<&str> {
     let mut names: Vec<&str> = Vec::new();
@@ -83,12 +83,12 @@ pub fn infrastructures(runs: &[Run]) -> Vec<&str> {
     names
 }
 
-/// One row a run, then the published rows of the same infrastructures.
+/// One row per run, then the published rows of the same infrastructures.
 #[must_use]
 pub fn overview(runs: &[Run], published: &[Published]) -> Table {
     let published: Vec<&Published> =
         infrastructures(runs).into_iter().filter_map(|name| published_row(published, name)).collect();
-    // Who measured it is told where there is more than one.
+    // The client is named if there is more than one.
     let mixed = !published.is_empty() || runs.iter().any(|run| run.client == Client::Script);
     let mut sheet = Table::new(COLUMNS.into_iter().chain(mixed.then_some("Measured by")), 3..6);
     let mut add = |row: &OverviewRow, by: String| {
@@ -114,7 +114,7 @@ pub fn overview(runs: &[Run], published: &[Published]) -> Table {
     sheet
 }
 
-/// Whose largest batch held, so that what they hold at most is not known.
+/// A remark that names the runs whose largest batch met the criterion, so that their limit is unknown.
 #[must_use]
 pub fn unlimited(runs: &[Run]) -> Option<String> {
     let names: Vec<String> = runs
@@ -127,8 +127,8 @@ pub fn unlimited(runs: &[Run]) -> Option<String> {
         .then(|| format!("The largest batch that was tried held in {names}: what these hold at most was not reached."))
 }
 
-/// The batches of one run of which something was published, each beside it: the same mode, wait and size, on whatever date;
-/// and the dates.
+/// The batches of a run beside published ones of the same mode, wait and size, whatever their date; and a remark on the
+/// dates.
 #[must_use]
 pub fn side_by_side(run: &Run, published: &[Published]) -> (Table, Option<String>) {
     let grid = run.grid();
@@ -183,7 +183,7 @@ fn published_seconds(seconds: f64) -> String {
     latency((seconds * 1e6).round() as u64)
 }
 
-/// In their order; `-` if there is none.
+/// The distinct values in their order; `-` if there are none.
 fn each_once(values: impl Iterator<Item = String>) -> String {
     let mut seen: Vec<String> = Vec::new();
     for value in values {
@@ -194,13 +194,13 @@ fn each_once(values: impl Iterator<Item = String>) -> String {
     if seen.is_empty() { "-".to_owned() } else { seen.join(", ") }
 }
 
-/// What limited the repetitions of a cell.
+/// The bottlenecks of the cell's repetitions.
 #[must_use]
 pub fn limits(run: &Run, cell: &Cell<'_>) -> TableCell {
     all_of(run, cell, |summary| summary.verdict.limit.into())
 }
 
-/// What the repetitions of a cell can be used for.
+/// The validity of the cell's repetitions.
 #[must_use]
 pub fn verdicts(run: &Run, cell: &Cell<'_>) -> TableCell {
     all_of(run, cell, |summary| summary.verdict.validity.into())
@@ -216,7 +216,7 @@ fn all_of(run: &Run, cell: &Cell<'_>, what: impl Fn(&Summary) -> Badge) -> Table
     if all.is_empty() { "-".into() } else { TableCell::badges("", all.into_values()) }
 }
 
-/// What may be read from one beside the other.
+/// The explanation of what can be compared with published rows.
 pub const COMPARABLE: &str = "\
 What can be compared: the meaning of the columns. A session, its phases, success, the 95 % rule and RPS (successful sessions by \
 wall time) are the same here and there, and so is the shape of a deployment: a Space lets through 200 connections and has no \

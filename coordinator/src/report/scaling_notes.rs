@@ -1,4 +1,4 @@
-//! PURE: the note of one batch size in the scaling table, from its numbers alone, in the experiment log's words.
+//! PURE: the note on one batch size in the scaling table, in the experiment log's words.
 
 use proto::Phase;
 
@@ -7,29 +7,29 @@ use crate::results::cells::Cell;
 use crate::results::verdict::Validity;
 use crate::text::latency;
 
-/// Where the words change, as shares of the planned sessions that succeeded. The log's own rows agree with these but for
-/// those that docs/experiment_log.md lists.
+/// Success rates at which the words change. The log's own rows agree with these, except for those listed in
+/// docs/experiment_log.md.
 const SOME_FAILURES: f64 = 0.8;
 const SIGNIFICANT_FAILURES: f64 = 0.5;
 const ABOVE_CAPACITY: f64 = 0.25;
 
-/// Repetitions further apart than this are no measurement of one thing.
+/// Repetitions whose success rates differ by more than this don't measure the same thing.
 const UNSTABLE: f64 = 0.5;
-/// Further apart than this is told.
+/// Larger differences between repetitions are mentioned.
 const WORTH_TELLING: f64 = 0.02;
 /// From this share of the failures on, the phase is named.
 const NEARLY_ALL: f64 = 0.9;
-/// A batch that took this many times its p99 waited for something that no latency of a succeeded session shows.
+/// From this ratio of wall time to p99 on, the batch waited for something that no succeeded session's latency shows.
 const WALL_BEYOND_P99: u64 = 3;
 
-/// Repetitions that disagree about everything: their mean is nobody's.
+/// Whether repetitions differ so much that their mean says nothing.
 #[must_use]
 pub fn unstable(cell: &Cell<'_>) -> bool {
     let (low, high) = cell.spread();
     !cell.runs.is_empty() && high - low > UNSTABLE
 }
 
-/// Where the cell stands among the others of its line.
+/// The cell's position in its line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Place {
     pub is_max: bool,
@@ -85,7 +85,7 @@ fn words(plan: &Plan, cell: &Cell<'_>, place: Place) -> String {
     }
     match rate {
         rate if rate >= SOME_FAILURES => match failing_phase(cell) {
-            Some("connect") => "Some connection failures".to_owned(),
+            Some(Phase::Connect) => "Some connection failures".to_owned(),
             Some(phase) => format!("Some failures at {phase}"),
             None => "Some failures".to_owned(),
         },
@@ -96,7 +96,7 @@ fn words(plan: &Plan, cell: &Cell<'_>, place: Place) -> String {
     }
 }
 
-/// The same number succeeded in every repetition: somebody counts.
+/// The number that succeeded in every repetition, which suggests a configured limit.
 #[must_use]
 pub fn fixed_limit(cell: &Cell<'_>) -> Option<u64> {
     let first = cell.runs.first()?.ledger.succeeded;
@@ -119,7 +119,7 @@ fn failing_phase(cell: &Cell<'_>) -> Option<Phase> {
     (share >= NEARLY_ALL).then_some(phase)
 }
 
-/// The wall time of the longest repetition, where it says more than the p99 does.
+/// The wall time of the longest repetition, if it is much longer than the p99.
 fn long_wall_us(cell: &Cell<'_>) -> Option<u64> {
     let wall_us = cell.runs.iter().map(|run| run.total_wall_us).max()?;
     let p99_us = cell.p99_us?;

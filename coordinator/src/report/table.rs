@@ -1,4 +1,4 @@
-//! PURE: a table before it is Markdown or HTML.
+//! PURE: a table, independent of Markdown and HTML.
 
 use std::fmt;
 
@@ -85,21 +85,21 @@ macro_rules! cells {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Table {
     pub header: Vec<String>,
-    /// From this column on numbers stand, to the right; those before are text.
+    /// The columns with numbers, which are aligned to the right.
     pub numbers: std::ops::Range<usize>,
-    /// The last column is prose, which a page sets below its row.
+    /// Whether the last column is prose, which a page shows below its row.
     pub prose: bool,
     pub rows: Vec<Vec<TableCell>>,
 }
 
 impl Table {
-    /// `numbers` are the columns that are aligned to the right.
+    /// An empty table; the columns `numbers` are aligned to the right.
     #[must_use]
     pub fn new<T: Into<String>>(header: impl IntoIterator<Item = T>, numbers: std::ops::Range<usize>) -> Self {
         Self { header: header.into_iter().map(Into::into).collect(), numbers, prose: false, rows: Vec::new() }
     }
 
-    /// The last column is prose.
+    /// The same table with prose in its last column.
     #[must_use]
     pub fn with_prose(self) -> Self {
         Self { prose: true, ..self }
@@ -114,7 +114,7 @@ impl Table {
         self.rows.is_empty()
     }
 
-    /// As Markdown, without a line's end at its end. What would end a cell, or be more than text, is escaped.
+    /// Formats as Markdown, without a final line end. Characters that would end a cell or act as markup are escaped.
     #[must_use]
     pub fn markdown(&self) -> String {
         let mut table = comfy_table::Table::new();
@@ -131,7 +131,7 @@ impl Table {
     }
 }
 
-/// Text of others as Markdown that shows it and does nothing: on one line, without tags, links, code or stress.
+/// Escapes foreign text, so that Markdown shows it on one line without tags, links, code or emphasis.
 #[must_use]
 pub fn plain(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
@@ -146,7 +146,7 @@ pub fn plain(text: &str) -> String {
     shown
 }
 
-/// A fence of code that nothing in `text` can end.
+/// Puts `text` into a code fence that nothing in it can end.
 #[must_use]
 pub fn fenced(text: &str) -> String {
     let longest =

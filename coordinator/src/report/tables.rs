@@ -1,4 +1,4 @@
-//! PURE: the tables that people read at the end of a run, in the words and columns of the experiment log.
+//! PURE: the tables at the end of a run, in the words and columns of the experiment log.
 
 use std::fmt;
 
@@ -13,7 +13,7 @@ use crate::report::wording::{p99_text, per_core, success};
 use crate::results::cells::{Cell, CellHistograms, Done, Grid};
 use crate::text::{count, rate, seconds_short};
 
-/// Results summary, scaling behaviour and the one-line answer, as Markdown.
+/// The results summary, the scaling behaviour and the one-line answer, as Markdown.
 #[must_use]
 pub fn final_tables(plan: &Plan, results: &[Done], histograms: &CellHistograms) -> String {
     let grid = Grid::of(plan, results, histograms);
@@ -32,14 +32,14 @@ pub fn final_tables(plan: &Plan, results: &[Done], histograms: &CellHistograms) 
     text
 }
 
-/// `95`
+/// The success criterion in per cent: `95`.
 #[must_use]
 pub fn criterion(plan: &Plan) -> String {
     let text = format!("{:.1}", plan.success.min_success_rate * 100.0);
     text.strip_suffix(".0").unwrap_or(&text).to_owned()
 }
 
-/// What each mode and wait holds at most.
+/// The max batch of each mode and wait.
 #[must_use]
 pub fn results_summary(plan: &Plan, grid: &Grid<'_>) -> Table {
     let max = format!("Max Batch ({}%+)", criterion(plan));
@@ -59,7 +59,7 @@ fn of_cell(cell: &Cell<'_>) -> [TableCell; 4] {
     cells![cell.batch_size.to_string(), p99_text(cell), success(cell), rate(cell.rps())]
 }
 
-/// Of each mode at its smallest wait, as in the experiment log.
+/// The scaling table of each mode at its smallest wait, as in the experiment log.
 #[must_use]
 pub fn scalings(plan: &Plan, grid: &Grid<'_>) -> Vec<(Mode, u64, Table)> {
     let of = |mode: &Mode| grid.lines.iter().find(|((m, _), _)| m == mode);
@@ -67,7 +67,7 @@ pub fn scalings(plan: &Plan, grid: &Grid<'_>) -> Vec<(Mode, u64, Table)> {
     lines.map(|((mode, wait_us), line)| (*mode, *wait_us, scaling(plan, grid, line))).collect()
 }
 
-/// How one mode at one wait does as the batches grow.
+/// The results of one mode and wait by batch size.
 #[must_use]
 pub fn scaling(plan: &Plan, grid: &Grid<'_>, line: &[Cell<'_>]) -> Table {
     let mut sheet = Table::new(["Batch Size", "Success Rate", "p99 Latency", "Notes"], 0..3);
@@ -165,7 +165,7 @@ pub(crate) mod tests {
         Done::Ran(Box::new(summary))
     }
 
-    /// A repetition, changed.
+    /// Changes the summary of a repetition.
     pub(crate) fn with(done: Done, change: impl FnOnce(&mut Summary)) -> Done {
         let Done::Ran(mut summary) = done else { panic!("it ran") };
         change(&mut summary);
@@ -191,12 +191,12 @@ pub(crate) mod tests {
         ];
         for (size, succeeded, total_us) in rows {
             for repetition in 1..=3 {
-                // Repetitions differ a little; the same number every time is a limit that somebody has set.
+                // Repetitions differ a little: the same number every time would be a configured limit.
                 let held = if succeeded == size { size } else { succeeded - 1 + u64::from(repetition) - 1 };
                 results.push(done(size, repetition, held, total_us, &mut cells));
             }
         }
-        // One repetition of a size that otherwise held fails: not reliable from there on.
+        // One repetition fails at a size that otherwise met the criterion: from there on it is not reliable.
         results[7] = done(512, 2, 400, 1_680_000, &mut cells);
         results[6] = done(512, 1, 512, 1_680_000, &mut cells);
         for repetition in 1..=2 {
@@ -218,7 +218,7 @@ pub(crate) mod tests {
         insta::assert_snapshot!(final_tables(&plan, &[], &cells));
     }
 
-    /// One agent of eight is slow: the merged p99 is its p99, the average of the eight p99s is nobody's.
+    /// One agent of eight is slow: the merged p99 is its p99, while the average of the eight is no percentile.
     #[test]
     fn a_percentile_over_agents_or_repetitions_is_merged_and_not_averaged() {
         let mut cells = CellHistograms::default();

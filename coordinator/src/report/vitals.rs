@@ -1,4 +1,4 @@
-//! PURE: every batch and every agent of a run, and how it was set up, as tables and lists.
+//! PURE: the batches, agents and configuration of a run, as tables and lists.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,7 +15,7 @@ use crate::results::run::Run;
 use crate::results::verdict::{Bottleneck, Validity};
 use crate::text::{count, duration, latency, milliseconds, percent, rate, seconds_short};
 
-/// One row a batch of the grid, in the order in which they were run.
+/// One row per batch of the grid, in the order in which they ran.
 #[must_use]
 pub fn batches(run: &Run) -> Table {
     let header = [
@@ -58,7 +58,7 @@ pub fn batches(run: &Run) -> Table {
     sheet
 }
 
-/// What the batches of each mode are worth: a row a batch size, a column a wait.
+/// The verdicts of each mode, with one row per batch size and one column per wait.
 #[must_use]
 pub fn verdicts(run: &Run) -> Vec<(Mode, Table)> {
     let grid = run.grid();
@@ -138,15 +138,15 @@ fn of_batch(run: &Run, summary: &Summary) -> Vec<TableCell> {
     .into()
 }
 
-/// `-`, where it is not known.
+/// Formats a latency; `-` if it is unknown.
 fn beyond(us: Option<u64>) -> String {
     us.map_or_else(|| "-".to_owned(), milliseconds)
 }
 
-/// Sessions that each worker process of the server answered: `100+59`, or `30 to 56 each of 48`; `-` where nobody says who it is.
+/// Sessions answered by each process of the server: `100+59`, or `30 to 56 each of 48`; `-` if no process is named.
 #[must_use]
 pub fn per_worker(summary: &Summary) -> String {
-    /// More would be a list that nobody reads.
+    /// With more processes, only the range is shown.
     const LISTED_MAX: usize = 4;
     let mut sessions: Vec<u64> = summary.workers.values().copied().collect();
     sessions.sort_unstable_by(|a, b| b.cmp(a));
@@ -158,23 +158,23 @@ pub fn per_worker(summary: &Summary) -> String {
     }
 }
 
-/// What the columns of [`batches`] mean.
+/// The explanation of the columns of [`batches`].
 pub const BATCHES: &str = "\
 Beyond is what a session took beyond the waits and pauses that it asked for, step wire beyond what a step took until the kernel had \
 its reply, beyond its wait; own delay is what the agents added. Per worker: sessions that each process of the server answered.";
 
-/// What the cells of [`verdicts`] mean.
+/// The explanation of the cells of [`verdicts`].
 pub const VERDICTS: &str = "\
 Success, then what the number is worth, which is another thing: valid says that the generator did not decide it, server that the \
 server was the limit.";
 
-/// What the columns of [`agents`] mean.
+/// The explanation of the columns of [`agents`].
 pub const AGENTS: &str = "\
 Of each agent the worst of all its batches: what it added to its sessions itself (own delay, launch lag, late timers), and how \
 near it was to its machine's limits. Run queue is the time its load threads were runnable without a CPU, throttled the time that a \
 CPU quota held it back; TCP resent are segments sent again in the network namespace, all its processes together.";
 
-/// One row an agent, the worst of each figure over all batches.
+/// One row per agent, with the worst of each value over all batches.
 #[must_use]
 pub fn agents(run: &Run) -> Table {
     let header = [
@@ -249,13 +249,13 @@ fn of_agent(name: &str, known: Option<&Value>, results: &[&AgentResult]) -> Vec<
     ]
 }
 
-/// The facts of a log entry's Configuration, `- ` not yet before them. What the run does not know says so.
+/// The lines of a log entry's Configuration, without list marks. What the run does not know is shown as unknown.
 #[must_use]
 pub fn configuration(run: &Run) -> Vec<String> {
     let (server, experiment) = (&run.plan.server, &run.plan.experiment);
     let known = |value: Option<u64>| value.map_or_else(|| "unknown".to_owned(), |value| value.to_string());
     let text = |text: &str| if text.is_empty() { "unknown".to_owned() } else { text.to_owned() };
-    // Of an embedded one the defaults are known.
+    // The defaults of an embedded target are known.
     let embedded = run.plan.target.embedded;
     let envs = match server.max_concurrent_envs {
         None | Some(0) if embedded => "unlimited".to_owned(),
@@ -286,7 +286,7 @@ pub fn configuration(run: &Run) -> Vec<String> {
     list
 }
 
-/// When it began and ended, for a report: a log entry has fields of their own for these.
+/// When the run began and ended, for a report; a log entry has separate fields for these.
 #[must_use]
 pub fn times(run: &Run) -> String {
     let began = format!("{:.0}", run.started);
@@ -299,7 +299,7 @@ pub fn times(run: &Run) -> String {
     }
 }
 
-/// `Muster 0.1.0, 4 agents on n1, n2`
+/// What measured the run: `Muster 0.1.0, 4 agents on n1, n2`.
 fn measured_by(run: &Run) -> String {
     if !run.judged() {
         return format!("{}, one process", run.client());
@@ -310,7 +310,7 @@ fn measured_by(run: &Run) -> String {
     let mut hosts: Vec<&str> = run.agents.values().filter_map(|agent| agent.get("host")?.as_str()).collect();
     hosts.sort_unstable();
     hosts.dedup();
-    /// More would be a list that nobody reads.
+    /// With more hosts, only their number is shown.
     const NAMED_MAX: usize = 8;
     let named = match hosts.len() {
         0 => String::new(),
@@ -320,7 +320,7 @@ fn measured_by(run: &Run) -> String {
     format!("{}, {}{named}", run.client(), agents_of(run))
 }
 
-/// `3 agents`
+/// The number of agents: `3 agents`.
 #[must_use]
 pub fn agents_of(run: &Run) -> String {
     match run.agents.len() {

@@ -1,4 +1,4 @@
-//! How a run, a cell and their numbers are put in tables, pages and log entries.
+//! The words for a run in tables, pages and log entries.
 
 use proto::Launch;
 
@@ -9,7 +9,7 @@ use crate::results::verdict::{Bottleneck, Validity};
 use crate::text::{count, latency, percent, seconds_short};
 
 impl Run {
-    /// How sessions were started, if not all at once.
+    /// How sessions were started; `None` if all at once.
     #[must_use]
     pub fn launch_words(&self) -> Option<String> {
         match self.plan.session.launch {
@@ -22,7 +22,7 @@ impl Run {
         }
     }
 
-    /// What a session did and how it was started, where it is not the one step of a burst that published rows are of.
+    /// What sessions did and how they were started; `None` for a burst of single steps, as in published rows.
     #[must_use]
     pub fn session_words(&self) -> Option<String> {
         let session = &self.plan.session;
@@ -36,7 +36,7 @@ impl Run {
         Some(format!("{steps}{think}; started {started}"))
     }
 
-    /// Who measured it, for people.
+    /// The client that measured the run.
     #[must_use]
     pub fn client(&self) -> String {
         match &self.client {
@@ -46,7 +46,7 @@ impl Run {
     }
 }
 
-/// A status as the experiment log writes it.
+/// The status as the experiment log writes it.
 #[must_use]
 pub fn status(status: Status) -> String {
     let badge = Badge::from(status);

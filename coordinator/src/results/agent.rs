@@ -1,4 +1,4 @@
-//! What one agent contributed to a batch.
+//! The results of one agent in a batch.
 
 use hdrhistogram::Histogram;
 use proto::{Ledger, Vitals, WireState};
@@ -6,37 +6,37 @@ use serde::{Deserialize, Serialize};
 
 use crate::results::row::Row;
 
-/// What one agent contributed.
+/// The results of one agent in a batch.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct AgentResult {
     pub name: String,
     pub sessions: u64,
     pub ledger: Ledger,
-    /// As many of them it might have open at one time.
+    /// The agent's limit of sessions open at one time.
     pub at_once: Option<u64>,
-    /// How much later than ordered its first session started; `None` if it never reported.
+    /// How much later than ordered the agent's first session started; `None` if the agent never reported.
     pub start_offset_us: Option<u64>,
-    /// How far the ordered instant may have been from the one that was meant, on this agent's clock.
+    /// Bound of the error with which the ordered start instant was converted to this agent's clock.
     pub clock_error_us: Option<u64>,
     pub launch_lag_p99_us: Option<u64>,
-    /// Of what the agent added to each of its sessions after their start.
+    /// The delay that the agent itself added to a session after its start.
     pub own_delay_p99_us: Option<u64>,
-    /// How late its load threads' own timers fired.
+    /// How late the timers of the agent's load threads fired.
     pub timer_overshoot: Option<Overshoot>,
     pub vitals: Option<Vitals>,
-    /// How late its sessions answered pings of the server; `None` if none came.
+    /// How late the agent's sessions answered the server's pings; `None` if there were no pings.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pings: Option<Pings>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lost: Option<String>,
 }
 
-/// Of pings that a server sent to the sessions of one agent.
+/// The pings that a server sent to the sessions of one agent.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pings {
     pub sessions: u64,
     pub pings: u64,
-    /// Of the longest that one lay unanswered in each session; `None` where the kernel did not stamp them.
+    /// Percentile over sessions of the longest delay of an answer; `None` where the kernel did not stamp the pings.
     pub late_p99_us: Option<u64>,
     pub late_us_max: Option<u64>,
 }
@@ -55,10 +55,10 @@ impl Pings {
     }
 }
 
-/// What is kept of a histogram of late timers, in microseconds.
+/// A summary of the histogram of timer delays.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Overshoot {
-    /// How often it was looked at; a look that came very late stands for those that it kept from being made.
+    /// Number of samples, including those that the correction for coordinated omission adds for a late timer.
     pub looks: u64,
     pub mean_us: u64,
     pub p50_us: u64,
@@ -89,7 +89,7 @@ fn mean(late: &Histogram<u64>) -> u64 {
 }
 
 impl AgentResult {
-    /// Fills in what its records and its own report say.
+    /// Fills in the values that come from the agent's records and from its report.
     pub fn measured(&mut self, rows: &[Row], vitals: Vitals) {
         self.launch_lag_p99_us = p99(rows.iter().filter_map(|row| row.record.launch_lag_us()).collect());
         self.own_delay_p99_us = p99(rows.iter().filter_map(|row| row.record.wire.own_delay_us).collect());
@@ -110,7 +110,7 @@ impl AgentResult {
     }
 }
 
-/// The value that 99 of 100 do not exceed.
+/// The 99th percentile by nearest rank; `None` if there are no values.
 pub fn p99(mut values: Vec<u64>) -> Option<u64> {
     let rank = (values.len() * 99).div_ceil(100).checked_sub(1)?;
     Some(*values.select_nth_unstable(rank).1)

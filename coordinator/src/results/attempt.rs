@@ -1,22 +1,22 @@
-//! An attempt at a batch: its rows, one a planned session, and what they add up to.
+//! A finished attempt at a batch: one row per planned session, and their summary.
 
 use proto::{AttemptId, HistogramSet};
 
 use crate::results::batch::Summary;
 use crate::results::row::Row;
 
-/// An attempt that is over, ready to be stored.
+/// A finished attempt, ready to be stored.
 #[derive(Debug, Clone)]
 pub struct FinishedAttempt {
     pub id: AttemptId,
     pub summary: Summary,
-    /// In the order of the global session number; exactly one a planned session.
+    /// Exactly one row per planned session, in the order of the global session number.
     pub rows: Vec<Row>,
     pub histograms: HistogramSet,
-    /// Whether this attempt is the batch's row in summary.csv: the accepted one, or the last when none was.
+    /// Whether summary.csv shows this attempt as the batch's row: the accepted one, or the last if none was accepted.
     pub stands: bool,
-    /// What the collector found wrong with the uploads.
+    /// Errors that the collector found in the uploads.
     pub faults: Vec<String>,
-    /// Who was lost and why.
+    /// The lost agents, and why each was lost.
     pub lost: Vec<String>,
 }

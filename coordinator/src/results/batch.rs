@@ -1,4 +1,4 @@
-//! PURE: what one batch amounts to: the row of summary.csv.
+//! PURE: the summary of one batch, which is its row in summary.csv.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use crate::results::row::Row;
 use crate::results::tally::Tally;
 use crate::results::verdict::Verdict;
 
-/// Percentiles of one metric in microseconds, from the merged histogram; a value above its range stands at the range's end.
+/// Percentiles of one metric in microseconds, from the merged histogram. Values above its range count as its end.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Percentiles {
     pub p50_us: u64,
@@ -22,7 +22,7 @@ pub struct Percentiles {
     pub p99_us: u64,
 }
 
-/// One batch. Latencies in microseconds; see `docs/results.md` for what each means.
+/// The summary of one batch. Latencies are in microseconds; `docs/results.md` defines each field.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
     pub batch: Batch,
@@ -35,9 +35,9 @@ pub struct Summary {
     pub reset: Percentiles,
     pub step: Percentiles,
     pub total: Percentiles,
-    /// From the intended starts; `None` if no session succeeded or timed out.
+    /// Total latency from the intended starts; `None` if no session succeeded or timed out.
     pub response: Option<Percentiles>,
-    /// Of succeeded sessions, beyond the waits and pauses that they asked for.
+    /// Total latency of succeeded sessions less the waits and pauses that they asked for.
     #[serde(default)]
     pub beyond: Option<Percentiles>,
     pub total_min_us: u64,
@@ -47,15 +47,15 @@ pub struct Summary {
     pub effective_concurrency: f64,
     pub unique_pids: u64,
     pub unique_sessions: u64,
-    /// Succeeded sessions by host.
+    /// Succeeded sessions, by host.
     pub hosts: BTreeMap<String, u64>,
-    /// Sessions that had an answer, by the process that gave it: `host pid`.
+    /// Sessions that had an answer, by the process that gave it, as `host pid`.
     #[serde(default)]
     pub workers: BTreeMap<String, u64>,
-    /// Episodes that the server said were over.
+    /// Episodes that the server reported as over.
     #[serde(default)]
     pub done: u64,
-    /// Succeeded sessions whose connections did not end as they should have, by how they did.
+    /// Succeeded sessions whose connection did not close properly, by how it closed.
     #[serde(default)]
     pub untidy: BTreeMap<String, u64>,
     pub agents: u64,
@@ -65,32 +65,32 @@ pub struct Summary {
     /// `None` if no session was started.
     pub launch_window_us: Option<u64>,
     pub launch_lag_p99_us: Option<u64>,
-    /// Values above the histograms' range, of all metrics, and of the totals alone.
+    /// Number of values above the histograms' range, over all metrics; below it, the same number for the totals alone.
     pub over_range: u64,
     #[serde(default)]
     pub total_over_range: u64,
-    /// Where the histograms' range ends.
+    /// Upper end of the histograms' range.
     #[serde(default)]
     pub range_us: u64,
-    /// Of step replies; `None` unless the kernel stamped (nearly) all of them.
+    /// Latency of step replies by the kernel's stamps; `None` unless the kernel stamped (nearly) all of them.
     pub wire: Option<Percentiles>,
-    /// The same beyond the wait that each step asked for.
+    /// `wire` less the wait that each step asked for.
     #[serde(default)]
     pub wire_beyond: Option<Percentiles>,
     pub receive_lag_p99_us: Option<u64>,
-    /// Of what the agents added to each session.
+    /// The delay that the agents added to a session.
     #[serde(default)]
     pub own_delay_p99_us: Option<u64>,
-    /// Of the longest that a ping of the server lay unanswered, in each session that had one.
+    /// Percentile over the pinged sessions of the longest time that a ping of the server lay unanswered.
     #[serde(default)]
     pub ping_late_p99_us: Option<u64>,
-    /// Of the TCP handshakes of succeeded sessions, as the kernel measured them.
+    /// TCP handshakes of succeeded sessions, as the kernel measured them.
     pub handshake_rtt: Option<Percentiles>,
-    /// SYN segments that had to be sent again, all sessions together; `None` where nobody asked the kernel.
+    /// SYN segments that were sent again, over all sessions; `None` if no session asked the kernel.
     pub syn_retransmits: Option<u64>,
-    /// The furthest apart that two agents' first sessions can have started, clock errors included.
+    /// Upper bound of the time between the first sessions of any two agents, clock errors included.
     pub start_skew_us: Option<u64>,
-    /// What each agent contributed, and how it was doing.
+    /// The results of each agent.
     pub by_agent: Vec<AgentResult>,
     /// What went wrong, by kind and phase, most frequent first.
     pub errors: Vec<(FailedAs, u64)>,
@@ -100,21 +100,21 @@ pub struct Summary {
     pub refused_before: Vec<String>,
 }
 
-/// What [`Summary::of`] needs beside the rows.
+/// The inputs of [`Summary::of`] besides the rows and histograms.
 #[derive(Debug, Clone)]
 pub struct Context<'a> {
     pub batch: Batch,
     pub url: &'a str,
     pub hardware: &'a str,
     pub timestamp: Timestamp,
-    /// steps x wait.
+    /// Number of steps times the wait of each.
     pub asked_wait_us: u64,
     pub agents: u64,
     pub attempt: u32,
 }
 
 impl Summary {
-    /// A batch of which nothing is known.
+    /// A summary without any results.
     #[must_use]
     pub fn empty(batch: Batch) -> Self {
         let context = Context {
@@ -129,7 +129,7 @@ impl Summary {
         Self::of(&context, &[], &HistogramSet::new(Bounds::STANDARD))
     }
 
-    /// Counts and exact values from the rows, percentiles from the merged histograms only.
+    /// Summarizes the rows. Percentiles are those of the merged histograms, except for own delays and pings.
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "rates and means are floats in summary.csv")]
     pub fn of(context: &Context<'_>, rows: &[Row], histograms: &HistogramSet) -> Self {
@@ -148,7 +148,7 @@ impl Summary {
             hardware: context.hardware.to_owned(),
             timestamp: context.timestamp,
             total_wall_us: tally.wall_us,
-            // The historical script's columns always hold a number: 0 where nothing succeeded.
+            // The columns of the historical script always hold a number: 0 where nothing succeeded.
             connect: of(Metric::Connect).unwrap_or_default(),
             reset: of(Metric::Reset).unwrap_or_default(),
             step: of(Metric::Step).unwrap_or_default(),
@@ -196,7 +196,7 @@ impl Summary {
         self.hosts.len() as u64
     }
 
-    /// Succeeded of planned, 0..1.
+    /// Succeeded sessions as a fraction of the planned ones, 0 to 1.
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "a fraction")]
     pub fn success_rate(&self) -> f64 {
@@ -204,12 +204,12 @@ impl Summary {
     }
 }
 
-/// A percentile of less than this would be one of another population.
+/// Whether enough values are there for a percentile of them to stand for all.
 fn nearly_all(part: u64, whole: u64) -> bool {
     whole > 0 && part.saturating_mul(1_000) >= whole.saturating_mul(999)
 }
 
-/// The largest value of each metric, exactly.
+/// The exact largest value of each metric.
 #[derive(Default)]
 struct Largest(BTreeMap<Metric, u64>);
 
@@ -222,21 +222,21 @@ impl Largest {
     }
 }
 
-/// A percentile is the upper edge of its bucket, which may lie beyond the largest value there was: no percentile is
-/// above the maximum.
+/// A histogram's quantile is the upper edge of a bucket, which may exceed the largest value. It is therefore cut to the
+/// exact maximum.
 fn percentiles(histograms: &HistogramSet, metric: Metric, largest: &Largest) -> Option<Percentiles> {
     let largest = largest.0.get(&metric).copied().unwrap_or(u64::MAX);
     let at = |quantile: f64| histograms.quantile(metric, quantile).map(|us| us.min(largest));
     Some(Percentiles { p50_us: at(0.50)?, p90_us: at(0.90)?, p95_us: at(0.95)?, p99_us: at(0.99)? })
 }
 
-/// Most sessions that were open at one instant, over all agents, on the common time line of their start instants.
+/// The most sessions open at one instant over all agents, on the time line that begins at their start instants.
 fn open_max(rows: &[Row]) -> u64 {
     most_at_once(rows.iter().filter_map(|row| Some((row.record.opened_us()?, row.record.ended_us()?))))
 }
 
-/// The most of these intervals that overlap at one instant; one that ends at the microsecond at which another begins does
-/// not count twice.
+/// The most intervals that overlap at one instant. One that ends in the microsecond in which another begins does not
+/// overlap it.
 pub fn most_at_once(intervals: impl Iterator<Item = (u64, u64)>) -> u64 {
     let mut changes: Vec<(u64, i64)> = intervals.flat_map(|(from, to)| [(from, 1), (to.max(from), -1)]).collect();
     changes.sort_unstable();

@@ -1,4 +1,4 @@
-//! PURE: over repetitions: what a cell (mode x batch size x wait) amounts to, and what a whole run says.
+//! PURE: aggregates over repetitions: the cells (mode x batch size x wait) and the grid of a run.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use crate::results::batch::Summary;
 use crate::results::failure::FailedAs;
 use crate::results::verdict::Validity;
 
-/// What was decided of one batch.
+/// The outcome of one batch.
 #[derive(Debug, Clone)]
 pub enum Done {
     Ran(Box<Summary>),
@@ -36,17 +36,17 @@ impl Done {
     }
 }
 
-/// What was measured in a cell's repetitions, merged: its percentiles are never averages of percentiles.
+/// Merged histograms of each cell's repetitions, so that percentiles are never averages of percentiles.
 ///
-/// A run that goes on keeps total latencies only; a report has the other metrics of the cells that it shows in detail.
+/// A running run keeps total latencies only; a report adds other metrics for the cells that it shows in detail.
 #[derive(Debug, Default, PartialEq)]
 pub struct CellHistograms {
     merged: BTreeMap<(Mode, u64, u64, Metric), Histogram<u64>>,
-    /// How many repetitions are in each.
+    /// Number of repetitions merged into each histogram.
     parts: BTreeMap<(Mode, u64, u64, Metric), usize>,
 }
 
-/// What a cell's p99 is, of totals of which some are above the histograms' range; `None` if none is.
+/// The p99 of a cell with totals above the histograms' range; `None` if it has no such totals.
 fn clipped_p99_us(runs: &[&Summary], merged: Option<&Histogram<u64>>) -> Option<u64> {
     let above: u64 = runs.iter().map(|run| run.total_over_range).sum();
     let end_us = runs.iter().map(|run| run.range_us).max().unwrap_or(0);
@@ -55,15 +55,15 @@ fn clipped_p99_us(runs: &[&Summary], merged: Option<&Histogram<u64>>) -> Option<
 
 impl CellHistograms {
     pub fn add(&mut self, batch: &Batch, histograms: &HistogramSet) {
-        // One set of bounds for the whole run: this can't fail.
+        // This can't fail: a run has one set of bounds.
         let added = self.add_one(batch, Metric::Total, histograms.get(Metric::Total));
         debug_assert!(added.is_ok(), "{added:?}");
     }
 
-    /// What one repetition measured of `metric`.
+    /// Adds the histogram of one repetition.
     ///
     /// # Errors
-    /// If it is of other bounds than what is here.
+    /// If its bounds differ from those of the histogram that is there.
     pub fn add_one(&mut self, batch: &Batch, metric: Metric, values: &Histogram<u64>) -> Result<(), String> {
         let merged = self
             .merged
@@ -78,7 +78,7 @@ impl CellHistograms {
         self.parts.get(&(cell.mode, cell.batch_size, cell.wait_us, metric)).copied().unwrap_or(0)
     }
 
-    /// `None` if nothing was measured, or it was not asked for.
+    /// The merged histogram; `None` if it is empty or was never added.
     #[must_use]
     pub fn get(&self, mode: Mode, batch_size: u64, wait_us: u64, metric: Metric) -> Option<&Histogram<u64>> {
         self.merged.get(&(mode, batch_size, wait_us, metric)).filter(|merged| !merged.is_empty())
@@ -97,7 +97,7 @@ pub struct Cell<'a> {
     pub wait_us: u64,
     pub runs: Vec<&'a Summary>,
     pub skipped: Option<&'a str>,
-    /// Of the merged total latencies of succeeded sessions.
+    /// Percentile of the merged total latencies of succeeded sessions.
     pub p99_us: Option<u64>,
 }
 
@@ -112,14 +112,14 @@ impl Cell<'_> {
         self.runs.iter().map(|run| run.ledger.planned).sum()
     }
 
-    /// Mean over the repetitions; all have the same size, so it is the pooled rate.
+    /// Mean over the repetitions. All have the same size, so it equals the pooled rate.
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "a fraction")]
     pub fn success_rate(&self) -> f64 {
         if self.planned() == 0 { 0.0 } else { self.succeeded() as f64 / self.planned() as f64 }
     }
 
-    /// Median over the repetitions; the lower one of two.
+    /// Median over the repetitions; for an even number the lower of the two middle ones.
     #[must_use]
     pub fn rps(&self) -> f64 {
         let mut values: Vec<f64> = self.runs.iter().map(|run| run.requests_per_second).collect();
@@ -127,14 +127,14 @@ impl Cell<'_> {
         values.get(values.len().saturating_sub(1) / 2).copied().unwrap_or(0.0)
     }
 
-    /// The success of the repetition that did worst, and of the one that did best, 0..1.
+    /// The lowest and the highest success rate of a repetition, 0 to 1.
     #[must_use]
     pub fn spread(&self) -> (f64, f64) {
         let rates = self.runs.iter().map(|run| run.success_rate());
         rates.fold((1.0_f64, 0.0_f64), |(low, high), rate| (low.min(rate), high.max(rate)))
     }
 
-    /// What went wrong, all repetitions together, most frequent first.
+    /// Failures over all repetitions, most frequent first.
     #[must_use]
     pub fn errors(&self) -> Vec<(&FailedAs, u64)> {
         let mut all: BTreeMap<&FailedAs, u64> = BTreeMap::new();
@@ -146,7 +146,7 @@ impl Cell<'_> {
         all
     }
 
-    /// Every repetition met it on its own, with a verdict that counts.
+    /// Whether every repetition met the success criterion with a verdict that counts.
     #[must_use]
     pub fn reliable(&self, plan: &Plan) -> bool {
         let counts = |run: &&Summary| {
@@ -157,7 +157,7 @@ impl Cell<'_> {
     }
 }
 
-/// Everything that was run, by mode and wait, batch sizes ascending.
+/// All cells by mode and wait; batch sizes ascend.
 #[derive(Debug)]
 pub struct Grid<'a> {
     pub lines: BTreeMap<(Mode, u64), Vec<Cell<'a>>>,
@@ -190,7 +190,7 @@ impl<'a> Grid<'a> {
         for cell in lines.values_mut().flatten() {
             let counting = cell.runs.iter().filter(|run| run.accepted && run.ledger.succeeded > 0).count();
             if histograms.parts(cell, Metric::Total) < counting {
-                // A merged p99 is at most the largest of its parts': what there is where not all their histograms are.
+                // Histograms of some repetitions are missing. The largest p99 is an upper bound of the merged one.
                 cell.p99_us = cell.runs.iter().map(|run| run.total.p99_us).max().filter(|p99_us| *p99_us > 0);
             }
             let merged = histograms.get(cell.mode, cell.batch_size, cell.wait_us, Metric::Total);
@@ -198,15 +198,15 @@ impl<'a> Grid<'a> {
                 cell.p99_us = Some(end_us);
                 continue;
             }
-            // The bucket's upper edge may lie beyond the largest value there was.
+            // The upper edge of the bucket may exceed the largest value.
             let max_us = cell.runs.iter().map(|run| run.total_max_us).max().unwrap_or(0);
             cell.p99_us = cell.p99_us.map(|p99| if max_us > 0 { p99.min(max_us) } else { p99 });
         }
         Self { lines, plan }
     }
 
-    /// Whether any cell missed a success criterion, over its repetitions as the tables show it. What was skipped was not
-    /// shown to hold.
+    /// Whether any cell missed a success criterion over its repetitions, as in the tables. A skipped cell counts as
+    /// missed.
     #[must_use]
     pub fn misses_criteria(&self) -> bool {
         self.lines.values().flatten().any(|cell| {
@@ -215,34 +215,34 @@ impl<'a> Grid<'a> {
         })
     }
 
-    /// The mean success over the repetitions reaches the criterion.
+    /// Whether the mean success over the repetitions reaches the criterion.
     #[must_use]
     pub fn meets(&self, cell: &Cell<'_>) -> bool {
         self.plan.enough_succeeded(cell.succeeded(), cell.planned())
     }
 
-    /// The largest batch size whose mean success over its repetitions met the criterion: the rule of the historical
-    /// tables, which looks at each size on its own.
+    /// Index of the largest batch size whose mean success met the criterion. As in the historical tables, each size is
+    /// judged on its own.
     #[must_use]
     pub fn max_batch(&self, line: &[Cell<'a>]) -> Option<usize> {
         line.iter().rposition(|cell| self.meets(cell))
     }
 
-    /// The cell that is shown in detail: the largest that met the criterion, or the largest of which anything succeeded.
+    /// Index of the cell shown in detail: the largest that met the criterion, else the largest with any success.
     #[must_use]
     pub fn max_load(&self, line: &[Cell<'a>]) -> Option<usize> {
         self.max_batch(line).or_else(|| line.iter().rposition(|cell| cell.succeeded() > 0))
     }
 
-    /// The largest whose every repetition met it, and every repetition of every smaller one.
+    /// The largest batch size such that every repetition of it and of every smaller one met the criterion.
     #[must_use]
     pub fn reliable(&self, line: &[Cell<'a>]) -> Option<u64> {
         line.iter().take_while(|cell| cell.reliable(self.plan)).last().map(|cell| cell.batch_size)
     }
 }
 
-/// How many batch sizes below this batch's, of its mode and wait, have failed: all repetitions done, mean success below
-/// the criterion, and by verdicts that prove something.
+/// Number of smaller batch sizes, of the same mode and wait, that have failed: all repetitions are done and valid, and
+/// their mean success is below the criterion.
 #[must_use]
 pub fn failing_sizes(plan: &Plan, results: &[Done], batch: &Batch) -> u64 {
     let grid = Grid::of(plan, results, &CellHistograms::default());

@@ -3,7 +3,7 @@
 use crate::results::cells::{Done, Grid};
 use crate::results::verdict::Validity;
 
-/// What ended a run before its time.
+/// The error that ended a run early.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
     #[error("{0}")]
@@ -21,11 +21,11 @@ pub enum Failure {
 pub struct End {
     pub failure: Option<Failure>,
     pub interrupted: bool,
-    /// A batch is degraded or invalid for another reason than its hosts, or a lost agent ended the run.
+    /// A batch is degraded or invalid for a reason other than its hosts, or a lost agent ended the run.
     pub unsound: bool,
     pub hosts_missing: bool,
     pub generator_limited: bool,
-    /// Known when the cells are put together, see [`End::judged`].
+    /// Set by [`End::judged`], once the cells are aggregated.
     pub criteria_missed: bool,
 }
 
@@ -42,7 +42,7 @@ impl End {
         }
     }
 
-    /// Of a run whose batches are all decided (or that was stopped).
+    /// The end of a run whose batches are all decided, or that was stopped.
     #[must_use]
     pub fn of_run(results: &[Done], interrupted: bool, aborted: bool) -> Self {
         let ran = || results.iter().filter_map(Done::summary);
@@ -57,13 +57,13 @@ impl End {
         }
     }
 
-    /// With the success criteria of the whole grid.
+    /// Adds the judgement of the success criteria over the whole grid.
     #[must_use]
     pub fn judged(self, grid: &Grid<'_>) -> Self {
         Self { criteria_missed: grid.misses_criteria(), ..self }
     }
 
-    /// For agents and logs.
+    /// The reason that agents and logs are given.
     #[must_use]
     pub fn reason(&self) -> &'static str {
         match (&self.failure, self.interrupted) {

@@ -1,4 +1,4 @@
-//! A run while it goes on: how it came about, and what has been decided so far.
+//! The metadata and the state of a run that is under way.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -16,17 +16,17 @@ use crate::results::end::End;
 pub struct RunMetadata {
     pub command: Vec<String>,
     pub started: Timestamp,
-    /// When it was taken up again.
+    /// The times at which the run was resumed.
     pub resumed: Vec<String>,
-    /// Agents of earlier lives of the run.
+    /// The agents of the run's earlier processes.
     pub earlier_agents: Map<String, Value>,
-    /// Where relative paths of the plan begin.
+    /// The folder that relative paths of the plan start from.
     pub plan_folder: String,
-    /// Where each agent, by its instance, dialled from last.
+    /// The address that each agent last connected from, by its instance.
     pub addresses: BTreeMap<[u8; 16], IpAddr>,
 }
 
-/// What the document is made of.
+/// The inputs of run.json.
 #[derive(Debug)]
 pub struct RunState<'a> {
     pub run: proto::RunId,

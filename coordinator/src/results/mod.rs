@@ -1,7 +1,7 @@
-//! What was measured, as plain data: an agent's part, a batch, a cell of the grid, a run and how it ended.
+//! Measured results as plain data: of an agent, an attempt, a batch, a cell of the grid, and a run.
 //!
-//! What belongs here: the types that `run` fills, `store` writes and reads, and `report` presents, and the arithmetic on them.
-//! What does not: where the numbers come from, files, and the words and pictures in which they are shown.
+//! What belongs here: the types that `run` fills, `store` writes and reads, and `report` presents, and their
+//! arithmetic. What does not: measuring, files, and the text and figures of reports.
 
 pub mod agent;
 pub mod attempt;

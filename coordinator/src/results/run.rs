@@ -1,4 +1,4 @@
-//! PURE: a run as its folder tells of it.
+//! PURE: a run as read from its results folder.
 
 use jiff::Timestamp;
 use proto::Launch;
@@ -11,13 +11,13 @@ use crate::results::end::End;
 use crate::results::timeline::BatchTimeline;
 use crate::text::rfc3339;
 
-/// Who measured it.
+/// The load generator that measured the run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Client {
     Muster {
         version: String,
     },
-    /// The historical Python script: it says nothing of itself, so its batches have no verdict.
+    /// The historical Python script. It does not report on itself, so its batches have no verdict.
     Script,
 }
 
@@ -25,17 +25,17 @@ pub enum Client {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
-    /// It goes on, or it was killed: nobody has written down its end.
+    /// The run is under way, or was killed: no end has been written.
     Running,
     Complete,
     Interrupted,
     Failed,
-    /// Nothing says how it ended.
+    /// The folder does not say how the run ended.
     Unknown,
 }
 
 impl Status {
-    /// Of a run with this end; `None` while it goes on.
+    /// The status of a run with this end; `None` means that it is under way.
     #[must_use]
     pub fn of(end: Option<&End>) -> Self {
         match end {
@@ -47,37 +47,37 @@ impl Status {
     }
 }
 
-/// Everything that tables, figures and pages are made of.
+/// The input of tables, figures and pages.
 #[derive(Debug)]
 pub struct Run {
-    /// As the folder was named.
+    /// The results folder, as the user named it.
     pub place: String,
     pub client: Client,
     pub status: Status,
     pub failure: Option<String>,
-    /// What tells it from other runs of its day: `-2`, or nothing.
+    /// A suffix such as `-2` that tells the run from others of its day; may be empty.
     pub again: String,
     pub id: String,
     pub started: Timestamp,
     pub ended: Option<Timestamp>,
     pub command: Vec<String>,
-    /// The folder as the run itself named it.
+    /// The results folder, as the run itself named it.
     pub output: String,
     pub urls: Vec<String>,
     pub plan: Plan,
     pub agents: Map<String, Value>,
     pub results: Vec<Done>,
     pub cells: CellHistograms,
-    /// Single batches, session by session.
+    /// Batches that were analysed session by session.
     pub traced: Vec<BatchTimeline>,
-    /// The file of sessions, if the run kept one.
+    /// The name of the file of session records, if the run kept one.
     pub raw: Option<String>,
-    /// What is missing, or was not whole.
+    /// Notes on what is missing or incomplete.
     pub notes: Vec<String>,
 }
 
 impl Run {
-    /// The infrastructure with its variant: a row of the overview.
+    /// The infrastructure with its variant, which names the run's row in the overview.
     #[must_use]
     pub fn name(&self) -> String {
         let experiment = &self.plan.experiment;
@@ -88,13 +88,13 @@ impl Run {
         }
     }
 
-    /// `YYYY-MM-DD`, UTC.
+    /// The day of the start in UTC, as `YYYY-MM-DD`.
     #[must_use]
     pub fn date(&self) -> String {
         rfc3339(self.started).chars().take(10).collect()
     }
 
-    /// Date and name, and what tells it from others of that day: the heading of a log entry.
+    /// Date, name and suffix: the heading of the log entry.
     #[must_use]
     pub fn title(&self) -> String {
         format!("{}-{}{}", self.date(), self.name(), self.again)
@@ -105,13 +105,13 @@ impl Run {
         Grid::of(&self.plan, &self.results, &self.cells)
     }
 
-    /// Whether its batches were judged.
+    /// Whether the run's batches have verdicts.
     #[must_use]
     pub fn judged(&self) -> bool {
         self.client != Client::Script
     }
 
-    /// Sessions of one step without thinking, all started at once: what the published rows are of.
+    /// Whether sessions have one step and no think time, and start all at once, as those of the published rows.
     #[must_use]
     pub fn is_plain_burst(&self) -> bool {
         let session = &self.plan.session;
@@ -124,7 +124,7 @@ pub(crate) mod tests {
     use super::*;
     use crate::plan::check::plan_of;
 
-    /// A run with this much of a plan and these results; batch sizes and waits follow from them.
+    /// A run with these results and the rest of a plan; batch sizes and waits follow from the results.
     pub(crate) fn run_of(plan: &str, started: &str, results: Vec<Done>, cells: CellHistograms) -> Run {
         let text = format!("{plan}\n[target]\nurls=\"http://h:8000\"\n[grid]\nbatch_sizes=[1]\n");
         let mut plan = plan_of(&text).expect("plan");

@@ -1,4 +1,4 @@
-//! What is counted over the records of a batch, exactly: all of a summary that is no percentile.
+//! The exact counts, sums and extremes of a batch's records: everything in a summary that is no percentile.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,20 +12,20 @@ pub(super) struct Tally<'a> {
     pub ledger: Ledger,
     pub pids: BTreeSet<u64>,
     pub sessions: BTreeSet<&'a str>,
-    /// Succeeded sessions by the host that answered.
+    /// Succeeded sessions, by the host that answered.
     pub hosts: BTreeMap<String, u64>,
-    /// Opened sessions by the process that had them.
+    /// Opened sessions, by the process that served them.
     pub workers: BTreeMap<String, u64>,
     /// By kind and phase.
     pub errors: BTreeMap<FailedAs, u64>,
     pub untidy: BTreeMap<String, u64>,
     pub done: u64,
-    /// Of succeeded sessions.
+    /// Total latencies of succeeded sessions.
     pub totals: Totals,
     pub wall_us: u64,
-    /// First and last actual start.
+    /// The first and the last actual start.
     pub starts_us: Option<(u64, u64)>,
-    /// Steps of succeeded sessions, and those of them that the kernel stamped.
+    /// Steps of succeeded sessions; below it, those of them that the kernel stamped.
     pub steps: u64,
     pub stamped: u64,
     pub syn_retransmits: Option<u64>,
@@ -49,12 +49,12 @@ impl Totals {
         self.max_us = self.max_us.max(us);
     }
 
-    /// 0 where there are none, as the historical script has it.
+    /// 0 without values, as in the historical script.
     pub(super) fn min_us(&self) -> u64 {
         self.min_us.unwrap_or(0)
     }
 
-    /// The same.
+    /// 0 without values, as in the historical script.
     #[expect(clippy::cast_precision_loss, reason = "means are floats in summary.csv")]
     pub(super) fn mean_us(&self) -> f64 {
         if self.count == 0 { 0.0 } else { self.sum_us as f64 / self.count as f64 }

@@ -1,45 +1,45 @@
-//! PURE: one batch over its time, from the records of its sessions.
+//! PURE: the course of one batch over time, computed from its sessions.
 
 use std::collections::BTreeMap;
 
 use crate::plan::expand::Batch;
 
-/// Points of a timeline, at most: more than a picture has columns would be thrown away.
+/// About the largest number of bins in a timeline; a figure has no room for more.
 const BINS_MAX: u64 = 160;
 
-/// When a session came and went, in microseconds since the start instant.
+/// When one session opened and ended, in microseconds since the start instant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SessionInterval {
     pub agent: String,
-    /// Connected; `None` if it never was.
+    /// When the session had its first answer; `None` if it had none.
     pub opened_us: Option<u64>,
     pub ended_us: u64,
     pub succeeded: bool,
 }
 
-/// One agent's part in it, from the batch's start on. Vectors that are shorter than others go on with 0.
+/// The share of one agent, from the batch's start on. A vector that is shorter than another continues with zeros.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AgentTimeline {
     pub agent: String,
     /// Sessions open at the end of each bin.
     pub open: Vec<u64>,
-    /// In each bin.
+    /// Sessions that succeeded in each bin.
     pub completed: Vec<u64>,
-    /// In each bin.
+    /// Sessions that failed in each bin.
     pub failed: Vec<u64>,
 }
 
-/// A batch of which every session was looked at.
+/// The course of one batch over time.
 #[derive(Debug, Clone)]
 pub struct BatchTimeline {
     pub batch: Batch,
     pub bin_us: u64,
-    /// By name.
+    /// The agents, sorted by name.
     pub agents: Vec<AgentTimeline>,
 }
 
 impl BatchTimeline {
-    /// `wall_us` is the end of the last session. Sessions that were never started are no part of it.
+    /// Counts the intervals in bins. `wall_us` is the end of the last session; `lives` holds the started sessions.
     #[must_use]
     pub fn of(batch: Batch, wall_us: u64, lives: &[SessionInterval]) -> Self {
         let bin_us = nice(wall_us.div_ceil(BINS_MAX));
@@ -57,7 +57,7 @@ impl BatchTimeline {
             let changes = changes.entry(&life.agent).or_insert_with(|| vec![0; bins]);
             if let Some(opened_us) = life.opened_us {
                 changes[at(opened_us)] += 1;
-                // What came and went within one bin was never open at the end of one.
+                // A session that opens and ends within one bin is open at the end of none.
                 changes[at(life.ended_us)] -= 1;
             }
             let counts = if life.succeeded { &mut agent.completed } else { &mut agent.failed };
@@ -74,7 +74,7 @@ impl BatchTimeline {
     }
 }
 
-/// The next of 1, 2, 5, 10, 20, 50, ... milliseconds.
+/// Rounds up to one of 1, 2, 5, 10, 20, 50, ... milliseconds.
 fn nice(us: u64) -> u64 {
     let mut decade = 1_000;
     loop {

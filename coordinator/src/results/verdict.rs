@@ -1,10 +1,10 @@
-//! What a batch can be used for, what limited it, and why.
+//! The verdict on a batch: its validity, its bottleneck, and the reasons.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// The first that holds, from the worst.
+/// Whether a batch may be used. The worst that applies is chosen.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Validity {
@@ -28,7 +28,7 @@ impl fmt::Display for Validity {
     }
 }
 
-/// Who kept the batch from doing better.
+/// What kept the batch from doing better.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Bottleneck {
@@ -50,7 +50,7 @@ impl fmt::Display for Bottleneck {
     }
 }
 
-/// With every reason in words.
+/// A verdict with its reasons in words.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verdict {
     #[serde(rename = "worth")]
@@ -59,21 +59,21 @@ pub struct Verdict {
     pub reasons: Vec<String>,
     /// `target.require_hosts` was not met.
     pub hosts_missing: bool,
-    /// And nothing else is wrong that would make it degraded or invalid.
+    /// No other reason makes the batch degraded or invalid.
     pub only_hosts_missing: bool,
-    /// The server was restarted, or cut off, while sessions ran.
+    /// The server was restarted, or its connections were cut, while sessions ran.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outage: Option<Outage>,
 }
 
-/// Sessions that a server cut by going away, and how that is known.
+/// An outage of the server: the sessions it cut, and the evidence for it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outage {
-    /// Of the first cut, after the start of the batch.
+    /// Time of the first cut since the start of the batch.
     pub at_us: u64,
     pub cut: u64,
-    /// Connections that nobody took meanwhile, in the batch and after it.
+    /// Connections that were not accepted meanwhile, during the batch and after it.
     pub refused_connects: u64,
-    /// In words.
+    /// The evidence in words.
     pub evidence: Vec<String>,
 }

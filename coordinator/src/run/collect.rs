@@ -1,7 +1,7 @@
-//! PURE: the uploads of an attempt, checked and put together.
+//! PURE: checks the uploads of an attempt and merges them.
 //!
-//! Reports stay encoded and records undisturbed until the set of agents is complete; then they are decoded and added one by
-//! one. An agent that is lost late leaves nothing to subtract.
+//! Reports stay encoded and records stay apart until every agent has uploaded or was lost; then they are decoded and
+//! added one by one. So nothing has to be subtracted if an agent is lost late.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use crate::results::attempt::FinishedAttempt;
 use crate::results::batch::{Context, Summary};
 use crate::results::row::Row;
 
-/// What arrived of an attempt of which nothing more is expected.
+/// The uploads of an attempt that expects no more of them.
 #[derive(Debug)]
 pub struct Uploads {
     pub plan: Arc<Plan>,
@@ -30,27 +30,27 @@ pub struct Uploads {
     pub shares: Vec<Share>,
 }
 
-/// An attempt that is put together and not judged, and what its rows tell about the target.
+/// A merged attempt without a verdict, and what its rows show about the target.
 #[derive(Debug)]
 pub struct Collected {
-    /// Its verdict is still to be made.
+    /// The attempt; its verdict is not made yet.
     pub attempt: FinishedAttempt,
-    /// The server rejected a session explicitly.
+    /// Whether the server rejected a session explicitly.
     pub server_answered: bool,
-    /// Sessions were cut together, as by a restart.
+    /// Whether sessions were cut together, as by a restart.
     pub cut_together: bool,
-    /// Server processes that are known by their answers.
+    /// Number of server processes named in answers.
     pub processes: usize,
 }
 
-/// An agent's rows and histograms.
+/// The decoded share of one agent.
 struct Opened {
     rows: Vec<Row>,
     histograms: Option<HistogramSet>,
     result: AgentResult,
 }
 
-/// Decodes a share; what is wrong with it goes to `faults`.
+/// Decodes a share; errors in it are added to `faults`.
 fn open(share: Share, batch: &Batch, bounds: Bounds, faults: &mut Vec<String>) -> Opened {
     let agent = share.agent.clone();
     let (lost, leaving, never) = match share.progress {
@@ -99,7 +99,7 @@ fn open(share: Share, batch: &Batch, bounds: Bounds, faults: &mut Vec<String>) -
             expected.end,
             batch.batch_size
         ));
-        // Every planned session keeps exactly one row, whatever a peer sends.
+        // Every planned session keeps exactly one row, whatever an agent sends.
         result.ledger.lost = share.sessions;
         let why = format!("agent {agent} sent records that are not those of its sessions");
         return Opened { rows: absent(Outcome::Lost, &why), histograms: None, result };
@@ -115,7 +115,7 @@ fn open(share: Share, batch: &Batch, bounds: Bounds, faults: &mut Vec<String>) -
     Opened { rows, histograms, result }
 }
 
-/// Puts the shares of an attempt together.
+/// Merges the shares of an attempt.
 #[must_use]
 pub fn collect(uploads: Uploads) -> Collected {
     let Uploads { plan, batch, id, urls, started, shares } = uploads;
@@ -140,7 +140,7 @@ pub fn collect(uploads: Uploads) -> Collected {
     }
     rows.sort_by_key(|row| row.record.session);
 
-    // The merge must be the histogram of all records, bucket by bucket.
+    // The merged histograms must equal those of all records, bucket by bucket.
     let mut derived = HistogramSet::new(bounds);
     for row in &rows {
         derived.record(&row.record);
@@ -170,7 +170,7 @@ pub fn collect(uploads: Uploads) -> Collected {
     }
 }
 
-/// `None` unless the achieved start of every agent that had sessions is known.
+/// The bound of the start skew; `None` unless the achieved start of every agent with sessions is known.
 fn start_skew(agents: &[AgentResult]) -> Option<u64> {
     let started: Option<Vec<Started>> = agents
         .iter()
@@ -238,7 +238,7 @@ mod tests {
         judged(collect(uploads), &plan, &Fate::default())
     }
 
-    /// Two agents with ten sessions each.
+    /// Two complete shares with ten sessions each.
     fn parts() -> Vec<Share> {
         (0..2)
             .map(|n| {
@@ -339,7 +339,7 @@ mod tests {
     }
 
     proptest! {
-        /// Doubled and reordered uploads give the same result; nothing is complete before everything is there.
+        /// Repeated and reordered uploads give the same result; a share is complete only once everything is there.
         #[test]
         fn uploads_may_come_in_any_order_and_more_than_once(order in proptest::collection::vec(0_usize..6, 0..30)) {
             let records: Vec<_> = (0..10).map(record).collect();

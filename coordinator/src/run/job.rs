@@ -1,5 +1,5 @@
-//! Work on the records of an attempt. It takes time that grows with their number, so the event loop gives it to another
-//! thread and goes on hearing the agents.
+//! Work on the records of an attempt. Its time grows with their number, so the event loop hands it to another thread
+//! and keeps serving the agents.
 
 use std::sync::Arc;
 
@@ -12,15 +12,15 @@ use crate::results::verdict::Outage;
 
 #[derive(Debug)]
 pub enum Job {
-    /// Puts the uploads of all agents together.
+    /// Merges the uploads of all agents.
     Collect(Box<Uploads>),
-    /// Looks for an outage. `urls` is how many the target has, `after` what it answered after the batch.
+    /// Looks for an outage. `urls` is the number of the target's urls; `after` is what it answered after the batch.
     SeekOutage { collected: Box<Collected>, urls: usize, after: After },
     /// Makes the verdict.
     Judge { collected: Box<Collected>, plan: Arc<Plan>, fate: Fate },
 }
 
-/// What came of it.
+/// The result of a job.
 #[derive(Debug)]
 pub enum JobDone {
     Collected(Box<Collected>),

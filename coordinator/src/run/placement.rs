@@ -1,29 +1,29 @@
-//! PURE: splitting a batch over agents.
+//! PURE: divides the sessions of a batch over the agents.
 
 use proto::Capacity;
 
-/// One agent as the split sees it.
+/// One agent, as the division sees it.
 #[derive(Debug, Clone)]
 pub struct Carrier<'a> {
     pub name: &'a str,
     pub capacity: &'a Capacity,
 }
 
-/// What a batch asks of ports: sessions per port, all destinations together.
+/// How far sessions spread over destinations, which determines how many of them one local port can serve.
 ///
-/// With one destination it is 1. With several, sessions spread over them, and the same local port can be used towards
-/// each: the busiest destination decides.
+/// With one destination it is one session per port. With several, the same local port can be used towards each of them,
+/// and the busiest destination is the limit.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Spread {
     pub sessions_per_port: f64,
     /// The busiest destination, for messages.
     pub busiest: String,
-    /// Every destination once, `ip:port`.
+    /// Every destination once, as `ip:port`.
     pub addresses: Vec<String>,
 }
 
 impl Spread {
-    /// `addresses[u]` are the addresses behind url `u`; sessions go round robin over urls, then over addresses.
+    /// `addresses[u]` are the addresses of url `u`; sessions go round robin over urls, then over their addresses.
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "a few thousand at most")]
     pub fn over(addresses: &[Vec<String>]) -> Self {
@@ -45,34 +45,34 @@ impl Spread {
 
     #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "floor")]
     fn sessions(&self, ports: u64, agents: usize) -> u64 {
-        // Each agent's contiguous range of numbers can be uneven over the destinations by one session each.
+        // An agent's contiguous range of session numbers can be uneven by one session per destination.
         let uneven = if self.sessions_per_port > 1.0 { agents as f64 * self.sessions_per_port.ceil() } else { 0.0 };
         (ports as f64 * self.sessions_per_port - uneven).max(0.0) as u64
     }
 }
 
-/// The agents can't carry the batch.
+/// The error that the agents can't carry the batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shortfall {
     pub needed: u64,
     pub carried: u64,
-    /// One line an agent: what limits it. And what to do.
+    /// The limit of each agent, one per line, and what to do about it.
     pub explanation: String,
 }
 
-/// What one agent gets of a batch.
+/// The share of one agent in a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Allotment {
     pub sessions: u64,
-    /// As many of them may be open at one time.
+    /// Limit of the agent's sessions open at one time.
     pub in_flight_max: u64,
 }
 
-/// Splits `total` over `carriers`, weighted by their threads, within what each can carry. The shares sum exactly to
-/// `total`; agents that draw from the same pool of ports share that pool.
+/// Divides `total` over `carriers`, weighted by their threads, within the limit of each. The shares sum exactly to
+/// `total`. Agents that use the same pool of ports share its limit.
 ///
 /// # Errors
-/// [`Shortfall`] if they can't carry it together.
+/// [`Shortfall`] if the agents can't carry `total` together.
 pub fn split(total: u64, carriers: &[Carrier<'_>], spread: &Spread) -> Result<Vec<Allotment>, Box<Shortfall>> {
     let limits = limits(carriers, spread);
     let shares = fill(total, &weights(carriers), &limits);
@@ -80,11 +80,11 @@ pub fn split(total: u64, carriers: &[Carrier<'_>], spread: &Spread) -> Result<Ve
     Ok(shares.into_iter().map(|sessions| Allotment { sessions, in_flight_max: sessions.max(1) }).collect())
 }
 
-/// The same for arrivals: most of them never meet, so what an agent can carry bounds how many it has open at once, not
-/// how many it starts.
+/// Divides arrivals. Most of them are not open at the same time, so an agent's limit bounds the sessions that it has
+/// open at once, not its share.
 ///
 /// # Errors
-/// [`Shortfall`] if none can carry anything.
+/// [`Shortfall`] if no agent can carry anything.
 pub fn split_arrivals(total: u64, carriers: &[Carrier<'_>], spread: &Spread) -> Result<Vec<Allotment>, Box<Shortfall>> {
     let limits = limits(carriers, spread);
     let room: Vec<u64> = limits.iter().map(|limit| if *limit == 0 { 0 } else { total }).collect();
@@ -102,25 +102,25 @@ fn shortfall(total: u64, carried: u64, carriers: &[Carrier<'_>], spread: &Spread
     Box::new(Shortfall { needed: total, carried, explanation: explain(total, carried, carriers, spread) })
 }
 
-/// What one open session needs of its agent's memory, kernel included. Measured: below 4 KiB in the program
-/// (docs/performance.md), about 10 KiB with the kernel's side of the socket.
+/// Memory of one open session on its agent's host. Measured: below 4 KiB in the agent (docs/performance.md), about 10
+/// KiB with the kernel's socket.
 const MEMORY_BYTES_PER_SESSION: u64 = 16 << 10;
 
-/// What an agent can carry apart from ports.
+/// An agent's limit apart from ports.
 fn own_limit(c: &Capacity) -> u64 {
     let memory = if c.memory_bytes == 0 { u64::MAX } else { c.memory_bytes / MEMORY_BYTES_PER_SESSION };
     c.descriptors.min(c.max_sessions.unwrap_or(u64::MAX)).min(memory)
 }
 
-/// Sessions that a pool of ports, and the connection tracking of its namespace, have room for.
+/// Sessions for which a pool of ports and the connection tracking of its namespace have room.
 fn pool_room(members: &[&Capacity], spread: &Spread) -> u64 {
     let free = members.iter().map(|c| c.ports.saturating_sub(c.ports_taken)).max().unwrap_or(0);
     let tracked = members.iter().filter_map(|c| c.conntrack_room).min().unwrap_or(u64::MAX);
     spread.sessions(free, members.len()).min(tracked)
 }
 
-/// Who draws from the same ports: the same network namespace, and a source address in common, directly or by way of
-/// others. Agents whose lists of addresses overlap without being equal are taken to have no more than the best of them.
+/// Groups agents that share ports: they have the network namespace and a source address in common, directly or through
+/// other agents. If their address lists overlap without being equal, the group gets no more than its best member has.
 fn pools(carriers: &[Carrier<'_>]) -> Vec<Vec<usize>> {
     let mut pools: Vec<Vec<usize>> = Vec::new();
     for n in 0..carriers.len() {
@@ -140,7 +140,7 @@ fn share_ports(a: &Capacity, b: &Capacity) -> bool {
         return true;
     }
     match (a.port_pool.rsplit_once('/'), b.port_pool.rsplit_once('/')) {
-        // From where an agent goes that has not said so yet is not known: it may be from there.
+        // An agent that has not reported its addresses may use any address of the namespace.
         (Some((here, mine)), Some((there, theirs))) => {
             here == there
                 && (mine.is_empty()
@@ -151,7 +151,7 @@ fn share_ports(a: &Capacity, b: &Capacity) -> bool {
     }
 }
 
-/// How many sessions each may carry at most.
+/// The most sessions that each agent may carry.
 fn limits(carriers: &[Carrier<'_>], spread: &Spread) -> Vec<u64> {
     let mut limits: Vec<u64> = carriers.iter().map(|c| own_limit(c.capacity)).collect();
     for members in pools(carriers) {
@@ -159,7 +159,7 @@ fn limits(carriers: &[Carrier<'_>], spread: &Spread) -> Vec<u64> {
         let room = pool_room(&capacities, spread);
         cap(&mut limits, carriers, &members, room);
     }
-    // Tracking knows no source addresses: all pools of a namespace share it.
+    // Connection tracking does not depend on source addresses: all pools of a namespace share its table.
     let namespace = |n: usize| carriers[n].capacity.port_pool.rsplit_once('/').map(|(namespace, _)| namespace);
     for n in 0..carriers.len() {
         let Some(own) = namespace(n) else { continue };
@@ -172,7 +172,7 @@ fn limits(carriers: &[Carrier<'_>], spread: &Spread) -> Vec<u64> {
     limits
 }
 
-/// Lowers the limits of these agents until they have no more than `room` together.
+/// Lowers the limits of these agents until their sum is at most `room`.
 fn cap(limits: &mut [u64], carriers: &[Carrier<'_>], members: &[usize], room: u64) {
     let wants: u64 = members.iter().map(|n| limits[*n]).fold(0, u64::saturating_add);
     if wants <= room {
@@ -187,7 +187,7 @@ fn cap(limits: &mut [u64], carriers: &[Carrier<'_>], members: &[usize], room: u6
     }
 }
 
-/// Proportional to the weights, never above the caps, largest remainders first; `Err` is the sum of the caps.
+/// Divides in proportion to the weights and within the caps, by largest remainder; `Err` holds the sum of the caps.
 fn fill(total: u64, weights: &[u64], caps: &[u64]) -> Result<Vec<u64>, u64> {
     let room = caps.iter().copied().fold(0, u64::saturating_add);
     if room < total {
@@ -205,7 +205,7 @@ fn fill(total: u64, weights: &[u64], caps: &[u64]) -> Result<Vec<u64>, u64> {
                 shares[*n] = u64::try_from(proportional(*n)).unwrap_or(u64::MAX);
             }
             let mut rest = left - open.iter().map(|n| shares[*n]).sum::<u64>();
-            // Largest remainder first; equal ones in the order of the agents.
+            // The largest remainder comes first; equal ones stay in the order of the agents.
             let remainder = |n: usize| u128::from(left) * u128::from(weights[n].max(1)) % weight.max(1);
             open.sort_by_key(|n| std::cmp::Reverse(remainder(*n)));
             for n in open.iter().cycle().take(open.len() * 2) {
@@ -265,13 +265,13 @@ fn explain(total: u64, carried: u64, carriers: &[Carrier<'_>], spread: &Spread) 
     text
 }
 
-/// What stands in the way, all agents together: each has its own cure.
+/// The kinds of limits that were found, over all agents; each kind has its own remedy.
 #[derive(Default)]
 struct Binds {
     ports: bool,
     tracking: bool,
     descriptors: bool,
-    /// Ports in TIME_WAIT that would come back, and when.
+    /// Ports in TIME_WAIT; below it, the time until they are free.
     waiting: u64,
     back_us: u64,
 }
@@ -300,7 +300,7 @@ impl Binds {
             return format!("room for {room} connections in the host's connection tracking{shared}");
         }
         self.ports = true;
-        // Agents of one pool see the same ones.
+        // The agents of a pool report the same ports in TIME_WAIT.
         self.waiting += c.ports_waiting.div_ceil(members.len().max(1) as u64);
         self.back_us = self.back_us.max(if c.ports_waiting > 0 { c.ports_back_us } else { 0 });
         let mut text = format!("{} ephemeral ports to {}{shared}", count(free), spread.busiest);
@@ -423,7 +423,7 @@ mod tests {
             agents in proptest::collection::vec((1_u32..64, 0_u64..20_000, 0_u64..30_000, 0_u8..4), 1..40),
         ) {
             let capacities: Vec<Capacity> = agents.iter().map(|(t, d, p, pool)| {
-                // A pool is one machine: its ports are the same number for all of its agents.
+                // A pool is one machine, so all of its agents have the same number of ports.
                 let ports = agents.iter().filter(|a| a.3 == *pool).map(|a| a.2).max().unwrap_or(*p);
                 capacity(*t, *d, ports, *pool)
             }).collect();

@@ -1,28 +1,28 @@
-//! Where a run puts its results.
+//! The interface through which a run stores its results.
 
 use std::io;
 
 use crate::results::attempt::FinishedAttempt;
 use crate::results::metadata::RunState;
 
-/// Where finished attempts go.
+/// Stores the results of a run.
 pub trait ResultSink: Send + Sized + 'static {
-    /// Whether [`ResultSink::put`] may wait for a disk. Long work is done on other threads then; where time is simulated it is
-    /// `false`, and everything stays on the thread of the event loop.
+    /// Whether [`ResultSink::put`] may wait for a disk, so that long work is done on other threads. Simulated time
+    /// needs `false`, which keeps everything on the event loop's thread.
     const BLOCKS: bool;
 
-    /// Keeps one attempt. When this returns, it survives a crash.
+    /// Stores one attempt. Once this has returned, the attempt survives a crash.
     ///
     /// # Errors
-    /// What went wrong, where, and how much room it takes.
+    /// The error names the path, the cause, and the space needed.
     fn put(&mut self, finished: &FinishedAttempt) -> io::Result<()>;
 
-    /// Replaces what is known of the run as a whole.
+    /// Replaces the document on the run as a whole.
     ///
     /// # Errors
-    /// With the path that could not be written.
+    /// The error names the path that could not be written.
     fn put_run(&self, run: &RunState<'_>) -> io::Result<()>;
 
-    /// Where it all is.
+    /// Where the results are stored, for people.
     fn place(&self) -> String;
 }

@@ -1,4 +1,4 @@
-//! PURE: one agent's share of an attempt, and what has arrived of its results.
+//! PURE: one agent's share of an attempt, and the results uploaded so far.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,40 +10,40 @@ use proto::{AttemptId, SessionRecord};
 
 use super::clock::Offset;
 
-/// How far a share is.
+/// The progress of a share.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ShareProgress {
-    /// Its sessions run, or its results arrive. With all of them it is complete.
+    /// Its sessions run, or its results arrive. It is complete once all results are there.
     Open,
-    /// The agent was told to end and has cut its sessions. Its results may still arrive; the attempt does not count.
+    /// The agent was told to end and cut its sessions. Its results may still arrive; the attempt does not count.
     Leaving(String),
-    /// The connection broke in the middle of the upload. The agent, a process with this id, may reconnect until then.
+    /// The connection broke during the upload. The agent process `instance` may reconnect until `until`.
     Away { instance: [u8; 16], until: Duration },
     /// The attempt was given up before the agent started its sessions.
     NeverStarted(String),
-    /// The results will not come.
+    /// The results will not arrive.
     Lost(String),
-    /// What the agent sent contradicts itself, and was thrown away.
+    /// The agent's uploads contradict each other and were discarded.
     Rejected(String),
 }
 
-/// A share of the sessions of an attempt.
+/// One agent's share of the sessions of an attempt.
 #[derive(Debug, Clone)]
 pub struct Share {
     pub agent: Arc<str>,
-    /// Number of its first session.
+    /// Number of the first session.
     pub first: u64,
     pub sessions: u64,
-    /// It may have this many of its sessions open at one time.
+    /// Limit of the agent's sessions open at one time.
     pub in_flight_max: u64,
     pub progress: ShareProgress,
     pub report: Option<Report>,
     pub chunks: BTreeMap<u64, Vec<SessionRecord>>,
-    /// The agent's clock, by which it was told to start.
+    /// The offset of the agent's clock with which its start was ordered.
     pub clock: Option<Offset>,
-    /// When something new arrived last, or was asked for.
+    /// When something new arrived, or was last requested.
     last_news: Duration,
-    /// How long to wait from there before asking again.
+    /// How long to wait from then until the next request.
     patience: Duration,
 }
 
@@ -64,43 +64,43 @@ impl Share {
         }
     }
 
-    /// How many of its sessions may have to follow each other in one place.
+    /// Most sessions that may have to run one after the other in one place.
     #[must_use]
     pub fn turns(&self) -> u64 {
         self.sessions.div_ceil(self.in_flight_max.max(1)).max(1)
     }
 
-    /// Whether some results have arrived and others have not. Its sessions have ended then.
+    /// Whether some results have arrived and others have not. The sessions have ended then.
     #[must_use]
     pub fn is_uploading(&self) -> bool {
         !self.is_settled() && (self.report.is_some() || !self.chunks.is_empty())
     }
 
-    /// Something arrived at `now`. If nothing new arrives for `patience`, the rest is asked for.
+    /// Notes an arrival at `now`. If nothing new arrives for `patience`, the rest is requested.
     pub fn heard(&mut self, now: Duration, patience: Duration) {
         (self.last_news, self.patience) = (now, patience);
     }
 
-    /// When to ask for what has not arrived.
+    /// When to request what has not arrived.
     #[must_use]
     pub fn ask_at(&self) -> Option<Duration> {
         (self.is_uploading() && self.away_until().is_none()).then_some(self.last_news + self.patience)
     }
 
-    /// The rest was asked for at `now`. The next time is after twice as long: on a slow connection asking only adds to what
-    /// is under way.
+    /// Notes a request at `now`. The next one waits twice as long: on a slow connection requests only add to the
+    /// upload.
     pub fn asked(&mut self, now: Duration) {
         (self.last_news, self.patience) = (now, self.patience * 2);
     }
 
-    /// The last chunk is there, and others are not.
+    /// Whether the last chunk has arrived and others have not.
     #[must_use]
     pub fn has_gap(&self) -> bool {
         let last = self.chunks.last_key_value().map(|(last, _)| last + 1);
         !self.is_settled() && self.report.as_ref().is_some_and(|report| last == Some(report.chunks))
     }
 
-    /// What has not arrived yet.
+    /// The request for what has not arrived.
     #[must_use]
     pub fn missing(&self, attempt: AttemptId) -> Resend {
         let beyond = self.chunks.last_key_value().map_or(0, |(last, _)| last + 1);
@@ -110,7 +110,7 @@ impl Share {
         Resend { attempt, report: self.report.is_none(), sequences, from }
     }
 
-    /// The agent was told to end. Its sessions were cut, so the attempt does not count.
+    /// Notes that the agent was told to end. Its sessions were cut, so the attempt does not count.
     pub fn leave(&mut self, why: &str) {
         if !self.is_settled() {
             self.progress = ShareProgress::Leaving(why.to_owned());
@@ -122,7 +122,7 @@ impl Share {
         matches!(self.progress, ShareProgress::Leaving(_))
     }
 
-    /// Until when its agent may reconnect, if its connection broke.
+    /// The time until which the agent may reconnect, if its connection broke.
     #[must_use]
     pub fn away_until(&self) -> Option<Duration> {
         match self.progress {
@@ -131,7 +131,7 @@ impl Share {
         }
     }
 
-    /// Takes the report; a second one changes nothing.
+    /// Takes the report; a second one is ignored.
     pub fn take_report(&mut self, report: Report) {
         if self.chunks.last_key_value().is_some_and(|(last, _)| *last >= report.chunks) {
             self.reject("sent more chunks than its report tells of");
@@ -147,8 +147,8 @@ impl Share {
         self.progress = ShareProgress::Rejected(why.to_owned());
     }
 
-    /// Takes a chunk of records. One that is there already changes nothing, and the order does not matter. An agent that sends
-    /// more records than it has sessions is rejected, and its records are not kept.
+    /// Takes a chunk of records, in any order; a repeated one is ignored. An agent that sends more records than it has
+    /// sessions is rejected, and the chunk is not kept.
     pub fn take_chunk(&mut self, chunk: RecordChunk) {
         let held: usize = self.chunks.values().map(Vec::len).sum();
         if self.has_failed() || self.chunks.contains_key(&chunk.sequence) {
@@ -163,7 +163,7 @@ impl Share {
         }
     }
 
-    /// Its agent is gone. Results that are complete stay.
+    /// Notes that the agent is gone. Complete results are kept.
     pub fn lose(&mut self, why: &str) {
         if !self.is_complete() && !matches!(self.progress, ShareProgress::Rejected(_)) {
             self.progress = ShareProgress::Lost(why.to_owned());
@@ -180,19 +180,19 @@ impl Share {
         matches!(self.progress, ShareProgress::Lost(_) | ShareProgress::Rejected(_))
     }
 
-    /// The attempt does not count because of this agent, whether or not its results came.
+    /// Whether the attempt does not count because of this agent, even if its results arrived.
     #[must_use]
     pub fn is_lost(&self) -> bool {
         self.has_failed() || self.is_leaving()
     }
 
-    /// Report and every chunk are there.
+    /// Whether the report and every chunk have arrived.
     #[must_use]
     pub fn is_complete(&self) -> bool {
         self.report.as_ref().is_some_and(|report| report.chunks == self.chunks.len() as u64)
     }
 
-    /// Nothing more is expected of it.
+    /// Whether nothing more is expected.
     #[must_use]
     pub fn is_settled(&self) -> bool {
         let ended = matches!(self.progress, ShareProgress::NeverStarted(_)) || self.has_failed();

@@ -1,5 +1,5 @@
-//! A folder that holds summary.csv, and perhaps raw.jsonl, and nothing of how the run came about: what the historical
-//! Python script leaves, or what somebody kept of a run of ours.
+//! Reads a folder that holds only summary.csv and perhaps raw.jsonl: the output of the historical Python script, or
+//! what somebody kept of a run of this program.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -27,11 +27,11 @@ use crate::results::run::{Client, Run, Status};
 
 const RAW: &str = "raw.jsonl";
 
-/// More than any run has: what is above is no count.
+/// Larger values are no counts: no run has as many.
 const COUNT_MAX: u64 = 1_000_000_000;
 const HOSTS_MAX: u64 = 1_000_000;
 
-/// What can't be, in words.
+/// What is impossible about a line, in words.
 fn fault(line: &Line) -> Option<String> {
     let counts = [
         ("num_requests", line.num_requests),
@@ -54,7 +54,7 @@ fn fault(line: &Line) -> Option<String> {
     }
 }
 
-/// The lines that can be read, and what stopped the reading.
+/// The readable lines, and why reading stopped.
 fn lines(path: &Path) -> Result<(Vec<Line>, Option<String>), String> {
     let mut reader = csv::Reader::from_path(path).map_err(|error| error.to_string())?;
     let mut lines: Vec<Line> = Vec::new();
@@ -72,7 +72,7 @@ fn lines(path: &Path) -> Result<(Vec<Line>, Option<String>), String> {
     Ok((lines, None))
 }
 
-/// The batches of the plan that summary.csv has and `known` has not.
+/// The batches of the plan that summary.csv has and `known` lacks.
 pub(super) fn beyond(dir: &Path, plan: &Plan, known: &[Done]) -> Vec<Summary> {
     let Ok((lines, _)) = lines(&dir.join(SUMMARY)) else { return Vec::new() };
     let key = |batch: &Batch| (batch.mode, batch.batch_size, batch.wait_us, batch.repetition);
@@ -88,7 +88,7 @@ pub(super) fn beyond(dir: &Path, plan: &Plan, known: &[Done]) -> Vec<Summary> {
     found
 }
 
-/// Reads it. The infrastructure is taken from the folder, `.../{infrastructure}/{date}`.
+/// Reads the folder. The infrastructure is taken from its path, `.../{infrastructure}/{date}`.
 ///
 /// # Errors
 /// If summary.csv can't be read, or lacks columns.
@@ -101,7 +101,7 @@ pub(super) fn read(dir: &Path) -> Result<Run, ReadError> {
         Some(problem) if lines.is_empty() => {
             return Err(unreadable(format!("{problem}; it is not the {SUMMARY} of a run")));
         }
-        // What stands before it is whole.
+        // The lines before it are intact.
         Some(problem) => notes.push(format!("{SUMMARY}: {problem}; the {} lines before it are reported", lines.len())),
         None if lines.is_empty() => return Err(unreadable("it has no lines: no batch was finished".to_owned())),
         None => {}
@@ -128,7 +128,7 @@ pub(super) fn read(dir: &Path) -> Result<Run, ReadError> {
     Ok(Run {
         place: dir.display().to_string(),
         client: if ours { Client::Muster { version } } else { Client::Script },
-        // The script leaves a summary of what it finished, and nothing of how it ended.
+        // The script writes summaries of finished batches, and nothing on how the run ended.
         status: if ours { Status::Unknown } else { Status::Complete },
         failure: None,
         again: again(dir),
@@ -148,7 +148,7 @@ pub(super) fn read(dir: &Path) -> Result<Run, ReadError> {
     })
 }
 
-/// What tells the run from others, where nobody gave it a name: its infrastructure and its first line.
+/// An id for a run that has none: a hash of its infrastructure and the first line of its table.
 fn id_of(infrastructure: &str, path: &Path) -> String {
     let text = std::fs::read(path).unwrap_or_default();
     let first: Vec<u8> = text.split(|byte| *byte == b'\n').nth(1).unwrap_or_default().to_vec();
@@ -158,7 +158,7 @@ fn id_of(infrastructure: &str, path: &Path) -> String {
     hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The last two folders of the path are the infrastructure and the date; a name that a plan could not have is not taken.
+/// The infrastructure from the path's end `{infrastructure}/{date}`, unless it is a name that no plan may have.
 fn infrastructure(dir: &Path) -> String {
     let dir = std::path::absolute(dir).unwrap_or_else(|_| dir.to_path_buf());
     let name = |path: Option<&Path>| path?.file_name()?.to_str().map(str::to_owned);
@@ -182,7 +182,7 @@ fn distinct<T: Ord>(values: impl Iterator<Item = T>) -> Vec<T> {
     values
 }
 
-/// A plan that would have asked for these batches.
+/// A plan with these batches.
 fn plan(dir: &Path, lines: &[Line]) -> Result<Plan, String> {
     let mut plan = plan_of("[target]\nurls=\"http://unknown\"\n[grid]\nbatch_sizes=[1]\n")?;
     let modes = distinct(lines.iter().map(|line| line.mode));
@@ -200,7 +200,7 @@ fn plan(dir: &Path, lines: &[Line]) -> Result<Plan, String> {
     Ok(plan)
 }
 
-/// In the order of the file. The script counts repetitions from 0 or from 1: here the first is 1.
+/// The summaries in the order of the file. The script counts repetitions from 0 or from 1; here they begin at 1.
 fn summaries(lines: &[Line]) -> Vec<Summary> {
     let first = lines.iter().map(|line| line.repetition).min().unwrap_or(1);
     let mut summaries: Vec<Summary> = (0..).zip(lines).map(|(index, line)| line.clone().into_summary(index)).collect();
@@ -220,15 +220,15 @@ fn began_and_ended(results: &[Summary]) -> (Timestamp, Timestamp) {
     (started, results.iter().map(lasted).max().unwrap_or(started))
 }
 
-/// What there is to say of raw.jsonl.
+/// What was found in raw.jsonl.
 struct Found {
     notes: Vec<String>,
-    /// Steps of a session, as far as records tell.
+    /// Steps per session, as far as the records show.
     steps: u32,
 }
 
-/// Adds what the records say: merged histograms, hosts by name, what failed. The script wrote a batch's lines one after
-/// another, and no repetition into them: the first `num_requests` lines of a cell are its first one's.
+/// Adds histograms, hosts by name and failures from the records. The script wrote a batch's lines together and without
+/// the repetition: the first `num_requests` lines of a cell belong to its first repetition.
 fn sessions(path: &Path, results: &mut [Summary], cells: &mut CellHistograms) -> io::Result<Found> {
     let mut by_cell: BTreeMap<(Mode, u64, u64), Vec<Option<Session>>> = BTreeMap::new();
     let (mut notes, mut steps, mut bad, mut first_bad) = (Vec::new(), 1, 0_u64, String::new());
@@ -252,7 +252,7 @@ fn sessions(path: &Path, results: &mut [Summary], cells: &mut CellHistograms) ->
                 if bad == 1 {
                     first_bad = format!("line {}: {error}", number + 1);
                 }
-                // It was one session of the batch that the line before it is of: those behind it stay where they are.
+                // The bad line counts as a session of the line before it, so that later lines keep their repetition.
                 if let Some(cell) = last {
                     by_cell.entry(cell).or_default().push(None);
                 }
@@ -281,7 +281,7 @@ fn sessions(path: &Path, results: &mut [Summary], cells: &mut CellHistograms) ->
     Ok(Found { notes, steps: u32::try_from(steps).unwrap_or(1) })
 }
 
-/// What is kept of a line of raw.jsonl.
+/// The values used from a line of raw.jsonl.
 struct Session {
     mode: Mode,
     wait_us: u64,
@@ -297,7 +297,7 @@ struct Session {
 
 impl Session {
     fn of(line: raw::Line<'_>) -> Self {
-        // The script writes 0 for a phase that it did not measure: over HTTP the connect.
+        // The script writes 0 for a phase that it did not measure, as for connect over HTTP.
         let measured = |seconds: Option<JsonSeconds>| seconds.map(|seconds| seconds.0).filter(|us| *us > 0);
         let steps = line.step_latencies.map(|steps| steps.iter().map(|step| step.0).collect());
         Self {
@@ -315,7 +315,7 @@ impl Session {
     }
 }
 
-/// Python writes numbers that are none as words that JSON does not have.
+/// Reads a line. Python writes NaN and infinity as words that JSON does not have.
 fn session(text: &str) -> Result<Session, serde_json::Error> {
     let read = |text: &str| serde_json::from_str(text).map(Session::of);
     read(text).or_else(|error| {

@@ -1,8 +1,8 @@
-//! The results folder: written as the run goes, a finished batch on disk before the next one starts.
+//! The results folder. It is written during the run: a finished batch is on disk before the next one starts.
 //!
-//! Of one attempt, raw.jsonl, histograms.hlog and summary.csv are appended and flushed to disk first, then the journal's
-//! line, which carries their lengths: what lies beyond the last line's lengths is a batch that was not finished. A write
-//! that fails is taken back to those lengths at once; after a crash `resume` does the same.
+//! An attempt is first appended to raw.jsonl, histograms.hlog and summary.csv, which are synced. Then its line, with
+//! their lengths, is appended to the journal: bytes beyond the last line's lengths belong to an unfinished batch. A
+//! failed write is cut back to those lengths at once; after a crash, `resume` does the same.
 
 pub mod fault;
 pub mod folder;
@@ -51,18 +51,18 @@ pub struct Store {
     raw_file: Option<File>,
     summary: File,
     histograms: File,
-    /// Locked for as long as this lives.
+    /// Locked until this is dropped.
     journal: File,
     started: Timestamp,
     faults: Faults,
 }
 
-/// An error with the path that it is about.
+/// Adds the path to an error.
 pub(crate) fn named(path: &Path) -> impl Fn(io::Error) -> io::Error {
     move |error| io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
 
-/// The name of the file of records, if there is one.
+/// The name of the file of session records, if the run keeps one.
 fn raw_name(raw: Raw) -> Option<&'static str> {
     match raw {
         Raw::None => None,
@@ -71,7 +71,7 @@ fn raw_name(raw: Raw) -> Option<&'static str> {
     }
 }
 
-/// One coordinator at a time.
+/// Locks the folder for one coordinator.
 fn lock(journal: &File, dir: &Path) -> io::Result<()> {
     match journal.try_lock() {
         Ok(()) => Ok(()),
@@ -79,7 +79,7 @@ fn lock(journal: &File, dir: &Path) -> io::Result<()> {
             io::ErrorKind::WouldBlock,
             format!("another coordinator is writing to {}; wait for it, or end it", dir.display()),
         )),
-        // A file system without locks is no reason not to measure.
+        // Some file systems have no locks; measuring is still possible.
         Err(TryLockError::Error(error)) => {
             tracing::warn!(
                 "{} can't be locked ({error}): see to it that no other coordinator writes there",
@@ -91,10 +91,10 @@ fn lock(journal: &File, dir: &Path) -> io::Result<()> {
 }
 
 impl Store {
-    /// Starts the files in a folder that is new.
+    /// Creates the files in a new folder.
     ///
     /// # Errors
-    /// With the path that could not be written.
+    /// The error names the path that could not be written.
     pub fn create(dir: PathBuf, raw: Raw, started: Timestamp, faults: Faults) -> io::Result<Self> {
         let open = |name: &str| {
             let path = dir.join(name);
@@ -115,7 +115,7 @@ impl Store {
         Ok(store)
     }
 
-    /// The beginnings of empty files.
+    /// Writes the headers of empty files.
     fn write_headers(&self) -> io::Result<()> {
         self.write(&self.summary, SUMMARY, &columns::header()?)?;
         let mut header = Vec::new();
@@ -128,7 +128,7 @@ impl Store {
             b"\"StartTimestamp\",\"Interval_Length\",\"Interval_Max\",\"Interval_Compressed_Histogram\"\n",
         );
         self.write(&self.histograms, HISTOGRAMS, &header)?;
-        // The folder's own entries must survive too.
+        // The folder's entries must survive a crash too.
         File::open(&self.dir).and_then(|dir| dir.sync_all()).map_err(named(&self.dir))
     }
 
@@ -137,7 +137,7 @@ impl Store {
         &self.dir
     }
 
-    /// Writes and waits for the disk.
+    /// Writes and syncs.
     fn write(&self, file: &File, name: &str, bytes: &[u8]) -> io::Result<()> {
         let path = self.dir.join(name);
         let mut sink = Sink::new(file, &path, &self.faults);
@@ -170,7 +170,7 @@ impl Store {
         self.write(&self.journal, JOURNAL, &line)
     }
 
-    /// The records of an attempt that does not count, for whoever wants to know why.
+    /// Writes the records of a refused attempt, for diagnosis.
     fn put_refused(&self, finished: &FinishedAttempt) -> io::Result<()> {
         let dir = self.dir.join(ATTEMPTS);
         fs::create_dir_all(&dir).map_err(named(&dir))?;
@@ -182,7 +182,7 @@ impl Store {
         File::open(&dir).and_then(|dir| dir.sync_all()).map_err(named(&dir))
     }
 
-    /// One interval a metric, in HdrHistogram's interval log form.
+    /// One interval per metric, in the format of HdrHistogram's interval log.
     fn intervals(&self, finished: &FinishedAttempt) -> io::Result<Vec<u8>> {
         let summary = &finished.summary;
         let start = since_epoch(summary.timestamp).saturating_sub(since_epoch(self.started));
@@ -206,7 +206,7 @@ impl Store {
         })
     }
 
-    /// Back to what was whole. Cutting needs no room, so that it works on a full disk too.
+    /// Cuts the files back to whole attempts. This needs no space, so it works on a full disk too.
     fn cut_back(&self, to: Lengths, journal: u64) -> io::Result<()> {
         let cut = |file: &File, name: &str, length| file.set_len(length).map_err(named(&self.dir.join(name)));
         if let (Some(file), Some(name), Some(length)) = (&self.raw_file, raw_name(self.raw), to.raw) {
@@ -217,10 +217,10 @@ impl Store {
         cut(&self.journal, JOURNAL, journal)
     }
 
-    /// What an attempt takes on disk, about: an error says it.
+    /// About how many bytes an attempt takes on disk, for error messages.
     fn bytes_of(&self, finished: &FinishedAttempt) -> u64 {
         let mut counted = Counted(0);
-        // A counter takes everything.
+        // The counter accepts everything.
         let _ = match self.raw {
             Raw::None if finished.summary.accepted => Ok(()),
             Raw::JsonlZst if finished.summary.accepted => packed(finished, &mut counted),
@@ -232,14 +232,14 @@ impl Store {
     }
 }
 
-/// The records as one Zstandard frame.
+/// Writes the records as one Zstandard frame.
 fn packed(finished: &FinishedAttempt, out: &mut impl Write) -> io::Result<()> {
     let mut packer = zstd::Encoder::new(out, 3)?;
     raw::write(finished, &mut packer)?;
     packer.finish().map(drop)
 }
 
-/// Counts what is written to it.
+/// Counts the bytes written to it.
 struct Counted(u64);
 
 impl Write for Counted {
@@ -264,7 +264,7 @@ impl ResultSink for Store {
                 Err(error) => format!(" (and the half-written batch could not be taken back: {error})"),
             };
             if !finished.summary.accepted {
-                // Half of a refused attempt's records is of no use; it may not even be there.
+                // A part of a refused attempt's records is of no use. The file may not exist.
                 let _ = fs::remove_file(self.dir.join(ATTEMPTS).join(attempt_name(&finished.summary)));
             }
             let bytes = count(self.bytes_of(finished));
@@ -282,7 +282,7 @@ impl ResultSink for Store {
         let (from, to) = (self.dir.join(&temporary), self.dir.join(RUN));
         let file = File::create(&from).map_err(named(&from))?;
         self.write(&file, &temporary, &text).map_err(|error| {
-            // The old one stays.
+            // The old document stays.
             let _ = fs::remove_file(&from);
             io::Error::new(error.kind(), format!("{error}; it needs {} bytes", text.len()))
         })?;
@@ -295,18 +295,18 @@ impl ResultSink for Store {
     }
 }
 
-/// `mode-batch-wait-repetition`.
+/// The name of a repetition in files: `mode-batch-wait-repetition`.
 fn cell_name(summary: &Summary) -> String {
     let b = &summary.batch;
     format!("{}-{}-{}-{}", b.mode, b.batch_size, seconds_short(b.wait_us), b.repetition)
 }
 
-/// In histograms.hlog.
+/// The tag of an interval in histograms.hlog.
 fn tag(summary: &Summary, metric: Metric) -> String {
     format!("{}-{metric}", cell_name(summary))
 }
 
-/// In attempts/.
+/// The name of a file in attempts/.
 fn attempt_name(summary: &Summary) -> String {
     format!("{}-attempt-{}.jsonl", cell_name(summary), summary.attempt)
 }

@@ -1,4 +1,4 @@
-//! A results folder, read and not touched: what a report is made of.
+//! Reads a results folder for a report, and changes nothing in it.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -20,7 +20,7 @@ use crate::results::cells::{CellHistograms, Done, Grid};
 use crate::results::run::{Client, Run};
 use crate::results::timeline::BatchTimeline;
 
-/// Of the cells that are shown in detail.
+/// The metrics that are merged for the cells shown in detail.
 const DETAILS: [Metric; 7] =
     [Metric::Connect, Metric::Reset, Metric::Step, Metric::Close, Metric::Response, Metric::Wire, Metric::LaunchLag];
 
@@ -42,16 +42,16 @@ fn below(dir: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Reads the run in `dir`: one of this program, or what the historical script left.
+/// Reads the run in `dir`, written by this program or by the historical script.
 ///
 /// # Errors
-/// If there is none, or one that this program can't read. What is half written is left out, and noted.
+/// If there is no run, or none that this program can read. Incomplete data is left out and noted.
 pub fn read(dir: &Path) -> Result<Run, ReadError> {
     let path = dir.join(RUN);
     let has_summary = dir.join(SUMMARY).is_file();
     match fs::read(&path) {
         Ok(text) => match own(dir, &text) {
-            // Half of a copy, say; what the tables hold is in the other file too.
+            // run.json is incomplete, as after an interrupted copy. summary.csv has the tables' data too.
             Err(ReadError::Unreadable { path: which, problem }) if which == path && has_summary => {
                 let mut run = legacy::read(dir)?;
                 run.notes.insert(0, format!("{RUN} can't be read ({problem}): what follows is from {SUMMARY} alone"));
@@ -101,7 +101,7 @@ fn own(dir: &Path, text: &[u8]) -> Result<Run, ReadError> {
                 .to_owned(),
         );
     }
-    // What the journal has lost is in the other table too, without its agents.
+    // Batches missing in the journal are taken from summary.csv, without their agents.
     let lost = legacy::beyond(dir, &file.plan, &results);
     if !lost.is_empty() {
         notes.push(format!(
@@ -142,7 +142,7 @@ fn own(dir: &Path, text: &[u8]) -> Result<Run, ReadError> {
     })
 }
 
-/// The summary of an entry, as it would be written now: format 1 gave 0 for the response times of a batch that had none.
+/// The summary of an entry in the current format: format 1 wrote response times of 0 for a batch without any.
 fn as_of_now(entry: &Entry<'_>) -> Summary {
     let mut summary = entry.summary.clone().into_owned();
     if entry.format == 1 && summary.ledger.succeeded + summary.ledger.timed_out == 0 {
@@ -151,14 +151,14 @@ fn as_of_now(entry: &Entry<'_>) -> Summary {
     summary
 }
 
-/// The batches whose cells are shown in detail: of each mode and wait the one at maximum load, and the largest.
+/// The batches of cells shown in detail: for each mode and wait the cell at maximum load, and the largest one.
 pub(super) fn shown(plan: &Plan, results: &[Done], cells: &CellHistograms) -> Vec<Batch> {
     let grid = Grid::of(plan, results, cells);
     let mut shown: Vec<Batch> = Vec::new();
     for line in grid.lines.values() {
         let largest = line.iter().rposition(|cell| !cell.runs.is_empty());
         for n in [grid.max_load(line), largest].into_iter().flatten() {
-            // The first repetition that counts stands for the others.
+            // The first accepted repetition stands for the others.
             let run = line[n].runs.iter().find(|run| run.accepted).or(line[n].runs.first());
             if let Some(run) = run.filter(|run| !shown.contains(&run.batch)) {
                 shown.push(run.batch);
@@ -194,7 +194,7 @@ fn entries(dir: &Path, notes: &mut Vec<String>) -> Result<Vec<Entry<'static>>, R
     Ok(journal.entries.into_iter().map(|(entry, _)| entry).collect())
 }
 
-/// histograms.hlog beside the attempts that count.
+/// The text of histograms.hlog, and the accepted attempts.
 struct Intervals<'a> {
     path: PathBuf,
     text: Vec<u8>,
@@ -204,14 +204,14 @@ struct Intervals<'a> {
 impl<'a> Intervals<'a> {
     fn open(dir: &Path, entries: &'a [Entry<'static>], notes: &mut Vec<String>) -> Result<Self, ReadError> {
         let mut text = file(dir, HISTOGRAMS, notes)?;
-        // Up to the last whole attempt: what lies beyond may be half written.
+        // Bytes beyond the last whole attempt may be incomplete.
         let whole = entries.last().map_or(0, |entry| usize::try_from(entry.bytes.histograms).unwrap_or(usize::MAX));
         text.truncate(whole);
         let accepted = entries.iter().filter(|entry| entry.accepted).collect();
         Ok(Self { path: dir.join(HISTOGRAMS), text, accepted })
     }
 
-    /// Merges these metrics of the wanted batches, as far as they are there.
+    /// Merges these metrics of the wanted batches, as far as the file has them.
     fn add(
         &self,
         cells: &mut CellHistograms,
@@ -237,7 +237,7 @@ impl<'a> Intervals<'a> {
                 None => {}
             }
         }
-        // The file that is missing as a whole has been noted.
+        // A missing file has been noted already.
         if metrics == [Metric::Total] && self.path.is_file() && (problem.is_some() || !missing.is_empty()) {
             let why = problem.unwrap_or_else(|| "it ends early".to_owned());
             notes.push(format!(
@@ -250,7 +250,7 @@ impl<'a> Intervals<'a> {
     }
 }
 
-/// The sessions of the batches that are shown, of each mode at the smallest wait.
+/// The timelines of the shown batches, for each mode at the smallest wait.
 fn traced(
     dir: &Path,
     plan: &Plan,

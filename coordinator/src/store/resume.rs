@@ -1,4 +1,4 @@
-//! A results folder that is taken up again: what is whole stands, the rest is cut off and done again.
+//! Resumes a results folder: whole batches are kept, the rest is cut off and run again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, OpenOptions};
@@ -21,7 +21,7 @@ use crate::results::cells::CellHistograms;
 use crate::results::history::History;
 use crate::text::count;
 
-/// Why a folder can't be taken up again.
+/// Why a folder can't be resumed.
 #[derive(Debug, thiserror::Error)]
 pub enum ResumeError {
     #[error("{0}")]
@@ -30,20 +30,20 @@ pub enum ResumeError {
     Io(#[from] io::Error),
 }
 
-/// An earlier life of a run.
+/// The state of a run that is resumed.
 #[derive(Debug)]
 pub struct Resumed {
     pub store: Store,
     pub run: RunId,
     pub started: Timestamp,
-    /// When it was taken up again before.
+    /// The times at which the run was resumed before.
     pub resumed: Vec<String>,
     pub agents: Map<String, Value>,
-    /// That began the run: it says what is run, the one that takes it up only where.
+    /// The command that started the run. It defines what is measured; a resuming command does not.
     pub command: Vec<String>,
     pub history: History,
     pub cells: CellHistograms,
-    /// What was cut off.
+    /// Notes on what was cut off.
     pub notes: Vec<String>,
 }
 
@@ -51,10 +51,10 @@ fn not(text: impl Into<String>) -> ResumeError {
     ResumeError::NotResumable(text.into())
 }
 
-/// Reads the plan of the run in `dir`, and changes nothing there.
+/// Reads run.json in `dir`, and changes nothing.
 ///
 /// # Errors
-/// If there is no run, or one that another version has written.
+/// If there is no run, or another version has written it.
 pub fn stored(dir: &Path) -> Result<RunJson<'static>, ResumeError> {
     let path = dir.join(RUN);
     let text = match fs::read(&path) {
@@ -93,15 +93,15 @@ pub fn stored(dir: &Path) -> Result<RunJson<'static>, ResumeError> {
     Ok(stored)
 }
 
-/// Takes the run up: cuts every file back to the last whole attempt, and reads what was decided.
+/// Resumes the run: cuts every file back to the last whole attempt, and returns what was decided.
 ///
 /// # Errors
-/// If another coordinator is at it, or a file can't be read or cut.
+/// If another coordinator is writing to the folder, or a file can't be read or cut.
 pub fn resume(dir: PathBuf, stored: RunJson<'static>, faults: Faults) -> Result<Resumed, ResumeError> {
     let plan = &stored.plan;
     let open = |name: &str| {
         let path = dir.join(name);
-        // A run that was killed early may not have made every file yet.
+        // A run that was killed early may not have created every file.
         OpenOptions::new()
             .read(true)
             .append(true)
@@ -147,7 +147,7 @@ pub fn resume(dir: PathBuf, stored: RunJson<'static>, faults: Faults) -> Result<
     })
 }
 
-/// What of the files is whole, and what is to be cut off.
+/// What is intact in the files, and how far they are cut.
 struct Whole {
     entries: Vec<Entry<'static>>,
     to: Lengths,
@@ -162,7 +162,7 @@ impl Whole {
         let mut journal = Journal::read(&text).map_err(|error| not(format!("{}: {error}", path.display())))?;
         let there = store.lengths()?;
         let mut notes = Vec::new();
-        // Files are on disk before the journal says so: at most the last batch is missing a part, if the disk lied.
+        // Files are synced before the journal: only the last batch can be incomplete, if the disk ignored a sync.
         if journal.entries.last().is_some_and(|(entry, _)| !there.cover(&entry.bytes))
             && let Some((entry, _)) = journal.entries.pop()
         {
@@ -185,7 +185,7 @@ impl Whole {
             None => Lengths { raw: store.raw_file.as_ref().map(|_| 0), summary: 0, histograms: 0 },
         };
         let mut cut = |name: &str, from: u64, to: u64, why: &str| {
-            // The beginnings of files are written again.
+            // Headers are written again.
             if from > to && !(header_only && why.is_empty()) {
                 let (from, to) = (count(from), count(to));
                 notes.push(format!("{name} is cut back from {from} to {to} bytes{why}"));
@@ -205,7 +205,7 @@ impl Whole {
     }
 }
 
-/// Which files hold less than they should.
+/// Names the files that are shorter than the journal says.
 fn short_of(raw: Raw, there: &Lengths, said: &Lengths) -> String {
     [
         (raw_name(raw).unwrap_or_default(), there.raw.unwrap_or(0), said.raw.unwrap_or(0)),
@@ -219,7 +219,7 @@ fn short_of(raw: Raw, there: &Lengths, said: &Lengths) -> String {
     .join(", ")
 }
 
-/// Records of refused attempts that the journal does not know were never finished.
+/// Removes records of refused attempts that the journal does not list: these attempts were not finished.
 fn remove_strays(dir: &Path, entries: &[Entry<'_>], notes: &mut Vec<String>) -> io::Result<()> {
     let known: BTreeSet<String> =
         entries.iter().filter(|entry| !entry.accepted).map(|entry| attempt_name(&entry.summary)).collect();
@@ -240,7 +240,7 @@ fn remove_strays(dir: &Path, entries: &[Entry<'_>], notes: &mut Vec<String>) -> 
     Ok(())
 }
 
-/// What the journal says of each batch, and the merged totals of what was accepted.
+/// What the journal says about each batch, and the merged totals of the accepted attempts.
 fn decided(entries: &[Entry<'_>], histograms: &[u8]) -> Result<(History, CellHistograms), String> {
     let mut history = History::default();
     for entry in entries {

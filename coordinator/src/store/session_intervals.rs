@@ -1,4 +1,4 @@
-//! raw.jsonl, read: when each session of one batch began and ended, from its place in the file.
+//! Reads from raw.jsonl when each session of one batch opened and ended.
 
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, Read, Seek as _, SeekFrom};
@@ -7,10 +7,10 @@ use std::path::Path;
 use super::schema::raw::Line;
 use crate::results::timeline::SessionInterval;
 
-/// The sessions whose lines are at these bytes of the file, as far as they were started; `planned` lines.
+/// Reads the started sessions from the bytes `from..to` of the file, which hold `planned` lines.
 ///
 /// # Errors
-/// If they can't be read, are not lines of a run, or not all are there.
+/// If the lines can't be read, are not lines of a run, or are not `planned` in number.
 pub(super) fn read(path: &Path, from: u64, to: u64, planned: u64) -> io::Result<Vec<SessionInterval>> {
     let mut file = File::open(path)?;
     file.seek(SeekFrom::Start(from))?;
@@ -31,7 +31,7 @@ pub(super) fn read(path: &Path, from: u64, to: u64, planned: u64) -> io::Result<
 }
 
 fn interval(line: Line<'_>) -> Option<SessionInterval> {
-    // Each part is a whole number of microseconds, and so is their sum.
+    // Each value is a whole number of microseconds, and so is their sum.
     let started_us = line.start_offset?.0;
     let opened = line.connect_latency.zip(line.reset_latency);
     Some(SessionInterval {

@@ -1,4 +1,4 @@
-//! What a crash may leave behind, on real files.
+//! Tests of the results folder on real files: crashes, resuming and reading.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -26,7 +26,7 @@ fn plan(raw: &str) -> Plan {
     plan_of(&format!("{text}\"{raw}\"")).expect("plan")
 }
 
-/// Repetition `index` + 1 of five sessions, one of which failed.
+/// An attempt at repetition `index` + 1 of five sessions, one of which failed.
 fn finished(index: u32, attempt: u32, accepted: bool) -> FinishedAttempt {
     let batch = Batch { index, mode: Mode::Ws, batch_size: 5, wait_us: 1_000_000, repetition: index + 1 };
     let rows: Vec<Row> = (0..5)
@@ -118,7 +118,7 @@ fn what_is_whole_is_read_back_as_it_was() {
             cells.add(&attempt.summary.batch, &attempt.histograms);
         }
         assert!(back.cells == cells, "{raw}: the merged totals");
-        // And it goes on.
+        // The run continues.
         back.store.put(&finished(2, 1, true)).expect("put");
         drop(back);
         assert_eq!(again(dir.path()).history.decided.len(), 3);
@@ -169,7 +169,7 @@ fn records_of_an_attempt_that_was_never_finished_are_removed() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
 
-    /// A crash in the middle of the next attempt leaves any number of bytes at the end of any file.
+    /// A crash in the next attempt leaves any number of bytes at the end of any file.
     #[test]
     fn half_written_tails_are_cut_off_and_said(
         raw in prop_oneof![Just("jsonl"), Just("jsonl.zst"), Just("none")],
@@ -180,14 +180,14 @@ proptest! {
         two_batches(dir.path(), raw);
         two_batches(next.path(), raw);
         let before = contents(dir.path());
-        // What the next batch would have written.
+        // The bytes that the next batch would have written.
         again(next.path()).store.put(&finished(2, 1, true)).expect("put");
         let mut cut = false;
         for ((name, was), part) in before.iter().zip([parts[0], parts[0], parts[1], parts[2], parts[3]]) {
             let Some(was) = was else { continue };
             let whole = fs::read(next.path().join(name)).expect("whole");
             let added = &whole[was.len()..];
-            // Of the journal's line never all: then it would be finished.
+            // The journal's line is never complete: the attempt would be finished then.
             let most = if *name == JOURNAL { added.len() - 1 } else { added.len() };
             #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "a part")]
             let tail = &added[..(most as f64 * part) as usize];
@@ -202,7 +202,7 @@ proptest! {
     }
 }
 
-/// Reading for a report changes nothing, tells what is missing, and reports the rest.
+/// Reading for a report changes nothing, notes what is missing, and reports the rest.
 #[test]
 fn a_report_reads_what_is_there() {
     let dir = tempfile::tempdir().expect("dir");
@@ -238,7 +238,7 @@ fn a_report_reads_what_is_there() {
     let error = read::read(dir.path()).expect_err("another format").to_string();
     assert!(error.contains("is of format 0") && error.contains("report it with version"), "{error}");
 
-    // Half of a copy: the batches are in summary.csv too.
+    // run.json is cut in half, as by an interrupted copy: the batches are in summary.csv too.
     fs::write(&path, &text[..text.len() / 2]).expect("written");
     let run = read::read(dir.path()).expect("run");
     assert!(run.notes[0].starts_with("run.json can't be read"), "{:?}", run.notes);
@@ -249,7 +249,7 @@ fn a_report_reads_what_is_there() {
     assert!(error.contains("run.json") && error.contains("not the whole"), "{error}");
 }
 
-/// A byte that is wrong, or an end that comes early, in the histograms: what stands before it is reported.
+/// If the histograms have a wrong byte or end early, those before that point are reported.
 #[test]
 fn histograms_that_end_early_cost_what_is_behind() {
     let dir = tempfile::tempdir().expect("dir");
@@ -272,7 +272,7 @@ fn histograms_that_end_early_cost_what_is_behind() {
     assert!(run.traced.is_empty() && run.notes.iter().any(|note| note.starts_with("raw.jsonl.zst")), "{:?}", run.notes);
 }
 
-/// Whatever is done to a file of a folder, a report that is another one for it says so.
+/// If a change to a file of the folder changes the report, the report says so.
 #[test]
 fn a_report_that_lacks_something_says_so() {
     let said = |change: &dyn Fn(&Path)| {
@@ -302,7 +302,7 @@ fn a_report_that_lacks_something_says_so() {
             assert!(told, "{name} {how}: {notes:?}");
         }
     }
-    // The other table is read only where it is needed.
+    // summary.csv is read only if it is needed.
     assert_eq!(said(&|dir| fs::remove_file(dir.join(SUMMARY)).expect("removed")), whole);
 }
 

@@ -1,7 +1,7 @@
-//! The files of a run, byte for byte: the same plan, seed and fake servers leave the same results folder and report.
+//! Compares a run's files byte for byte: the same plan, seed and fake servers give the same results folder and report.
 //!
-//! `MUSTER_SIM_FILES=write` writes the expected ones anew, for a change that is meant to be seen in them. Of large files only
-//! the hash is expected: `MUSTER_SIM_KEEP=DIR` keeps the whole folders there, to compare those of two builds.
+//! `MUSTER_SIM_FILES=write` writes the expected files anew, after an intended change. Of large files only the hash is
+//! expected: `MUSTER_SIM_KEEP=DIR` keeps the whole folders there, to compare those of two builds.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -45,7 +45,7 @@ wire = false
 max_clock_error_ms = 60000
 "#;
 
-/// The real store, on the thread of the simulation: its time stands still meanwhile.
+/// The real store on the simulation's thread: simulated time does not pass while it writes.
 #[derive(Debug, Clone)]
 struct Files(Arc<Mutex<Store>>);
 
@@ -72,7 +72,7 @@ fn below(dir: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// The texts that people read, with `place` as the folder's name; of the other files the length and the hash.
+/// The texts for people, with `place` as the folder's name; for other files their length and hash.
 fn seen(dir: &Path) -> BTreeMap<String, String> {
     let mut found = Vec::new();
     below(dir, &mut found);

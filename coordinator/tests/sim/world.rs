@@ -64,21 +64,21 @@ wire = false
 max_clock_error_ms = 60000
 "#;
 
-/// What a run came to.
+/// The outcome of a run.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Came {
     pub(crate) code: u8,
-    /// As a user sees it, byte for byte.
+    /// The final table, byte for byte as a user sees it.
     pub(crate) table: String,
-    /// Of accepted attempts: which session, how it ended, how long each part took.
+    /// For each session of accepted attempts: its number, its outcome, and the time of each phase.
     pub(crate) rows: Vec<String>,
 }
 
-/// What else is known of it.
+/// A run's outcome, and what led to it.
 #[derive(Debug, Clone)]
 pub(crate) struct Report {
     pub(crate) came: Came,
-    /// By batch: attempts that were refused, and how many of their sessions were lost.
+    /// For each refused attempt: its batch, and the number of lost sessions.
     pub(crate) refused: Vec<(u32, u64)>,
     pub(crate) told: Vec<String>,
 }
@@ -98,7 +98,7 @@ pub(crate) fn run(seed: u64, trouble: impl FnMut(&mut turmoil::Sim<'_>, Duration
     Report { came: Came { code, table, rows: rows.collect() }, refused, told }
 }
 
-/// Runs any plan whose results go to `store`: the exit code, the final table, and what was told.
+/// Runs any plan, with its results in `store`. Returns the exit code, the final table, and the events.
 pub(crate) fn play<K: ResultSink + Clone>(
     seed: u64,
     plan: &'static str,
@@ -116,7 +116,7 @@ pub(crate) fn play<K: ResultSink + Clone>(
     let came: Arc<Mutex<Option<(u8, String)>>> = Arc::default();
     let told: Arc<Mutex<Vec<String>>> = Arc::default();
     for (n, name) in AGENTS.into_iter().enumerate() {
-        // A life of its own at every start, as a new process has.
+        // Each start gets a new instance id, as a new process does.
         let lives = Arc::new(Mutex::new(0_u8));
         sim.host(name, move || {
             let life = {
@@ -205,13 +205,13 @@ async fn coordinate<K: ResultSink>(plan: Plan, store: K, told: Arc<Mutex<Vec<Str
     Ok((code, failure + &final_tables(&plan, &outcome.results, &outcome.cells)))
 }
 
-/// The time of day of a simulation: it begins at the same one each time.
+/// The simulated time of day, which begins at the same time in every simulation.
 pub(crate) fn wall() -> Timestamp {
     let began = Timestamp::from_second(1_800_000_000).expect("a time");
     began + turmoil::sim_elapsed().unwrap_or_default()
 }
 
-/// Attempts, in memory.
+/// Keeps attempts in memory.
 #[derive(Debug, Clone, Default)]
 struct Kept(Arc<Mutex<Vec<FinishedAttempt>>>);
 
@@ -278,7 +278,7 @@ async fn agent(name: &'static str, number: u8, life: u8) -> turmoil::Result {
             told
         }),
         heartbeat: Executor::Task,
-        // Two or three records a message, so that uploads break off in the middle.
+        // Two or three records per message, so that faults hit the middle of uploads.
         chunk_bytes: 500,
     };
     let connector = Connector::over(format!("{COORDINATOR}:{PORT}"), Security::Plaintext, |address| {
@@ -289,7 +289,7 @@ async fn agent(name: &'static str, number: u8, life: u8) -> turmoil::Result {
     Ok(())
 }
 
-/// A share, on its way to the task that may hold what is of one thread only.
+/// A share for the task that may hold values that are not `Send`.
 struct Job {
     assignment: Assignment,
     go: oneshot::Receiver<Instant>,
@@ -323,7 +323,7 @@ impl ArmedLoad for Armed {
     }
 }
 
-/// The real loop, with a driver that needs no server.
+/// The real load loop, with a driver that needs no server.
 fn loader() -> LoadFactory {
     let (jobs, mut todo) = mpsc::unbounded_channel::<Job>();
     tokio::task::spawn_local(async move {
@@ -363,7 +363,7 @@ async fn carry(job: Job) {
     recorder.records.sort_unstable_by_key(|record| record.session);
     let first = recorder.records.iter().filter(|r| r.started_us.is_some()).min_by_key(|r| r.started_us);
     let start_offset_us = first.and_then(SessionRecord::launch_lag_us).unwrap_or(0);
-    // Nobody may want it any more.
+    // The receiver may be gone.
     let _ = job.done.send(Measured {
         ledger: recorder.ledger,
         histograms: recorder.histograms,
@@ -373,7 +373,7 @@ async fn carry(job: Job) {
     });
 }
 
-/// How long a phase takes depends on the session alone; one in seven fails.
+/// The time of a phase depends on the session only; one session in seven fails.
 fn act(session: u64, phase: Phase) -> Act {
     let takes = Duration::from_millis(5 + session * 13 % 40);
     match phase {
@@ -382,7 +382,7 @@ fn act(session: u64, phase: Phase) -> Act {
     }
 }
 
-/// How often something of each kind was told.
+/// The number of events of each kind.
 pub(crate) fn counted(told: &[String]) -> BTreeMap<String, usize> {
     let mut counts = BTreeMap::new();
     for line in told {

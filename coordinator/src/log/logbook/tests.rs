@@ -69,7 +69,7 @@ fn the_overview_tells_of_the_newest_run_and_of_the_others_too() {
     assert!(rows[0].starts_with("| local-docker") && rows[1].starts_with("| hf-spaces"), "{rows:?}");
 }
 
-/// Whoever knows more than the run has typed it; a run that came to no end says less than one that did.
+/// What a person typed into the overview stays if the run does not know it, and so does the row of a complete run.
 #[test]
 fn the_overview_keeps_what_is_known_and_what_is_complete() {
     let text = logged(EMPTY, &first()).text.replace("| loud", "");
@@ -167,7 +167,7 @@ fn the_historical_log_takes_an_entry() {
     assert_eq!(logged(&between.text, &first()).text, between.text);
 }
 
-/// The same entry written again changes nothing, whatever was put between its lines, and wherever.
+/// Writing the same entry again changes nothing, whatever was added between its lines.
 #[track_caller]
 fn stays(edited: &str) {
     let after = logged(edited, &with_code()).text;
@@ -216,7 +216,7 @@ fn what_is_put_in_moves_with_the_lines_around_it() {
     assert_eq!(logged(&after.text, &second).text, after.text);
 }
 
-/// What an entry holds is its own, even if it looks like the beginning of something else.
+/// Everything between an entry's marks belongs to it, even if it looks like the start of something else.
 #[test]
 fn an_open_fence_in_one_entry_hides_no_other() {
     let odd = new("2", "2026-11-25T10:00:00Z", "slurm-multi", "### Command\n```` `\n## Run: x\n<!-- open\n");
@@ -260,7 +260,7 @@ fn figures_have_a_folder_of_their_own_whatever_the_heading_says() {
 }
 
 proptest! {
-    /// Whatever people type between the lines of an entry stands there afterwards, and nothing else has changed.
+    /// Lines that people add to an entry stay where they are, and nothing else changes.
     #[test]
     fn no_line_of_a_person_is_lost(
         typed in proptest::collection::vec(
@@ -278,7 +278,7 @@ proptest! {
         let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
         let begin = lines.iter().position(|line| line.starts_with(BEGIN)).expect("an entry") + 1;
         for (at, words) in &typed {
-            // Blank lines before the end are the mark's.
+            // Blank lines before the end mark belong to the mark.
             let end = lines.iter().position(|line| line.starts_with(END)).expect("its end") - 1;
             lines.insert(begin + at % (end - begin), words.clone());
         }

@@ -1,4 +1,4 @@
-//! Would a faster generator have come to another conclusion?
+//! Decides whether a faster generator would have led to another conclusion.
 
 use proto::{FailureKind, Launch, Outcome, Phase, SessionRecord};
 
@@ -8,14 +8,14 @@ use crate::results::batch::{Summary, most_at_once};
 use crate::run::side::{Side, is_provoked};
 use crate::text::{count, latency};
 
-/// Why the conclusion would have been another one; empty if it would not.
+/// The reasons for another conclusion; empty if it would be the same.
 pub(super) fn why(evidence: &Evidence<'_>, criteria: &Criteria, sides: &[Option<Side>]) -> Vec<String> {
     let Evidence { plan, summary, .. } = evidence;
     let refused = sides.iter().flatten().filter(|side| side.is_theirs()).count() as u64;
     let mut reasons = Vec::new();
     if !plan.enough_succeeded(summary.ledger.planned - refused, summary.ledger.planned) {
-        // What the server refused it would have refused a faster generator too, and that failure stands; unless it was
-        // full only because of how long the agents kept their sessions.
+        // The server would have refused a faster generator too, and that failure stands, unless it was full only
+        // because the agents prolonged their sessions.
         reasons.extend(stretched(evidence, refused));
         return reasons;
     }
@@ -28,8 +28,8 @@ pub(super) fn why(evidence: &Evidence<'_>, criteria: &Criteria, sides: &[Option<
     reasons
 }
 
-/// In a ramp or with arrivals, sessions that the agents make longer pile up. Would as many have been open, had each begun
-/// when it was meant to and lasted without the agents' own delay? Those that were refused are given the median life.
+/// In a ramp or with arrivals, sessions that the agents prolong pile up. Compares the most open at once with their
+/// number had each started as intended and lasted without own delay. Refused sessions are given the median duration.
 fn stretched(evidence: &Evidence<'_>, refused_number: u64) -> Option<String> {
     let Evidence { plan, summary, rows, .. } = evidence;
     if matches!(plan.session.launch, Launch::Burst) {
@@ -63,12 +63,12 @@ fn stretched(evidence: &Evidence<'_>, refused_number: u64) -> Option<String> {
     })
 }
 
-/// Sessions that this side could not begin or read, that the server gave up because this side was late, or that spent their own
-/// time limit on it.
+/// Sessions that the generator could not start or read, that the server ended because the generator was late, or whose
+/// time limit the generator used up.
 fn own_failures(evidence: &Evidence<'_>, criteria: &Criteria, sides: &[Option<Side>]) -> Option<String> {
     let Evidence { plan, summary, rows, .. } = evidence;
-    // Within a phase of one round trip a reply that is there is read before the limit is looked at. What this side added can
-    // use up the limit of a whole session, or of connect, which has several.
+    // In a phase of one round trip, an arrived reply is read before the limit is checked. The generator's delay can
+    // only use up the limit of a whole session, or of connect, which has several round trips.
     let cut = |r: &SessionRecord| {
         let Outcome::TimedOut(phase) = &r.outcome else { return false };
         let of_connect = (*phase == Phase::Connect).then_some(plan.session.connect_timeout_us);
@@ -125,7 +125,7 @@ fn own_failures(evidence: &Evidence<'_>, criteria: &Criteria, sides: &[Option<Si
     Some(parts.join("; "))
 }
 
-/// `; agent n2 answered pings up to 17.2s late (p99 16.8s)`: the one that was latest.
+/// The agent that answered pings latest: `; agent n2 answered pings up to 17.2s late (p99 16.8s)`.
 fn late_pings(summary: &Summary) -> String {
     let pinged =
         summary.by_agent.iter().filter_map(|agent| Some((agent.pings?.late_us_max?, agent.pings?, &agent.name)));
@@ -135,7 +135,7 @@ fn late_pings(summary: &Summary) -> String {
     })
 }
 
-/// What the agents added to sessions moves the latency criterion.
+/// The agents' delay within sessions decides the latency criterion.
 fn late_reads(evidence: &Evidence<'_>, criteria: &Criteria) -> Option<String> {
     if !criteria.success || criteria.in_time(criteria.total_p99_us) {
         return None;
@@ -158,8 +158,8 @@ fn late_reads(evidence: &Evidence<'_>, criteria: &Criteria) -> Option<String> {
     ))
 }
 
-/// Without receive stamps: what an agent adds to a session at the 99th percentile, if one of its replies is read as late as
-/// its timers fire in the worst hundredth and the others as late as on average. `None` where too few were looked at.
+/// Estimates, without receive stamps, the p99 of an agent's own delay: one reply is read as late as its timers fire at
+/// p99, the others as late as on average. `None` if there are too few samples.
 pub(super) fn estimated_own_us(evidence: &Evidence<'_>) -> Option<u64> {
     let others = u64::from(evidence.plan.session.steps) + 3;
     let looked = evidence.summary.by_agent.iter().filter_map(|agent| agent.timer_overshoot);
@@ -169,14 +169,14 @@ pub(super) fn estimated_own_us(evidence: &Evidence<'_>) -> Option<u64> {
         .max()
 }
 
-/// Below this a hundredth is not even one look.
+/// With fewer samples than this, a hundredth is not even one of them.
 const OVERSHOOT_LOOKS_MIN: u64 = 100;
 
-/// In a burst: sessions had ended before the last one was open, and that was the agents' doing: it was launched after the
-/// first had ended, or it would have been open before that without the agents' own delay.
+/// In a burst, sessions ended before the last one was open, and the agents are the cause: it was launched after the
+/// first end, or it would have opened before that end without the agents' own delay.
 fn never_all_open(evidence: &Evidence<'_>) -> Option<String> {
     let Evidence { summary, rows, .. } = evidence;
-    // Of those that lived their whole life: what the server refused, or ended, is not missed by the agents' doing.
+    // Only succeeded sessions count: those that the server refused or ended are not missing because of the agents.
     let lived = || rows.iter().map(|row| &row.record).filter(|record| record.outcome == Outcome::Succeeded);
     let together = most_at_once(lived().filter_map(|r| Some((r.opened_us()?, r.ended_us()?))));
     if together >= summary.ledger.succeeded {
@@ -184,8 +184,8 @@ fn never_all_open(evidence: &Evidence<'_>) -> Option<String> {
     }
     let last_start = lived().filter_map(|r| r.started_us).max().unwrap_or(0);
     let first_end = lived().filter_map(SessionRecord::ended_us).min().unwrap_or(u64::MAX);
-    // With a generator that adds nothing all begin at once: a session is open with its first answer, and ends after its total,
-    // both without what the agents added to them.
+    // A generator without delay starts all sessions at once. Each is open with its first answer and ends after its
+    // total, both less the agents' own delay.
     let could_open = |r: &SessionRecord| Some(r.open_latency_us()?.saturating_sub(r.wire.open_own_us?));
     let all_could: Option<Vec<u64>> = lived().map(could_open).collect();
     let could_end = lived().filter_map(SessionRecord::total_without_own_delay_us).min();
@@ -204,8 +204,8 @@ fn never_all_open(evidence: &Evidence<'_>) -> Option<String> {
     })
 }
 
-/// In a ramp or with arrivals: from their intended starts sessions miss the latency criterion that they meet from their
-/// actual ones.
+/// In a ramp or with arrivals, sessions meet the latency criterion from their actual starts, but not from their
+/// intended ones.
 fn late_starts(evidence: &Evidence<'_>, criteria: &Criteria) -> Option<String> {
     if !criteria.in_time(criteria.total_p99_us) || criteria.in_time(criteria.response_p99_us) {
         return None;
@@ -213,7 +213,7 @@ fn late_starts(evidence: &Evidence<'_>, criteria: &Criteria) -> Option<String> {
     let summary = evidence.summary;
     let late = summary.by_agent.iter().max_by_key(|agent| agent.launch_lag_p99_us)?;
     let full = late.vitals.as_ref().is_some_and(|vitals| {
-        // All of its places were taken: it was not slow, it had no room.
+        // The agent was not slow: all of its places were taken.
         matches!(evidence.plan.session.launch, Launch::Arrivals { .. })
             && vitals.in_flight_max < late.sessions
             && late.at_once.is_some_and(|places| vitals.in_flight_max >= places)

@@ -1,4 +1,4 @@
-//! A batch that missed a criterion, by no fault of the generator's that is known: was it plainly the server?
+//! Decides whether the server was the bottleneck of a batch that missed a criterion, once the generator is ruled out.
 
 use std::collections::BTreeMap;
 
@@ -13,12 +13,12 @@ use crate::results::verdict::Bottleneck;
 use crate::run::side::{Side, is_provoked, same_age, silence_us};
 use crate::text::{count, latency};
 
-/// Agents that shared a machine with the target took CPU from it: above this share of a host that had none left, a slow
-/// server may be their doing.
+/// Agents on the target's machine take CPU from it. From this share of a host without free CPU on, they may be the
+/// cause of a slow server.
 const SHARED_CPU_PERMILLE_MIN: u64 = 200;
 const HOST_FULL_PERMILLE: u32 = 900;
 
-/// Who it was, with the evidence in words.
+/// The bottleneck, with the evidence in words.
 pub(super) fn of(evidence: &Evidence<'_>, criteria: &Criteria, sides: &[Option<Side>]) -> (Bottleneck, Vec<String>) {
     let Evidence { summary, rows, .. } = evidence;
     let mut reasons = Vec::new();
@@ -50,7 +50,7 @@ pub(super) fn of(evidence: &Evidence<'_>, criteria: &Criteria, sides: &[Option<S
     }
 }
 
-/// `Err`: why nothing can be said.
+/// The latency criterion was missed; `Err` says why the bottleneck is unknown.
 fn slow_but_successful(evidence: &Evidence<'_>, criteria: &Criteria) -> Result<String, String> {
     let (without_us, how) = match (criteria.without_own_p99_us, estimated_own_us(evidence)) {
         (Some(us), _) => (us, "measured"),
@@ -93,13 +93,13 @@ fn timed_out(evidence: &Evidence<'_>) -> Result<String, String> {
         Phase::Step => plan.session.step_timeout_us,
         Phase::Close => plan.session.close_timeout_us,
     };
-    // Most were cut by whichever limit was shorter.
+    // Most sessions were cut by whichever limit was shorter.
     let (limit_us, whose) = match plan.session.total_timeout_us {
         Some(total_us) if total_limit_cut(rows, total_us) => (total_us, "at the total time limit of "),
         _ => (of_phase, "after "),
     };
-    // A reply that is there is read before its time limit is looked at: what timed out was not there, unless nobody
-    // looked for so long that nothing can be said.
+    // An arrived reply is read before its limit is checked: a session that timed out had no reply, unless the agent
+    // checked so late that nothing can be said.
     let own_us = if unknown == 0 { super::p99(own) } else { estimated_own_us(evidence) };
     let what = format!(
         "{} of {} timed out, mostly at {phase} {whose}{}",
@@ -115,13 +115,13 @@ fn timed_out(evidence: &Evidence<'_>) -> Result<String, String> {
     }
 }
 
-/// Whether most of the sessions that timed out had spent the limit of a whole session.
+/// Whether most of the sessions that timed out had reached the limit of a whole session.
 fn total_limit_cut(rows: &[Row], total_us: u64) -> bool {
     let cut = || rows.iter().filter(|row| matches!(row.record.outcome, Outcome::TimedOut(_)));
     cut().filter(|row| row.record.total_us >= Some(total_us)).count() * 2 > cut().count()
 }
 
-/// Load and server on one machine that had no CPU left.
+/// Agents and server shared a machine without free CPU.
 fn shared_machine(evidence: &Evidence<'_>) -> Option<String> {
     let beside =
         || evidence.summary.by_agent.iter().filter_map(|agent| agent.vitals.as_ref()).filter(|v| v.beside_target);
@@ -141,7 +141,7 @@ fn shared_machine(evidence: &Evidence<'_>) -> Option<String> {
     })
 }
 
-/// Where the time went.
+/// The phase with the largest p99.
 fn slowest_phase(evidence: &Evidence<'_>) -> String {
     let summary = evidence.summary;
     let asked = summary.batch.wait_us;
@@ -154,7 +154,7 @@ fn slowest_phase(evidence: &Evidence<'_>) -> String {
     format!("most of it in {name}, p99 {}", latency(us))
 }
 
-/// The commonest of the server's refusals, by kind and phase.
+/// The most frequent failure attributed to the server or its environment, by kind and phase.
 fn most_frequent_no(rows: &[Row], sides: &[Option<Side>]) -> Option<(String, u64, Side)> {
     let mut kinds: BTreeMap<(String, Side), u64> = BTreeMap::new();
     for (row, side) in rows.iter().zip(sides) {
@@ -167,14 +167,14 @@ fn most_frequent_no(rows: &[Row], sides: &[Option<Side>]) -> Option<(String, u64
     kinds.into_iter().max_by_key(|(_, n)| *n).map(|((kind, side), n)| (kind, n, side))
 }
 
-/// Whether most of what failed was the server's doing in so many words, as opposed to slow or silent.
+/// Whether most unsuccessful sessions are attributed to the server, as opposed to timeouts.
 fn mostly_theirs(sides: &[Option<Side>]) -> bool {
     let failed = sides.iter().flatten().count();
     failed > 0 && sides.iter().flatten().filter(|side| side.is_theirs()).count() * 2 > failed
 }
 
-/// Connections that are cut after the same time of silence were cut by a rule: an idle limit, of the server or of something
-/// between.
+/// Connections cut after the same time of silence were cut by a rule: an idle limit of the server, or of a proxy in
+/// front of it.
 fn cut_at_one_age(rows: &[Row], sides: &[Option<Side>]) -> Option<String> {
     const CUT_MIN: usize = 3;
     let cut = rows.iter().zip(sides).filter(|(row, side)| {
@@ -195,7 +195,7 @@ fn cut_at_one_age(rows: &[Row], sides: &[Option<Side>]) -> Option<String> {
     ))
 }
 
-/// One process of several took far more than its share: it may have been full while others had room.
+/// One of several processes had far more sessions than its share, and may have been full while others had room.
 fn full_worker(summary: &Summary) -> Option<String> {
     let (most, least) = (summary.workers.values().max()?, summary.workers.values().min()?);
     (summary.workers.len() > 1 && *most > least + least / 4).then(|| {

@@ -1,4 +1,4 @@
-//! Batches made up of rows, and what they are judged to be worth.
+//! Verdicts on batches that are made up of rows.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ fn plan(more: &str) -> Plan {
     plan_of(&format!("target.urls=\"http://h\"\ngrid.batch_sizes=[1]\n{more}")).expect("plan")
 }
 
-/// A session that starts at `started`, connects at once and lives for `total`.
+/// A session that starts at `started`, connects at once and takes `total`.
 fn session(number: u64, outcome: Outcome, started: u64, total: u64) -> Row {
     let mut record = SessionRecord::without_life(number, outcome, String::new());
     record.started_us = Some(started);
@@ -104,12 +104,12 @@ fn missing_hosts_warn_or_make_it_invalid() {
 
 #[test]
 fn a_slow_burst_is_no_fault_unless_sessions_had_ended_before_the_last_began() {
-    // Launching took longer than the session lives: at no instant were all open.
+    // Launching took longer than a session lasts: at no instant were all open.
     let rows: Vec<Row> = (0..20).map(|n| session(n, Outcome::Succeeded, n * SECOND / 10, SECOND)).collect();
     let verdict = judged(&plan(""), &rows, &[], &[]);
     assert_eq!((verdict.validity, verdict.limit), (Validity::GeneratorLimited, Bottleneck::Generator));
     assert!(verdict.reasons[0].starts_with("only 10 of 20 sessions were open at once"), "{:?}", verdict.reasons);
-    // The same launch with sessions that outlive it.
+    // The launch takes as long, but the sessions last longer.
     let rows: Vec<Row> = (0..20).map(|n| session(n, Outcome::Succeeded, n * SECOND / 10, 3 * SECOND)).collect();
     assert_eq!(judged(&plan(""), &rows, &[], &[]).validity, Validity::Valid);
 }
@@ -146,7 +146,7 @@ fn who_said_no_is_the_limit() {
     let server = judged(&plan(""), &mixed(FailureKind::CapacityReached), &[], &[]);
     assert_eq!((server.validity, server.limit), (Validity::Valid, Bottleneck::Server));
     assert_eq!(server.reasons, ["by the server: 10 of 20 capacity_reached at reset"]);
-    // However slowly it was launched: a faster generator would have been refused as well.
+    // A faster generator would have been refused as well.
     let mut slow = mixed(FailureKind::CapacityReached);
     for (n, row) in (0..).zip(&mut slow) {
         row.record.started_us = Some(n * SECOND);
@@ -158,7 +158,7 @@ fn who_said_no_is_the_limit() {
     assert_eq!(judged(&plan(""), &silent, &[], &[]).limit, Bottleneck::Unknown, "slow may be either side's doing");
 }
 
-/// A session of which it is known what this side added.
+/// A session whose own delay is known.
 fn measured(number: u64, total: u64, own: u64) -> Row {
     let mut row = session(number, Outcome::Succeeded, 0, total);
     row.record.wire.own_delay_us = Some(own);
@@ -172,14 +172,14 @@ fn late_reads_count_when_they_decide_the_latency_criterion() {
     let late = judged(&plan(""), &rows(4 * SECOND, 2 * SECOND), &[], &[]);
     assert_eq!((late.validity, late.limit), (Validity::GeneratorLimited, Bottleneck::Generator));
     insta::assert_snapshot!(late.reasons.join("\n"), @"agent a added 2.00s to its sessions (p99) with 0.50 of 1 load threads busy: the generator was the limit; without its own delay (measured) p99 would be 2.000s instead of 4.000s, within the criterion of 3.000s; add agents, give them more CPU, or ramp");
-    // Slow as the agent was, the server was too slow as well: the conclusion stands.
+    // The agent was slow, but the server was too slow without it: the conclusion stands.
     let both = judged(&plan(""), &rows(6 * SECOND, 2 * SECOND), &[], &[]);
     assert_eq!((both.validity, both.limit), (Validity::Valid, Bottleneck::Server));
     assert!(
         both.reasons[0]
             .starts_with("by the server: without what the agents added (measured) p99 is still 4.000s of 6.000s")
     );
-    // And where the criterion is met nothing would have been different.
+    // Where the criterion is met, the conclusion stands too.
     let met = judged(&plan(""), &rows(3 * SECOND, 2 * SECOND), &[], &[]);
     assert_eq!((met.validity, met.limit), (Validity::Valid, Bottleneck::None));
 }
@@ -390,7 +390,7 @@ fn arrivals_without_a_place_are_told_from_a_slow_agent() {
 
 #[test]
 fn a_last_session_that_was_late_to_connect_is_told_from_a_server_that_was() {
-    // All are launched at once and live for 1 s; the last is connected only when the first has ended.
+    // All are launched at once and last 1 s; the last one connects only when the first has ended.
     let rows = |own: u64| -> Vec<Row> {
         (0..20)
             .map(|n| {
@@ -406,7 +406,7 @@ fn a_last_session_that_was_late_to_connect_is_told_from_a_server_that_was() {
     assert_eq!(agent.validity, Validity::GeneratorLimited);
     assert!(agent.reasons[0].contains("only 19 of 20") && agent.reasons[0].contains("the last was open after 1.00s"));
     assert_eq!(judged(&plan(""), &rows(0), &[], &[]).validity, Validity::Valid, "the server took its time");
-    // What was added after it was open does not excuse it.
+    // Delay that was added after the session was open does not count.
     let mut later = rows(SECOND);
     for row in &mut later {
         row.record.wire.open_own_us = Some(0);
@@ -417,7 +417,7 @@ fn a_last_session_that_was_late_to_connect_is_told_from_a_server_that_was() {
 #[test]
 fn a_server_filled_by_sessions_that_the_agents_made_longer_refused_because_of_them() {
     let ramp = plan("session.launch={kind='ramp',over_seconds=2}");
-    // One every 0.1 s; a true life of 0.5 s makes 5 at once, lives of 1 s make 10, and every second is refused.
+    // One session starts every 0.1 s: lasting 0.5 s, 5 are open at once; lasting 1 s, 10. Every second is refused.
     let rows = |own: u64| -> Vec<Row> {
         (0..20)
             .map(|n| {
@@ -445,7 +445,7 @@ mod corners {
     use super::*;
     use proto::{Split, WireRecord};
 
-    /// Whatever a peer that passed the door may have put into a record.
+    /// Any value that an authenticated peer may put into a record.
     fn any_us() -> impl Strategy<Value = u64> {
         prop_oneof![Just(0), Just(1), 0_u64..10_000_000, Just(u64::MAX), Just(u64::MAX - 1), any::<u64>()]
     }
@@ -455,7 +455,7 @@ mod corners {
     }
 
     proptest! {
-        /// No count or sum overflows, percentiles stay within what there was, and a verdict is always given.
+        /// No count or sum overflows, percentiles stay within the data, and there always is a verdict.
         #[test]
         fn the_largest_numbers_neither_overflow_nor_panic(
             rows in proptest::collection::vec(any_row(), 1..30), kind in 0_usize..3,
@@ -493,7 +493,7 @@ mod corners {
             prop_assert!(summary.ledger.balances());
             prop_assert!(summary.total.p50_us <= summary.total.p99_us && summary.total.p99_us <= summary.total_max_us.max(1));
             prop_assert!(summary.open_max <= rows.len() as u64);
-            // Each cell reads back: plain decimals, no exponent.
+            // Each cell can be parsed: plain decimals without an exponent.
             let line = crate::store::schema::columns::line(&summary).expect("a line");
             for cell in String::from_utf8(line).expect("text").split(',').skip(10).take(20) {
                 prop_assert!(cell.parse::<f64>().is_ok_and(f64::is_finite) && !cell.contains('e'), "{cell}");
@@ -502,7 +502,7 @@ mod corners {
     }
 }
 
-/// Of `n` sessions `failed` end like this, the others live for a second.
+/// `n` sessions, of which `failed` end with `kind` and the others last a second.
 fn some_failed(n: u64, failed: u64, kind: &FailureKind, silence: Option<(u64, u64)>) -> Vec<Row> {
     let of = |number: u64| {
         if number >= failed {
@@ -515,7 +515,7 @@ fn some_failed(n: u64, failed: u64, kind: &FailureKind, silence: Option<(u64, u6
     (0..n).map(of).collect()
 }
 
-/// Refused sessions can't be missed: whether they are a few of a hundred, or many.
+/// Refused sessions don't count as missing among the open ones, whether they are few or many.
 #[test]
 fn what_the_server_refused_is_not_missed_among_those_that_were_open() {
     for refused in [1, 3, 5, 8, 30] {
@@ -559,14 +559,14 @@ fn sessions_that_a_late_agent_lost_are_the_generators() {
     let unread = judged(&plan, &some_failed(100, 60, &FailureKind::ClientLimit, None), &[], &[]);
     assert_eq!((unread.validity, unread.limit), (Validity::GeneratorLimited, Bottleneck::Generator));
     assert!(unread.reasons[0].contains("raise session.message_bytes_max"), "{:?}", unread.reasons);
-    // Few enough that the criterion is met all the same.
+    // So few that the criterion is met all the same.
     let few = judged(&plan, &some_failed(100, 4, &FailureKind::ClientLimit, None), &[], &[]);
     assert_eq!((few.validity, few.limit), (Validity::Valid, Bottleneck::None));
 }
 
 #[test]
 fn an_episode_that_was_over_early_is_held_to_what_it_asked_for() {
-    // Five steps of a second: 2 x (5 s + 0.5 s). One that was over after the first is held to 2 x (1 s + 0.5 s).
+    // The limit of five steps of a second is 2 x (5 s + 0.5 s), that of one step is 2 x (1 s + 0.5 s).
     let plan = plan("session.steps=5");
     let of = |total: u64| -> Vec<Row> {
         (0..50)

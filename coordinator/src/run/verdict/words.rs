@@ -1,4 +1,4 @@
-//! The evidence, as people read it.
+//! Formats evidence for people.
 
 use proto::Launch;
 
@@ -8,8 +8,8 @@ use crate::results::agent::AgentResult;
 use crate::results::batch::Summary;
 use crate::text::{count, latency};
 
-/// `agent n2 added up to 480 ms to its sessions (p99) with 0.97 of 1 load threads busy, 3.2 s waiting for a CPU`: the one
-/// that added most.
+/// The agent that added most: `agent n2 added up to 480 ms to its sessions (p99) with 0.97 of 1 load threads busy, 3.2
+/// s waiting for a CPU`.
 pub(super) fn busiest(summary: &Summary) -> Option<String> {
     let most = summary
         .by_agent
@@ -37,12 +37,12 @@ fn doing(agent: &AgentResult) -> String {
     text
 }
 
-/// A latency that is compared with another one: to the millisecond.
+/// Formats a latency to the millisecond, for comparison with another one.
 pub(super) fn exact(us: u64) -> String {
     format!("{}.{:03}s", us / 1_000_000, us % 1_000_000 / 1_000)
 }
 
-/// What helps against a generator that was too slow.
+/// The remedy for a generator that was too slow.
 pub(super) fn cure(plan: &Plan) -> &'static str {
     match plan.session.launch {
         Launch::Burst => "add agents, give them more CPU, or ramp",
@@ -51,7 +51,7 @@ pub(super) fn cure(plan: &Plan) -> &'static str {
     }
 }
 
-/// Connections that the kernel had to ask for more than once.
+/// Connections for which the kernel sent more than one SYN.
 pub(super) fn handshakes(evidence: &Evidence<'_>) -> Option<String> {
     let again =
         evidence.rows.iter().filter(|row| row.record.wire.syn_retransmits.is_some_and(|n| n > 0)).count() as u64;

@@ -1,8 +1,8 @@
-//! The columns of summary.csv: the one list of their names, units, meanings and values, for writing and for reading.
+//! The columns of summary.csv: one list of their names, units, meanings and values, for writing and for reading.
 //!
-//! To add a column, add an entry to the list: name, type, unit, meaning, its value for a batch, and what a batch takes from it
-//! when a folder holds nothing else. The historical script's columns come first and keep their order; new ones go to
-//! the end.
+//! To add a column, add an entry to the list: its name, type, unit and meaning, how to get its value from a summary,
+//! and how to set it in a summary that is read from this file alone. The historical script's columns come first and
+//! keep their order; new ones go to the end.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +16,7 @@ use crate::results::batch::{Percentiles, Summary};
 use crate::results::verdict::{Bottleneck, Validity};
 use crate::text::rfc3339;
 
-/// What a column is called, counts and means.
+/// The name, unit and meaning of a column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Column {
     pub name: &'static str,
@@ -27,7 +27,7 @@ pub struct Column {
 
 macro_rules! columns {
     ($($name:ident: $type:ty, $unit:literal, $meaning:literal, $get:expr, $set:expr;)*) => {
-        /// A line of summary.csv. `Option` is a column that may be empty, or that the historical script does not write.
+        /// A line of summary.csv. An `Option` may be empty, or is missing in files of the historical script.
         #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
         pub struct Line {
             $(pub $name: $type,)*
@@ -38,7 +38,7 @@ macro_rules! columns {
             &[$(Column { name: stringify!($name), unit: $unit, meaning: $meaning },)*];
 
         impl Line {
-            /// The line of a batch. What was not measured is `None`, never 0, but for the historical columns.
+            /// The line of a batch. Unmeasured values are `None`, never 0, except in the historical columns.
             #[must_use]
             pub fn of(summary: &Summary) -> Self {
                 fn typed<T>(value: impl FnOnce(&Summary) -> T, summary: &Summary) -> T {
@@ -47,7 +47,7 @@ macro_rules! columns {
                 Self { $($name: typed::<$type>($get, summary),)* }
             }
 
-            /// What the line says of a batch. What it does not hold is empty.
+            /// Sets the values of the line in a summary; what the line lacks stays empty.
             fn fill(self, summary: &mut Summary) {
                 fn typed<T>(fill: impl FnOnce(&mut Summary, T), summary: &mut Summary, value: T) {
                     fill(summary, value);
@@ -192,7 +192,7 @@ columns! {
 }
 
 impl Line {
-    /// The batch that the line tells of, as the one with this number in its run.
+    /// The batch of the line, with this index in its run.
     #[must_use]
     pub fn into_summary(self, index: u32) -> Summary {
         let batch = Batch { index, mode: self.mode, batch_size: 0, wait_us: 0, repetition: 0 };
@@ -205,19 +205,19 @@ impl Line {
     }
 }
 
-/// One percentile of those that may be missing.
+/// Sets one percentile; an empty value leaves `whole` as it is.
 fn part(whole: &mut Option<Percentiles>, value: Option<Seconds>, at: fn(&mut Percentiles) -> &mut u64) {
     if let Some(value) = value {
         *at(whole.get_or_insert_default()) = value.0;
     }
 }
 
-/// The names of hosts are in the records only.
+/// Hosts without their names, which only the records have.
 fn unnamed(hosts: u64) -> BTreeMap<String, u64> {
     (1..=hosts).map(|n| (format!("host {n}"), 0)).collect()
 }
 
-/// RFC 3339, a date and time without zone (Python's `isoformat()`, taken for UTC), or seconds since 1970; 1970 for anything else.
+/// Reads RFC 3339, a time without zone (Python's `isoformat()`, taken as UTC), or seconds since 1970; 1970 otherwise.
 fn time_of(text: &str) -> Timestamp {
     let plain = || format!("{text}Z").parse::<Timestamp>().ok();
     let seconds = || Timestamp::from_microsecond(micros(text.parse::<f64>().ok()?)).ok();
@@ -235,18 +235,18 @@ fn error_rate(summary: &Summary) -> f64 {
     if l.planned == 0 { 0.0 } else { (l.planned - l.succeeded) as f64 / l.planned as f64 }
 }
 
-/// The first line of the file.
+/// The header of the file.
 ///
 /// # Errors
-/// Those of the writer.
+/// Errors of the writer.
 pub fn header() -> csv::Result<Vec<u8>> {
     written(|writer| writer.write_record(COLUMNS.iter().map(|column| column.name)))
 }
 
-/// The line of a batch, as it stands in the file.
+/// The line of a batch, as written to the file.
 ///
 /// # Errors
-/// Those of the writer.
+/// Errors of the writer.
 pub fn line(summary: &Summary) -> csv::Result<Vec<u8>> {
     written(|writer| writer.serialize(Line::of(summary)))
 }
@@ -257,7 +257,7 @@ fn written(write: impl FnOnce(&mut csv::Writer<Vec<u8>>) -> csv::Result<()>) -> 
     writer.into_inner().map_err(|error| std::io::Error::other(error.to_string()).into())
 }
 
-/// The columns as a page of the documentation.
+/// Formats the columns as a page of the documentation.
 #[must_use]
 pub fn reference() -> String {
     let mut page = "# Columns of summary.csv\n\nOne line a batch. Seconds have six decimals. An empty cell is a value that was not \
@@ -288,7 +288,7 @@ mod tests {
         Row { agent: Arc::from("a"), record }
     }
 
-    /// A line as its cells.
+    /// The cells of a summary's line.
     fn cells(summary: &Summary) -> Vec<String> {
         let line = line(summary).expect("a line");
         let mut reader = csv::ReaderBuilder::new().has_headers(false).from_reader(line.as_slice());
@@ -311,7 +311,7 @@ mod tests {
         let mut reader = csv::Reader::from_reader(text.as_slice());
         let read: Line = reader.deserialize().next().expect("a line").expect("that can be read");
         let again = read.into_summary(7);
-        // Columns whose values do not go back into a batch are empty the second time.
+        // Columns whose values can't be set in a summary are empty the second time.
         let one_way = ["handshake_rtt_p50", "handshake_rtt_p99", "syn_retransmissions", "fullest_worker", "untidy"];
         for ((before, after), column) in cells(&summary).iter().zip(cells(&again)).zip(COLUMNS) {
             assert!(*before == after || one_way.contains(&column.name), "{}: {before:?}, {after:?}", column.name);
@@ -347,7 +347,7 @@ mod tests {
         assert_eq!(cells[4], "0.1");
     }
 
-    /// Sessions of 3,800 s in histograms that end at an hour: nothing of them is a zero, and nothing is clipped without a word.
+    /// Sessions of 3,800 s in histograms that end at an hour: no value becomes 0, and clipping is always noted.
     #[test]
     fn values_beyond_the_range_stand_at_its_end() {
         let batch = Batch { index: 0, mode: Mode::Ws, batch_size: 3, wait_us: 1_900_000_000, repetition: 1 };

@@ -1,16 +1,16 @@
-//! The versions of the folder's files, told apart in one place.
+//! The format version of the folder's files.
 
 use std::ops::RangeInclusive;
 
 use serde::Deserialize;
 
-/// Raised when a file of the folder changes its meaning.
+/// The current format. It is raised whenever a file of the folder changes its meaning.
 pub const FORMAT: u32 = 2;
 
-/// The formats that can be reported. Format 1 counted a session as open from its connection on, format 2 from its first answer.
+/// The formats that can be reported. A session is open from its connection on in format 1, from its first answer in 2.
 pub const READ: RangeInclusive<u32> = 1..=FORMAT;
 
-/// What every document says of itself, in any format.
+/// The version fields that every document has, in any format.
 #[derive(Debug, Deserialize)]
 pub struct Head {
     pub format: u32,
@@ -19,10 +19,10 @@ pub struct Head {
 }
 
 impl Head {
-    /// Reads only this much of a document.
+    /// Reads only the version fields of a document.
     ///
     /// # Errors
-    /// If it is no JSON object with a format.
+    /// If the text is no JSON object with a format.
     pub fn of(text: &[u8]) -> serde_json::Result<Self> {
         serde_json::from_slice(text)
     }
@@ -32,7 +32,7 @@ impl Head {
         READ.contains(&self.format)
     }
 
-    /// A run is continued only by the version that began it, so that all of it is measured in the same way.
+    /// Whether this version wrote it. Only then may a run be resumed, so that all of it is measured in the same way.
     #[must_use]
     pub fn is_own(&self) -> bool {
         self.format == FORMAT && self.version == proto::VERSION

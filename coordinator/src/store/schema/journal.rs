@@ -1,5 +1,5 @@
-//! journal.jsonl: one line a finished attempt, with the lengths of the other files right after it. What lies beyond the
-//! last line's lengths is an attempt that was never finished.
+//! journal.jsonl: one line per finished attempt, with the lengths of the other files right after it. Bytes beyond the
+//! last line's lengths belong to an attempt that was not finished.
 
 use std::borrow::Cow;
 
@@ -12,7 +12,7 @@ use crate::results::batch::Summary;
 use crate::text::printable;
 use crate::text::rfc3339;
 
-/// Of the files, right after an attempt was written to them.
+/// Lengths of the files in bytes, right after an attempt was written to them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lengths {
     pub raw: Option<u64>,
@@ -21,13 +21,13 @@ pub struct Lengths {
 }
 
 impl Lengths {
-    /// A file that should have a beginning at least has not even that.
+    /// Whether a file lacks even its header.
     #[must_use]
     pub fn any_empty(&self) -> bool {
         self.raw == Some(0) || self.summary == 0 || self.histograms == 0
     }
 
-    /// Whether files of these lengths hold everything that files of the other lengths do.
+    /// Whether no file is shorter than in `other`.
     #[must_use]
     pub fn cover(&self, other: &Self) -> bool {
         let raw = match (self.raw, other.raw) {
@@ -39,7 +39,7 @@ impl Lengths {
     }
 }
 
-/// A line, as it is written and read. What is not deserialized stands in the summary too, and is there for other programs.
+/// A line, as it is written and read. Fields that are not deserialized repeat the summary, for other programs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Entry<'a> {
     pub format: u32,
@@ -82,17 +82,17 @@ impl<'a> Entry<'a> {
     }
 }
 
-/// Why a journal can't be gone by.
+/// Why a journal can't be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum JournalError {
     #[error("it is of format {0}, this program writes {FORMAT}; go on with that version")]
     Format(u32),
-    /// No crash leaves that behind.
+    /// A crash can't cause this.
     #[error("line {line} can't be read ({problem}), and whole lines follow; put it back as it was, or start a new run")]
     Damaged { line: usize, problem: String },
 }
 
-/// The whole lines of a journal, each with where it ends; and what stopped the reading, if it was not the end.
+/// The whole lines of a journal, each with the offset of its end; and why reading stopped, if that was before the end.
 #[derive(Debug, Default)]
 pub struct Journal {
     pub entries: Vec<(Entry<'static>, u64)>,
@@ -100,10 +100,10 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// Reads until a last line that is not whole.
+    /// Reads up to an incomplete last line.
     ///
     /// # Errors
-    /// If it was written in another format, or is damaged elsewhere than at its end.
+    /// If the journal has another format, or is damaged elsewhere than at its end.
     pub fn read(text: &[u8]) -> Result<Self, JournalError> {
         let mut journal = Self::default();
         let mut at = 0;

@@ -1,6 +1,6 @@
-//! What stands in the files of a results folder: one type for each kind of line or document.
+//! The contents of the files in a results folder: one type per kind of line or document.
 //!
-//! What belongs here: keys, columns, their order and their units. What does not: when a file is written, and what a report makes of it.
+//! What belongs here: keys, columns, their order and units. What does not: writing the files, and reports.
 
 pub mod columns;
 pub mod format;

@@ -1,4 +1,4 @@
-//! Numbers as they stand in the files: what is a whole number of microseconds here is seconds there.
+//! The form of numbers in the files: whole microseconds in memory are decimal seconds in the files.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 
 use crate::text::{rfc3339, seconds_short, seconds6};
 
-/// Microseconds of seconds. Negative and absurd values become the nearest that is possible, and no number becomes 0.
+/// Converts seconds to microseconds. Negative and absurdly large values are clamped, and NaN becomes 0.
 #[must_use]
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "in range")]
 pub fn us(seconds: f64) -> u64 {
@@ -21,7 +21,7 @@ fn as_number<S: Serializer>(text: String, serializer: S) -> Result<S::Ok, S::Err
     RawValue::from_string(text).map_err(serde::ser::Error::custom)?.serialize(serializer)
 }
 
-/// A time as RFC 3339 in UTC with microseconds.
+/// Writes a time as RFC 3339 in UTC with microseconds.
 pub(super) fn rfc3339_text<S: Serializer>(time: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&rfc3339(*time))
 }
@@ -31,7 +31,7 @@ pub(super) fn rfc3339_text_option<S: Serializer>(time: &Option<Timestamp>, seria
     time.map(rfc3339).serialize(serializer)
 }
 
-/// A number with a fixed form: `as_text` in CSV, `as_number` in JSON, where its digits stand as they are.
+/// Defines a number with a fixed text form: `as_text` for CSV, `as_number` for JSON with exactly these digits.
 macro_rules! number {
     ($(#[$doc:meta])* $name:ident($held:ty), $write:ident, $text:expr, $read:expr) => {
         $(#[$doc])*
@@ -59,7 +59,7 @@ number!(
     Seconds(u64), as_text, seconds6, us
 );
 number!(
-    /// The same in JSON.
+    /// Microseconds, written to JSON as seconds with six decimals.
     JsonSeconds(u64), as_number, seconds6, us
 );
 number!(
@@ -67,7 +67,7 @@ number!(
     ShortSeconds(u64), as_text, seconds_short, us
 );
 number!(
-    /// The same in JSON.
+    /// Microseconds, written to JSON as seconds with as few decimals as possible.
     ShortJsonSeconds(u64), as_number, seconds_short, us
 );
 number!(

@@ -1,4 +1,4 @@
-//! raw.jsonl: one line a session. Numbers are the recorded integers, written as seconds with six decimals.
+//! raw.jsonl: one line per session. Recorded whole microseconds are written as seconds with six decimals.
 
 use std::borrow::Cow;
 use std::io::{self, Write};
@@ -11,7 +11,7 @@ use crate::results::attempt::FinishedAttempt;
 use crate::results::row::Row;
 use crate::text::rfc3339;
 
-/// A line, as it is written and read: the historical keys in their order, then ours. What is not deserialized nobody reads.
+/// A line: the historical keys in their order, then new ones. Fields not deserialized are for other programs.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Line<'a> {
     #[serde(skip_deserializing)]
@@ -52,7 +52,7 @@ pub struct Line<'a> {
     pub launch_lag: Option<JsonSeconds>,
     #[serde(skip_deserializing)]
     pub response_time: Option<JsonSeconds>,
-    /// As `step_latency`, a sum over the steps.
+    /// A sum over the steps, as `step_latency`.
     #[serde(skip_deserializing)]
     pub wire_latency: Option<JsonSeconds>,
     #[serde(skip_deserializing)]
@@ -77,7 +77,7 @@ pub struct Line<'a> {
     pub handshake_rtt: Option<JsonSeconds>,
     #[serde(skip_deserializing)]
     pub syn_retransmissions: Option<u32>,
-    /// Waits and pauses that were asked for, of the steps that were made.
+    /// The waits and pauses that were asked for in the steps that were made.
     #[serde(skip_deserializing)]
     pub asked: Option<JsonSeconds>,
     #[serde(skip_deserializing)]
@@ -90,21 +90,21 @@ pub struct Line<'a> {
     pub pings: u32,
     #[serde(skip_deserializing)]
     pub ping_late: Option<JsonSeconds>,
-    /// Before a cut: how long the server had been silent, and what the agent was late by in that time.
+    /// How long the server had been silent before a cut; below it, the agent's own delay within that time.
     #[serde(skip_deserializing)]
     pub silence: Option<JsonSeconds>,
     #[serde(skip_deserializing)]
     pub silence_generator_delay: Option<JsonSeconds>,
 }
 
-/// Bytes that are put together before they are written.
+/// Bytes that are collected before they are written.
 const PIECE_BYTES: usize = 1 << 20;
 
-/// Every session of an attempt, in the order of its number, piece by piece: the text of a large batch is many times what
-/// is held of it.
+/// Writes every session of an attempt, in the order of session numbers. It writes in pieces, since the text of a large
+/// batch is many times its size in memory.
 ///
 /// # Errors
-/// Those of `out`.
+/// Errors of `out`.
 pub fn write(finished: &FinishedAttempt, out: &mut impl Write) -> io::Result<()> {
     let mut piece = Vec::new();
     for row in &finished.rows {

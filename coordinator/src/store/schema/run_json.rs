@@ -1,4 +1,4 @@
-//! run.json: what was run, by whom, and how it went.
+//! run.json: the plan of a run, the agents that took part, and the outcome.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -17,9 +17,9 @@ use crate::results::cells::Done;
 use crate::results::metadata::RunState;
 use crate::results::run::Status;
 
-/// The document, as it is written and read. Also what `--json` prints.
+/// The document, as it is written and read; `--json` prints it too.
 ///
-/// Keys with a default are missing in folders of early versions. What is not deserialized nobody reads.
+/// Early versions lack the keys with a default. Fields that are not deserialized are for other programs.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct RunJson<'a> {
     pub format: u32,
@@ -33,7 +33,7 @@ pub struct RunJson<'a> {
     pub failure: Option<String>,
     #[serde(serialize_with = "rfc3339_text")]
     pub started: Timestamp,
-    /// When it was resumed.
+    /// The times at which the run was resumed.
     #[serde(default)]
     pub resumed: Cow<'a, [String]>,
     #[serde(serialize_with = "rfc3339_text_option")]
@@ -49,7 +49,7 @@ pub struct RunJson<'a> {
     pub plan: Cow<'a, Plan>,
     #[serde(default)]
     pub plan_hash: String,
-    /// By name; those of earlier processes of the run as they were written then.
+    /// The agents by name; those of earlier processes are kept as they were written.
     #[serde(default)]
     pub agents: Map<String, Value>,
     #[serde(default)]
@@ -59,7 +59,7 @@ pub struct RunJson<'a> {
 /// An agent that took part.
 #[derive(Debug, Serialize)]
 struct AgentJson<'a> {
-    /// From where it connected.
+    /// The address that it connected from.
     address: Option<IpAddr>,
     host: &'a str,
     pid: u32,
@@ -67,7 +67,7 @@ struct AgentJson<'a> {
     capacity: &'a Capacity,
 }
 
-/// A batch of the grid that has been decided. Summaries are read from the journal, which has the refused attempts too.
+/// A decided batch of the grid. Summaries are read from the journal, which also has the refused attempts.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct BatchJson<'a> {
     #[serde(skip_serializing_if = "Option::is_none", skip_deserializing)]

@@ -1,4 +1,4 @@
-//! The tables of the experiment log, made again from stores that hold its numbers.
+//! Rebuilds the tables of the experiment log from folders that hold its numbers.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ use crate::report::tables::{results_summary, scalings};
 use crate::results::attempt::FinishedAttempt;
 use crate::results::run::{Run, Status};
 
-/// As published: text, so that `2.90` is not `2.9`.
+/// A published row. Its fields are text, so that `2.90` is not `2.9`.
 #[derive(Debug, Clone, serde::Deserialize)]
 struct Row {
     infrastructure: String,
@@ -36,7 +36,7 @@ fn rows() -> Vec<Row> {
     csv::Reader::from_reader(text.as_bytes()).deserialize().collect::<Result<_, _>>().expect("rows")
 }
 
-/// Succeeded sessions of three repetitions. They differ a little where the log does not say that they did not.
+/// Succeeded sessions of three repetitions. They differ a little, unless the log says that they did not.
 fn repetitions(row: &Row, size: u64) -> [u64; 3] {
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "shares")]
     let of = |percent: f64| (percent / 100.0 * size as f64).round() as u64;
@@ -91,7 +91,7 @@ fn attempt(index: u32, row: &Row, size: u64, repetition: u32, succeeded: u64) ->
     }
 }
 
-/// A results folder with what was published of one run, and that run read from it.
+/// Writes what was published of one run to a results folder, and reads the run from it.
 fn stored_run(dir: &Path, rows: &[Row]) -> Run {
     let first = &rows[0];
     let cores = first.cores.map_or_else(String::new, |cores| format!("cores={cores}\n"));
@@ -107,11 +107,11 @@ fn stored_run(dir: &Path, rows: &[Row]) -> Run {
     }
     let started = format!("{}T12:00:00Z", first.date).parse().expect("a time");
     let mut store = Store::create(dir.to_path_buf(), plan.output.raw, started, Faults::default()).expect("created");
-    // A batch that stands in two tables is one batch; the one of the summary has a rate too.
+    // A batch that is in two tables is one batch; the summary's row also has a rate.
     let mut cells: BTreeMap<(Mode, String, u64), Row> = BTreeMap::new();
     let sizes: Vec<u64> = rows.iter().filter_map(|row| row.batch_size).collect();
     for row in rows {
-        // A row without a size tells of all sizes.
+        // A row without a size stands for all sizes.
         for size in row.batch_size.map_or_else(|| sizes.clone(), |size| vec![size]) {
             let cell = cells.entry((row.mode, row.wait_seconds.clone(), size)).or_insert_with(|| row.clone());
             if cell.note.is_empty() {
@@ -134,14 +134,14 @@ fn stored_run(dir: &Path, rows: &[Row]) -> Run {
     run
 }
 
-/// Cells that are not what the log has: where, what the log has, and what is made of its numbers.
+/// Cells that differ from the log: place, column, the log's text, and the text made from its numbers.
 #[derive(Default)]
 struct Differing(Vec<[String; 4]>);
 
 impl Differing {
     fn compare(&mut self, place: &str, column: &str, log: &str, here: Option<&String>) {
         let here = here.map_or("(no such row)", String::as_str);
-        // More facts may stand behind the log's words.
+        // The text may add facts after the log's words.
         let more = !log.is_empty() && here.strip_prefix(log).is_some_and(|rest| rest.starts_with([',', ' ']));
         if here != log && !more {
             self.0.push([place.to_owned(), column.to_owned(), log.to_owned(), here.to_owned()]);
@@ -193,7 +193,7 @@ fn compare(run: &Run, rows: &[Row], differing: &mut Differing) {
     }
 }
 
-/// All runs of the log as stores, in its order; and the log's overview from the newest of each infrastructure.
+/// All runs of the log as results folders, in its order, and its overview with the newest run of each infrastructure.
 #[test]
 fn the_tables_of_the_experiment_log_from_stores_that_hold_its_numbers() {
     let all = rows();
@@ -218,7 +218,7 @@ fn the_tables_of_the_experiment_log_from_stores_that_hold_its_numbers() {
         runs.push(run);
     }
 
-    // The log's overview: the newest run of each infrastructure.
+    // The log's overview has the newest run of each infrastructure.
     let names = ["local-uvicorn", "local-docker", "hf-spaces", "slurm-single", "slurm-multi"];
     let newest =
         names.map(|name| runs.iter().filter(|run| run.name() == name).max_by_key(|run| run.date()).expect("a run"));
@@ -253,7 +253,7 @@ fn the_tables_of_the_experiment_log_from_stores_that_hold_its_numbers() {
     insta::assert_snapshot!("the_log_again", text);
 }
 
-/// What a scale of published rows is read as: the file that users have is the one that is compared above.
+/// The published rows that users get are the ones that are compared above.
 #[test]
 fn the_rows_beside_new_runs_are_the_same() {
     let published: Vec<Published> = built_in();

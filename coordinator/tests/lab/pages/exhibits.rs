@@ -1,4 +1,4 @@
-//! Runs that nobody has to wait for: made-up numbers that put everything on a page at once.
+//! Runs with made-up numbers, which show everything that a page can have.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use coordinator::results::timeline::{BatchTimeline, SessionInterval};
 use coordinator::results::verdict::{Bottleneck, Validity, Verdict};
 use proto::{Bounds, HistogramSet, Ledger, Metric, Mode, Outcome, SessionRecord, Vitals};
 
-/// Sessions of one batch: latencies that grow with the batch, a share that fails.
+/// Sessions of one batch: latencies grow with the batch, and some sessions fail.
 fn records(batch: &Batch, succeeded: u64, timed_out: u64) -> Vec<SessionRecord> {
     let spread_us = batch.batch_size * 120;
     (0..batch.batch_size.min(2_000))
@@ -53,7 +53,7 @@ fn batch(
     cells: &mut CellHistograms,
 ) -> Made {
     let batch = Batch { index, mode, batch_size: size, wait_us, repetition };
-    // What is held falls off above 2,048; one size is a matter of luck.
+    // Success declines above 2,048, and one size has unstable repetitions.
     let held = match size {
         0..=2_048 => size,
         4_096 if repetition == 2 => 200,
@@ -143,7 +143,7 @@ fn agent(n: usize, agents: usize, size: u64) -> AgentResult {
     }
 }
 
-/// Every kind of verdict comes up.
+/// The indexes go through all kinds of verdicts.
 fn verdict(index: u32, met: bool) -> Verdict {
     let (worth, limit, reason) = match (index % 9, met) {
         (1, _) => (
@@ -254,7 +254,7 @@ fn trace(batch: &Batch, records: &[SessionRecord], agents: usize) -> BatchTimeli
 
 const SIZES: [u64; 8] = [32, 128, 512, 2_048, 4_096, 8_192, 16_384, 32_768];
 
-/// Both protocols, three waits, every verdict, skipped batches, a run that is not whole.
+/// A run with both protocols, three waits, every verdict, skipped batches and incomplete files.
 pub(crate) fn every_verdict() -> Run {
     let mut run = run("slurm-multi", &[Mode::Ws, Mode::Http], &SIZES, &[1_000_000, 5_000_000, 10_000_000], 4);
     run.status = Status::Interrupted;
@@ -270,7 +270,7 @@ pub(crate) fn one_point() -> Run {
     run("local-uvicorn", &[Mode::Ws], &[1], &[0], 1)
 }
 
-/// It failed before its first batch.
+/// A run that failed before its first batch.
 pub(crate) fn nothing() -> Run {
     let mut run = run("hf-spaces", &[Mode::Ws], &SIZES, &[1_000_000], 1);
     (run.results, run.cells, run.traced) = (Vec::new(), CellHistograms::default(), Vec::new());
@@ -281,7 +281,7 @@ pub(crate) fn nothing() -> Run {
     run
 }
 
-/// The five of the log, and seven with names as long as people give them.
+/// The five infrastructures of the log, and seven with long names.
 pub(crate) fn twelve() -> Vec<Run> {
     let names = [
         "local-uvicorn",

@@ -1,4 +1,4 @@
-//! Whatever the data, it is a figure: nothing panics, and `check` holds.
+//! Any data gives a figure: nothing panics, and `check` holds.
 
 use crate::results::timeline::AgentTimeline;
 use proptest::prelude::*;
