@@ -8,7 +8,10 @@
 
 mod generator;
 mod limit;
+mod reason;
 mod words;
+
+pub use self::reason::Reason;
 
 use crate::plan::Plan;
 use crate::results::agent::p99;
@@ -16,7 +19,6 @@ use crate::results::batch::Summary;
 use crate::results::row::Row;
 use crate::results::verdict::{Bottleneck, Outage, Validity, Verdict};
 use crate::run::side::sides;
-use crate::text::{count, latency};
 
 /// The inputs of a verdict on one attempt.
 #[derive(Debug, Clone, Copy)]
@@ -52,19 +54,26 @@ pub enum Treated {
     EveryTime { attempts: u32 },
 }
 
-/// Judges one attempt.
+/// Judges one attempt; the reasons are in words.
 #[must_use]
 pub fn judge(evidence: &Evidence<'_>) -> Verdict {
+    let (verdict, reasons) = judge_with_reasons(evidence);
+    Verdict { reasons: reasons.iter().map(ToString::to_string).collect(), ..verdict }
+}
+
+/// Judges one attempt; the verdict's own reasons are left empty.
+#[must_use]
+pub fn judge_with_reasons(evidence: &Evidence<'_>) -> (Verdict, Vec<Reason>) {
     let Evidence { plan, summary, faults, lost, .. } = *evidence;
     let mut judge = Judge { validity: Validity::Valid, reasons: Vec::new() };
     if !summary.ledger.balances() {
-        judge.say(Validity::Invalid, format!("the ledger does not balance: {}", summary.ledger));
+        judge.say(Validity::Invalid, Reason::LedgerUnbalanced(summary.ledger));
     }
     for fault in faults {
-        judge.say(Validity::Invalid, fault.clone());
+        judge.say(Validity::Invalid, Reason::Upload(fault.clone()));
     }
     for who in lost {
-        judge.say(Validity::Degraded, format!("agent {who}"));
+        judge.say(Validity::Degraded, Reason::AgentLost(who.clone()));
     }
     judge.clocks(plan, summary);
     let crashes = judge.fate(evidence.fate);
@@ -87,39 +96,27 @@ pub fn judge(evidence: &Evidence<'_>) -> Verdict {
     judge.reasons.extend(reasons);
     judge.reasons.extend(without_steps(evidence));
     judge.reasons.extend(over_range(summary));
-    Verdict {
+    let verdict = Verdict {
         validity: judge.validity,
         limit,
-        reasons: judge.reasons,
+        reasons: Vec::new(),
         hosts_missing,
         only_hosts_missing: hosts_missing && otherwise < Validity::Degraded,
         outage: evidence.fate.outage.as_ref().map(|(outage, _)| outage.clone()),
-    }
+    };
+    (verdict, judge.reasons)
 }
 
 /// Values above the histograms' range affect percentiles only: criteria use the sessions themselves.
-fn over_range(summary: &Summary) -> Option<String> {
-    (summary.over_range > 0).then(|| {
-        format!(
-            "{} values are above the range of the histograms ({}): percentiles among them stand at its end",
-            count(summary.over_range),
-            latency(summary.range_us)
-        )
-    })
+fn over_range(summary: &Summary) -> Option<Reason> {
+    (summary.over_range > 0).then_some(Reason::OverRange { values: summary.over_range, range_us: summary.range_us })
 }
 
 /// A note on sessions whose episode ended before their first step: their planned steps were not measured.
-fn without_steps(evidence: &Evidence<'_>) -> Option<String> {
+fn without_steps(evidence: &Evidence<'_>) -> Option<Reason> {
     let over = |r: &&proto::SessionRecord| r.outcome == proto::Outcome::Succeeded && r.done && r.step_us.is_empty();
     let n = evidence.rows.iter().map(|row| &row.record).filter(over).count() as u64;
-    (n > 0).then(|| {
-        format!(
-            "{} of {} succeeded sessions were done at their reset and made no step: the batch says nothing about steps for \
-             them; look at what the environment's reset needs, or set session.until_done = false",
-            count(n),
-            count(evidence.summary.ledger.succeeded)
-        )
-    })
+    (n > 0).then_some(Reason::DoneAtReset { sessions: n, succeeded: evidence.summary.ledger.succeeded })
 }
 
 /// The conclusion of a batch, and the latency that it would have without the generator's own delay.
@@ -170,11 +167,11 @@ impl Criteria {
 
 struct Judge {
     validity: Validity,
-    reasons: Vec<String>,
+    reasons: Vec<Reason>,
 }
 
 impl Judge {
-    fn say(&mut self, validity: Validity, reason: String) {
+    fn say(&mut self, validity: Validity, reason: Reason) {
         self.validity = self.validity.max(validity);
         self.reasons.push(reason);
     }
@@ -183,30 +180,17 @@ impl Judge {
     fn fate(&mut self, fate: &Fate) -> bool {
         let crashes = matches!(fate.outage, Some((_, Treated::EveryTime { .. })));
         if let Some((outage, treated)) = &fate.outage {
-            let what = outage.evidence.join("; ");
-            match treated {
-                Treated::EveryTime { attempts } => {
-                    self.reasons
-                        .push(format!("by the server: it crashed in {attempts} of {attempts} attempts: {what}"));
-                }
-                Treated::Kept => self.say(
-                    Validity::Degraded,
-                    format!(
-                        "the server was restarted while sessions ran, and the batch is kept (target.on_restart): {what}"
-                    ),
-                ),
-                Treated::Refused => {
-                    self.say(Validity::Degraded, format!("the server was restarted while sessions ran: {what}"));
-                }
+            let evidence = outage.evidence.join("; ");
+            match *treated {
+                Treated::EveryTime { attempts } => self.reasons.push(Reason::ServerCrashes { attempts, evidence }),
+                Treated::Kept => self.say(Validity::Degraded, Reason::ServerRestarted { kept: true, evidence }),
+                Treated::Refused => self.say(Validity::Degraded, Reason::ServerRestarted { kept: false, evidence }),
             }
-        }
-        if fate.outage.is_none() {
-            self.reasons.extend(
-                fate.afterwards.iter().map(|told| format!("after the batch the target did not answer at once: {told}")),
-            );
+        } else {
+            self.reasons.extend(fate.afterwards.iter().cloned().map(Reason::TargetSlowAfter));
         }
         if let Some(why) = &fate.given_up {
-            self.say(Validity::Degraded, format!("given up: {why}"));
+            self.say(Validity::Degraded, Reason::GivenUp(why.clone()));
         }
         crashes
     }
@@ -217,26 +201,12 @@ impl Judge {
         let worst = shares().filter_map(|agent| Some((agent.clock_error_us?, agent))).max_by_key(|(error, _)| *error);
         let limit_us = plan.measure.max_clock_error_us;
         if let Some((error_us, agent)) = worst.filter(|(error_us, _)| shares().count() > 1 && *error_us > limit_us) {
-            let ms = |us: u64| format!("{}.{} ms", us / 1_000, us % 1_000 / 100);
-            self.say(
-                Validity::Invalid,
-                format!(
-                    "the clock of agent {} is known within {} only, more than measure.max_clock_error_ms allows ({}): when its \
-                     sessions started is not known well enough; is the network to it slow or busy? start the coordinator nearer to it, or \
-                     raise the limit if that much does not matter here",
-                    agent.name,
-                    ms(error_us),
-                    ms(limit_us)
-                ),
-            );
+            let agent = agent.name.clone();
+            self.say(Validity::Invalid, Reason::ClockUnknown { agent, error_us, limit_us });
         }
         for agent in shares().filter(|agent| agent.wire() == Some(proto::WireState::Void)) {
-            let step_us = agent.vitals.as_ref().map_or(0, |vitals| vitals.realtime_step_us);
-            self.reasons.push(format!(
-                "the time of day of agent {} was set by {} while sessions ran: its wire latencies are void",
-                agent.name,
-                latency(step_us.unsigned_abs())
-            ));
+            let step_us = agent.vitals.as_ref().map_or(0, |vitals| vitals.realtime_step_us.unsigned_abs());
+            self.reasons.push(Reason::TimeOfDaySet { agent: agent.name.clone(), step_us });
         }
     }
 
@@ -246,23 +216,21 @@ impl Judge {
         let seen = summary.unique_hosts();
         // If no session succeeded, no host was named.
         if let Some(expected) = plan.target.expected_hosts.filter(|n| seen < *n && summary.ledger.succeeded > 0) {
-            let who: Vec<&str> = summary.hosts.keys().map(String::as_str).collect();
-            let text = format!("{seen} of {expected} expected hosts answered: {}", who.join(", "));
+            let reason = Reason::HostsMissing { expected, seen: summary.hosts.keys().cloned().collect() };
             if plan.target.require_hosts {
                 missing = true;
-                self.say(Validity::Invalid, text);
+                self.say(Validity::Invalid, reason);
             } else {
-                self.reasons.push(text);
+                self.reasons.push(reason);
             }
         }
         if let Some((host, has)) = overloaded(summary) {
-            self.reasons.push(format!(
-                "host {host} had {} of {} sessions, {} hosts would have {} each: does the load balancer spread them?",
-                count(has),
-                count(summary.ledger.succeeded),
-                summary.hosts.len(),
-                count(summary.ledger.succeeded / summary.hosts.len().max(1) as u64)
-            ));
+            self.reasons.push(Reason::HostOverloaded {
+                host: host.to_owned(),
+                sessions: has,
+                succeeded: summary.ledger.succeeded,
+                hosts: summary.hosts.len() as u64,
+            });
         }
         missing
     }
