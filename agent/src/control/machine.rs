@@ -17,8 +17,9 @@ use proto::message::{Hello, Probe, Refused, RefusedWhy, Resend, Welcome};
 use proto::{Assignment, AttemptId, FromAgent, FromCoordinator};
 
 /// Where the agent is in an attempt.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum State {
+    #[default]
     Idle,
     Preparing(AttemptId),
     Armed(AttemptId),
@@ -80,7 +81,7 @@ pub enum Effect {
 const INTERRUPTED: &str = "interrupted by a signal";
 
 /// See the module.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Machine {
     state: State,
     welcome: Option<Welcome>,
@@ -88,27 +89,15 @@ pub struct Machine {
     leaving: bool,
 }
 
-impl Default for Machine {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 impl Machine {
     #[must_use]
     pub fn new() -> Self {
-        Self { state: State::Idle, welcome: None, leaving: false }
+        Self::default()
     }
 
     #[must_use]
     pub fn state(&self) -> State {
         self.state
-    }
-
-    /// The run this agent was welcomed to.
-    #[must_use]
-    pub fn welcome(&self) -> Option<&Welcome> {
-        self.welcome.as_ref()
     }
 
     /// Completes a greeting with the plan of the run that this agent belongs to, and with the results it holds.

@@ -65,7 +65,7 @@ pub async fn run<D: Driver>(
     let count = share.count();
     let launcher = Launcher { driver, share, script: Rc::new(share.script.clone()), origin, cancel, counters };
     let mut recorder = Recorder::new(share.bounds, count);
-    let mut overshoot = Overshoot::new();
+    let mut overshoot = Overshoot::default();
     let mut sessions: JoinSet<EndedSession<D::Closing>> = JoinSet::new();
     // Connections of sessions that are over. They still hold descriptors and ports, but are not measured.
     let mut closing: JoinSet<CloseDelays> = JoinSet::new();

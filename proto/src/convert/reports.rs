@@ -8,7 +8,7 @@ use crate::message::{Hello, Pong, ProbeResult, Progress, RecordChunk, Report, Se
 use crate::outcome::{Ledger, Outcome};
 use crate::pb;
 use crate::record::{SessionRecord, Silence, Split, WireRecord};
-use crate::spec::{Capacity, Mode};
+use crate::spec::Capacity;
 use crate::vitals::Vitals;
 
 mirror!(Hello = Hello in "" {
@@ -51,11 +51,6 @@ mirror!(ProbeResult = ProbeResult in "results." {
 });
 
 mirror!(Served = Served in "results.served_by." { values { host_url, pid } });
-
-/// Refuses more results than there are pairs of url and mode.
-pub(super) fn check_results(results: &[ProbeResult]) -> Checked<()> {
-    at_most("results", results.len() as u64, (Mode::ALL.len() * max::URLS_MAX) as u64)
-}
 
 mirror!(Progress = Progress in "" {
     messages { attempt }

@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use uuid::Uuid;
-
 use super::{Checked, Invalid, invalid, micros};
 use crate::histograms::{Bounds, Metric};
 use crate::ids::{AttemptId, PlanHash, RunId};
@@ -121,7 +119,7 @@ impl Value for RunId {
     }
 
     fn decode(field: &'static str, wire: Vec<u8>) -> Checked<Self> {
-        Ok(Self(Uuid::from_bytes(Value::decode(field, wire)?)))
+        Ok(Self(uuid::Uuid::from_bytes(Value::decode(field, wire)?)))
     }
 }
 

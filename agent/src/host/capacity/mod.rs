@@ -136,7 +136,8 @@ fn conntrack_room(max: &str, count: &str) -> Option<u64> {
     (count > 0).then(|| max.saturating_sub(count))
 }
 
-fn read(path: &str) -> String {
+/// The text of a file; empty if it can't be read.
+pub(super) fn read(path: &str) -> String {
     fs::read_to_string(path).unwrap_or_default()
 }
 
@@ -219,14 +220,19 @@ pub(crate) fn memory_available_bytes() -> u64 {
 
 /// Free bytes of the host, or of this process's control group if that is less; 0 if neither is known.
 fn memory_left(meminfo: &str, groups: &[(&str, &str)]) -> u64 {
-    let line = meminfo.lines().find(|line| line.starts_with("MemAvailable:"));
-    let kib = line.and_then(|line| line.split_whitespace().nth(1)).and_then(|word| word.parse::<u64>().ok());
-    let host = kib.unwrap_or(0).saturating_mul(1_024);
+    let host = kib_field(meminfo, "MemAvailable:");
     let left = |(limit, used): &(&str, &str)| {
         let (limit, used) = (limit.trim().parse::<u64>().ok()?, used.trim().parse::<u64>().ok()?);
         Some(limit.saturating_sub(used))
     };
     groups.iter().filter_map(left).chain([host]).min().unwrap_or(host)
+}
+
+/// The value in bytes of a line such as `VmHWM: 2048 kB`; 0 if there is none.
+pub(super) fn kib_field(text: &str, name: &str) -> u64 {
+    let line = text.lines().find(|line| line.starts_with(name));
+    let kib = line.and_then(|line| line.split_whitespace().nth(1)).and_then(|word| word.parse::<u64>().ok());
+    kib.unwrap_or(0).saturating_mul(1_024)
 }
 
 /// This host's name, for people.
