@@ -7,13 +7,12 @@ mod orders;
 mod reports;
 mod value;
 
-use std::time::Duration;
-
 use self::value::{Value, at_most};
 use crate::limits as max;
 use crate::message::{FromAgent, FromCoordinator};
 use crate::pb;
 use crate::spec::Mode;
+pub use crate::units::micros;
 
 /// What is wrong with a message.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -31,12 +30,6 @@ fn invalid<T>(field: &'static str, problem: impl Into<String>) -> Checked<T> {
 
 fn need<T>(field: &'static str, value: Option<T>) -> Checked<T> {
     value.ok_or(Invalid { field, problem: "missing".to_owned() })
-}
-
-/// Microseconds of a duration; saturates (584,942 years).
-#[must_use]
-pub fn micros(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// Converts between the two forms of a stream's messages. `whole` variants hold a type that has a message of its own. The

@@ -423,7 +423,7 @@ mod tests {
             holding: None,
         };
         let attempt = AttemptId { run, batch: 0, attempt: 1 };
-        let assignment = crate::control::machine::tests::assignment(attempt, plan_hash);
+        let assignment = crate::test_data::assignment(attempt, plan_hash);
         let (to_coordinator, mut heard) = mpsc::channel(1);
         let (tell, from_coordinator) = mpsc::channel(4);
         let welcome = Welcome { run, plan_hash, name: "a".to_owned(), lease: second };

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike as _;
 use proto::Vitals;
-use proto::convert::micros;
+use proto::units::micros;
 
 use super::capacity::{SocketCounts, cores, kib_field, read};
 use crate::net::timestamps::realtime_ahead_us;

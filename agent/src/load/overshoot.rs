@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
-use proto::convert::micros;
+use proto::units::micros;
 
 /// Time between two measurements.
 pub const TICK: Duration = Duration::from_millis(10);

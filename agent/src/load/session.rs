@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use proto::convert::micros;
+use proto::units::micros;
 use proto::{FailureKind, Outcome, Phase, Script, SessionRecord};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;

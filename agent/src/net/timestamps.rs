@@ -14,7 +14,7 @@ use nix::sys::socket::{
     ControlMessageOwned, MsgFlags, TimestampingFlag, getsockopt, recvmsg, setsockopt, sockopt::Timestamping,
 };
 use nix::{getsockopt_impl, libc, sockopt_impl};
-use proto::convert::micros;
+use proto::units::micros;
 use proto::{Silence, Split, WireRecord};
 
 use super::late_pings;

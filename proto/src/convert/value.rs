@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use super::{Checked, Invalid, invalid, micros};
+use super::{Checked, Invalid, invalid};
 use crate::histograms::{Bounds, Metric};
 use crate::ids::{AttemptId, PlanHash, RunId};
 use crate::limits as max;
 use crate::outcome::{FailureKind, Phase};
 use crate::pb;
 use crate::spec::Mode;
+use crate::units::micros;
 use crate::vitals::WireState;
 
 /// A domain value and its form in a message.

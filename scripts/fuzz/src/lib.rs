@@ -14,7 +14,7 @@ pub mod messages;
 pub mod plan;
 pub mod replies;
 
-pub use messages::{agent_message, beat, coordinator_message, hello};
+pub use messages::{agent_message, coordinator_message, heartbeat, hello};
 pub use replies::{http_reply, upgrade_answer, ws_reply};
 
 /// Whether the bytes are accepted. Panics if a property does not hold.
@@ -26,7 +26,7 @@ pub const TARGETS: &[(&str, Accepts)] = &[
     ("agent_message", agent_message::accepts),
     ("coordinator_message", coordinator_message::accepts),
     ("hello", hello::accepts),
-    ("beat", beat::accepts),
+    ("heartbeat", heartbeat::accepts),
     ("histograms", histograms::accepts),
     ("upgrade_answer", upgrade_answer::accepts),
     ("ws_reply", ws_reply::accepts),

@@ -94,7 +94,7 @@ pub mod hello {
 }
 
 /// An agent's heartbeat.
-pub mod beat {
+pub mod heartbeat {
     use super::*;
     use proto::message::Heartbeat;
 

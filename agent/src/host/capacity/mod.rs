@@ -36,7 +36,7 @@ pub fn measure(options: &CapacityOptions) -> Capacity {
 #[must_use]
 pub fn measure_towards(options: &CapacityOptions, addresses: &[String], sessions: u64) -> Capacity {
     let threads = options.threads.unwrap_or_else(cores).max(1);
-    let range = port_range();
+    let range = parse_range(&sysctl("ip_local_port_range"));
     let ports = count_ports(&range, &sysctl("ip_local_reserved_ports"));
     let destinations: Vec<SocketAddr> = addresses.iter().filter_map(|address| address.parse().ok()).collect();
     let sources = options.source_ips.len().max(1) as u64;
@@ -159,11 +159,7 @@ fn descriptors_free() -> u64 {
     limit.saturating_sub(open + DESCRIPTORS_RESERVED)
 }
 
-/// The range from which the kernel takes local ports.
-fn port_range() -> RangeInclusive<u16> {
-    parse_range(&sysctl("ip_local_port_range"))
-}
-
+/// Parses the range from which the kernel takes local ports.
 fn parse_range(text: &str) -> RangeInclusive<u16> {
     let mut bounds = text.split_whitespace().filter_map(|n| n.parse().ok());
     // Without /proc: the range that IANA gives to ephemeral ports (RFC 6335 section 6).
