@@ -12,3 +12,5 @@ pub mod host;
 pub mod identity;
 pub mod load;
 pub mod net;
+#[cfg(test)]
+mod test_data;

@@ -1,9 +1,9 @@
-//! A target's base URL taken apart, after the rules of the OpenEnv client: `http` becomes `ws`, a trailing `/` is cut,
-//! `/ws` is appended unless it is there.
+//! Parses a target's base URL by the rules of the OpenEnv client: `http` becomes `ws`, a trailing `/` is removed, and `/ws` is
+//! appended unless it is there.
 
 use url::{Host, Url};
 
-/// Why a text is no base URL.
+/// Why a text is not a base URL.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{url}: {cause}; give http://HOST:PORT, https://, ws:// or wss://")]
 pub struct UrlError {

@@ -3,154 +3,102 @@
 //!
 //! Every message has one list of fields, in `orders` (from the coordinator) or `reports` (from an agent).
 
+mod invalid;
 mod orders;
 mod reports;
 mod value;
 
-use std::time::Duration;
-
+pub use self::invalid::Invalid;
+use self::invalid::{Checked, invalid, need};
 use self::value::{Value, at_most};
 use crate::limits as max;
 use crate::message::{FromAgent, FromCoordinator};
 use crate::pb;
+use crate::spec::Mode;
+pub use crate::units::micros;
 
-/// What is wrong with a message.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{field}: {problem}")]
-pub struct Invalid {
-    pub field: &'static str,
-    pub problem: String,
-}
-
-type Checked<T> = Result<T, Invalid>;
-
-fn invalid<T>(field: &'static str, problem: impl Into<String>) -> Checked<T> {
-    Err(Invalid { field, problem: problem.into() })
-}
-
-fn need<T>(field: &'static str, value: Option<T>) -> Checked<T> {
-    value.ok_or(Invalid { field, problem: "missing".to_owned() })
-}
-
-/// Decodes a field that must be there.
-fn required<T: Value>(field: &'static str, wire: Option<T::Wire>) -> Checked<T> {
-    T::decode(field, need(field, wire)?)
-}
-
-/// Microseconds of a duration; saturates (584,942 years).
-#[must_use]
-pub fn micros(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
-}
-
-impl From<FromAgent> for pb::AgentMessage {
-    fn from(message: FromAgent) -> Self {
-        use pb::agent_message::Body;
-        let body = match message {
-            FromAgent::Hello(hello) => Body::Hello(hello.into()),
-            FromAgent::Leaving(reason) => Body::Leaving(pb::Leaving { reason }),
-            FromAgent::Probed(results) => Body::Probed(pb::Probed { results: results.encode() }),
-            FromAgent::Armed(attempt) => Body::Armed(pb::Armed { attempt: Some(attempt.into()) }),
-            FromAgent::Progress(progress) => Body::Progress(progress.into()),
-            FromAgent::Report(report) => Body::Report(report.into()),
-            FromAgent::Records(chunk) => Body::Records(chunk.into()),
-            FromAgent::Trouble { attempt, problem } => {
-                Body::Trouble(pb::Trouble { attempt: Some(attempt.into()), problem })
+/// Converts between the two forms of a stream's messages. `whole` variants hold a type that has a message of its own. The
+/// others are given with their fields: in brackets those that are messages themselves, then all others. `check` sees the
+/// converted value.
+macro_rules! bodies {
+    ($domain:ident = $message:ident in $module:ident {
+        whole { $($whole:ident),+ }
+        fields { $($variant:ident $shape:tt = $([$inner:ident])? $($field:ident),*;)+ }
+        check $check:expr
+    }) => {
+        impl From<$domain> for pb::$message {
+            fn from(message: $domain) -> Self {
+                use pb::$module::Body;
+                Self {
+                    body: Some(match message {
+                        $($domain::$whole(value) => Body::$whole(Value::encode(value)),)+
+                        $($domain::$variant $shape => Body::$variant(pb::$variant {
+                            $($inner: Some(Value::encode($inner)),)?
+                            $($field: Value::encode($field),)*
+                        }),)+
+                    }),
+                }
             }
-            FromAgent::Goodbye(reason) => Body::Goodbye(pb::Goodbye { reason }),
-            FromAgent::Pong(pong) => Body::Pong(pong.into()),
-            FromAgent::Surveyed { number, capacity } => {
-                Body::Surveyed(pb::Surveyed { number, capacity: Some(capacity.into()) })
+        }
+
+        impl TryFrom<pb::$message> for $domain {
+            type Error = Invalid;
+
+            fn try_from(message: pb::$message) -> Checked<Self> {
+                use pb::$module::Body;
+                let value = match need("body", message.body)? {
+                    $(Body::$whole(value) => Self::$whole(Value::decode(stringify!($whole), value)?),)+
+                    $(Body::$variant(pb::$variant { $($inner,)? $($field,)* }) => {
+                        $(let $inner = Value::decode(stringify!($inner), need(stringify!($inner), $inner)?)?;)?
+                        $(let $field = Value::decode(stringify!($field), $field)?;)*
+                        Self::$variant $shape
+                    })+
+                };
+                let check: fn(&Self) -> Checked<()> = $check;
+                check(&value)?;
+                Ok(value)
             }
-        };
-        Self { body: Some(body) }
+        }
+    };
+}
+
+bodies!(FromAgent = AgentMessage in agent_message {
+    whole { Hello, Progress, Report, Records, Pong }
+    fields {
+        Leaving(reason) = reason;
+        Probed(results) = results;
+        Armed(attempt) = [attempt];
+        Trouble { attempt, problem } = [attempt] problem;
+        Goodbye(reason) = reason;
+        Surveyed { number, capacity } = [capacity] number;
     }
-}
-
-impl TryFrom<pb::AgentMessage> for FromAgent {
-    type Error = Invalid;
-
-    fn try_from(message: pb::AgentMessage) -> Checked<Self> {
-        use pb::agent_message::Body;
-        Ok(match need("body", message.body)? {
-            Body::Hello(hello) => Self::Hello(hello.try_into()?),
-            Body::Leaving(pb::Leaving { reason }) => Self::Leaving(Value::decode("reason", reason)?),
-            Body::Probed(pb::Probed { results }) => {
-                let results: Vec<_> = Value::decode("results", results)?;
-                reports::check_results(&results)?;
-                Self::Probed(results)
-            }
-            Body::Armed(pb::Armed { attempt }) => Self::Armed(required("attempt", attempt)?),
-            Body::Progress(progress) => Self::Progress(progress.try_into()?),
-            Body::Report(report) => Self::Report(report.try_into()?),
-            Body::Records(chunk) => Self::Records(chunk.try_into()?),
-            Body::Trouble(pb::Trouble { attempt, problem }) => {
-                Self::Trouble { attempt: required("attempt", attempt)?, problem: Value::decode("problem", problem)? }
-            }
-            Body::Goodbye(pb::Goodbye { reason }) => Self::Goodbye(Value::decode("reason", reason)?),
-            Body::Pong(pong) => Self::Pong(pong.try_into()?),
-            Body::Surveyed(pb::Surveyed { number, capacity }) => {
-                Self::Surveyed { number, capacity: required("capacity", capacity)? }
-            }
-        })
+    check |message| match message {
+        FromAgent::Probed(results) => {
+            at_most("results", results.len() as u64, (Mode::ALL.len() * max::URLS_MAX) as u64)
+        }
+        _ => Ok(()),
     }
-}
+});
 
-impl From<FromCoordinator> for pb::CoordinatorMessage {
-    fn from(message: FromCoordinator) -> Self {
-        use pb::coordinator_message::Body;
-        let body = match message {
-            FromCoordinator::Welcome(welcome) => Body::Welcome(welcome.into()),
-            FromCoordinator::Refused(refused) => Body::Refused(refused.into()),
-            FromCoordinator::Probe(probe) => Body::Probe((*probe).into()),
-            FromCoordinator::Prepare(assignment) => Body::Prepare((*assignment).into()),
-            FromCoordinator::Go { attempt, start_at_us } => {
-                Body::Go(pb::Go { attempt: Some(attempt.into()), start_at_us })
-            }
-            FromCoordinator::Abort { attempt, reason } => {
-                Body::Abort(pb::Abort { attempt: Some(attempt.into()), reason })
-            }
-            FromCoordinator::Stored(attempt) => Body::Stored(pb::Stored { attempt: Some(attempt.into()) }),
-            FromCoordinator::Dismiss(reason) => Body::Dismiss(pb::Dismiss { reason }),
-            FromCoordinator::Ping { sequence } => Body::Ping(pb::Ping { sequence }),
-            FromCoordinator::Survey { number, addresses, sessions } => {
-                Body::Survey(pb::Survey { number, addresses, sessions })
-            }
-            FromCoordinator::Resend(resend) => Body::Resend(resend.into()),
-        };
-        Self { body: Some(body) }
+bodies!(FromCoordinator = CoordinatorMessage in coordinator_message {
+    whole { Welcome, Refused, Probe, Prepare, Resend }
+    fields {
+        Go { attempt, start_at_us } = [attempt] start_at_us;
+        Abort { attempt, reason } = [attempt] reason;
+        Stored(attempt) = [attempt];
+        Dismiss(reason) = reason;
+        Ping { sequence } = sequence;
+        Survey { number, addresses, sessions } = number, addresses, sessions;
     }
-}
-
-impl TryFrom<pb::CoordinatorMessage> for FromCoordinator {
-    type Error = Invalid;
-
-    fn try_from(message: pb::CoordinatorMessage) -> Checked<Self> {
-        use pb::coordinator_message::Body;
-        Ok(match need("body", message.body)? {
-            Body::Welcome(welcome) => Self::Welcome(welcome.try_into()?),
-            Body::Refused(refused) => Self::Refused(refused.try_into()?),
-            Body::Probe(probe) => Self::Probe(Box::new(probe.try_into()?)),
-            Body::Prepare(prepare) => Self::Prepare(Box::new(prepare.try_into()?)),
-            Body::Go(pb::Go { attempt, start_at_us }) => {
-                at_most("start_at_us", start_at_us, max::CLOCK_US_MAX)?;
-                Self::Go { attempt: required("attempt", attempt)?, start_at_us }
-            }
-            Body::Abort(pb::Abort { attempt, reason }) => {
-                Self::Abort { attempt: required("attempt", attempt)?, reason: Value::decode("reason", reason)? }
-            }
-            Body::Stored(pb::Stored { attempt }) => Self::Stored(required("attempt", attempt)?),
-            Body::Dismiss(pb::Dismiss { reason }) => Self::Dismiss(Value::decode("reason", reason)?),
-            Body::Ping(pb::Ping { sequence }) => Self::Ping { sequence },
-            Body::Resend(resend) => Self::Resend(resend.try_into()?),
-            Body::Survey(pb::Survey { number, addresses, sessions }) => {
-                at_most("sessions", sessions, max::SESSIONS_MAX)?;
-                at_most("addresses", addresses.len() as u64, max::URLS_MAX as u64)?;
-                Self::Survey { number, addresses: Value::decode("addresses", addresses)?, sessions }
-            }
-        })
+    check |message| match message {
+        FromCoordinator::Go { start_at_us, .. } => at_most("start_at_us", *start_at_us, max::CLOCK_US_MAX),
+        FromCoordinator::Survey { addresses, sessions, .. } => {
+            at_most("sessions", *sessions, max::SESSIONS_MAX)?;
+            at_most("addresses", addresses.len() as u64, max::URLS_MAX as u64)
+        }
+        _ => Ok(()),
     }
-}
+});
 
 #[cfg(test)]
 mod tests {
@@ -165,7 +113,7 @@ mod tests {
     use crate::message::Report;
     use crate::outcome::{FailureKind, Ledger, Outcome, Phase};
     use crate::record::{SessionRecord, Split, WireRecord};
-    use crate::spec::{Assignment, Launch, Mode, Process, Script, Target};
+    use crate::spec::{Assignment, Launch, Process, Script, Target};
     use crate::vitals::{Vitals, WireState};
 
     fn assignment() -> Assignment {

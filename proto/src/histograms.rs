@@ -253,17 +253,14 @@ impl HistogramSet {
             if std::mem::replace(&mut seen[metric.index()], true) {
                 return Err(CodecError::Twice(metric));
             }
-            let found = header_bounds(data)
-                .ok_or_else(|| CodecError::Malformed { metric, cause: "no whole V2 header".to_owned() })?;
+            let malformed = |cause: String| CodecError::Malformed { metric, cause };
+            let found = header_bounds(data).ok_or_else(|| malformed("no whole V2 header".to_owned()))?;
             if found != bounds {
                 return Err(CodecError::Bounds { metric, found: describe(found), expected: describe(bounds) });
             }
-            let histogram: Histogram<u64> = deserializer
-                .deserialize(&mut data.as_slice())
-                .map_err(|error| CodecError::Malformed { metric, cause: error.to_string() })?;
-            set.histograms[metric.index()]
-                .add(&histogram)
-                .map_err(|error| CodecError::Malformed { metric, cause: error.to_string() })?;
+            let histogram: Histogram<u64> =
+                deserializer.deserialize(&mut data.as_slice()).map_err(|error| malformed(error.to_string()))?;
+            set.histograms[metric.index()].add(&histogram).map_err(|error| malformed(error.to_string()))?;
             set.over_range[metric.index()] = *over_range;
         }
         match Metric::ALL.into_iter().find(|metric| !seen[metric.index()]) {

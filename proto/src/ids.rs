@@ -1,4 +1,4 @@
-//! Names of things: a run, an attempt at a batch, the plan's fingerprint.
+//! Identifiers: of a run, of an attempt at a batch, and of a plan.
 
 use std::fmt;
 
@@ -23,11 +23,11 @@ impl fmt::Display for RunId {
     }
 }
 
-/// One try at one batch of one run: what uploads are keyed by.
+/// One try at one batch of one run. Uploads are identified by it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct AttemptId {
     pub run: RunId,
-    /// Place in the expanded grid; the warm-up has its own number, see [`AttemptId::WARMUP`].
+    /// The batch's place in the expanded grid, or [`AttemptId::WARMUP`].
     pub batch: u32,
     /// From 1.
     pub attempt: u32,
@@ -48,7 +48,7 @@ impl fmt::Display for AttemptId {
     }
 }
 
-/// SHA-256 of the checked plan in its canonical form: two peers with the same hash do the same experiment.
+/// SHA-256 of the checked plan in its canonical form. Peers with the same hash do the same experiment.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct PlanHash(pub [u8; 32]);
 
@@ -65,7 +65,7 @@ impl fmt::Debug for PlanHash {
 }
 
 impl PlanHash {
-    /// The first 12 hex digits: what people compare by eye.
+    /// The first 12 hex digits, for people.
     #[must_use]
     pub fn short(&self) -> String {
         self.to_string()[..12].to_owned()

@@ -13,6 +13,7 @@ mod named;
 pub mod outcome;
 pub mod record;
 pub mod spec;
+pub mod units;
 pub mod vitals;
 
 /// Generated from `muster/v1/control.proto`.

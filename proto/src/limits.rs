@@ -1,12 +1,12 @@
-//! Limits of everything that crosses the wire. What is beyond them is refused, not cut.
+//! Limits of everything that comes over the network. Whatever exceeds them is refused, not truncated.
 
 use std::time::Duration;
 
-/// Bytes of one protobuf message, both ways. A report with every histogram fully spread out is about 2 MiB.
+/// Bytes of one protobuf message, both ways. A report whose histograms use every bucket has about 2 MiB.
 pub const MESSAGE_BYTES_MAX: usize = 8 << 20;
-/// Bytes that a sender puts into one record chunk before it starts the next.
+/// About how many bytes a sender puts into one chunk of records.
 pub const CHUNK_BYTES_TARGET: usize = 256 << 10;
-/// Record chunks of one report.
+/// Chunks of records of one report.
 pub const CHUNKS_MAX: u64 = 1 << 20;
 /// Chunks that are asked for again in one message.
 pub const RESEND_MAX: usize = 4_096;
@@ -22,11 +22,11 @@ pub const URLS_MAX: usize = 1_024;
 pub const NAME_CHARS_MAX: usize = 64;
 /// Bytes of any other short text: URL, error type, host.
 pub const TEXT_BYTES_MAX: usize = 2_048;
-/// Bytes of a recorded error message; longer ones are cut by the agent.
+/// Bytes of a recorded error message. The agent truncates longer ones.
 pub const ERROR_BYTES_MAX: usize = 512;
 /// Bytes of an encoded histogram.
 pub const HISTOGRAM_BYTES_MAX: usize = 1 << 20;
-/// The most that a reply of a target may be allowed to have.
+/// Bytes of a target's reply: the largest limit that a plan may set.
 pub const REPLY_BYTES_MAX: u64 = 1 << 30;
 /// Sessions of one readiness check to one address.
 pub const PROBE_SESSIONS_MAX: u32 = 64;
@@ -34,13 +34,13 @@ pub const PROBE_SESSIONS_MAX: u32 = 64;
 pub const ERRNOS_MAX: usize = 256;
 /// Bytes of an extra trust root.
 pub const CA_BYTES_MAX: usize = 1 << 20;
-/// Any duration on the wire: a year.
+/// Any duration in a message, in microseconds: a year.
 pub const DURATION_US_MAX: u64 = 366 * 86_400 * 1_000_000;
-/// Any reading of a monotonic clock: a century.
+/// Any reading of a monotonic clock, in microseconds: a century.
 pub const CLOCK_US_MAX: u64 = 100 * DURATION_US_MAX;
-/// Nobody can give signs of life more often than that.
+/// The shortest lease: heartbeats can't be sent much more often.
 pub const LEASE_MIN: Duration = Duration::from_millis(100);
 /// Agents of one run.
 pub const AGENTS_MAX: usize = 4_096;
-/// Messages that wait in one direction of one stream.
+/// The most messages that wait in one direction of a stream.
 pub const QUEUE_MESSAGES: usize = 64;

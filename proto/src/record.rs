@@ -1,58 +1,58 @@
-//! One session's row.
+//! What is recorded of one session.
 
 use crate::outcome::{FailureKind, Outcome};
 
-/// What one session did, in integer microseconds. Offsets count from its agent's start instant; durations are the
-/// agent's monotonic clock. A phase that was not completed has no value.
+/// What one session did, in microseconds. Offsets count from its agent's start instant; durations are on the agent's monotonic
+/// clock. A phase that was not completed has no value.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SessionRecord {
     /// Global number of the session in its batch, from 0.
     pub session: u64,
     pub outcome: Outcome,
     pub error_message: String,
-    /// When the schedule wanted it to start.
+    /// When it was meant to start.
     pub intended_us: u64,
-    /// When it did start; `None` for lost and never started.
+    /// When it started; `None` for a lost session and for one that was never started.
     pub started_us: Option<u64>,
     pub connect_us: Option<u64>,
     pub reset_us: Option<u64>,
     /// One value a completed step.
     pub step_us: Vec<u64>,
     pub close_us: Option<u64>,
-    /// From the actual start to the end, whatever the end was.
+    /// From the actual start to the end, however it ended.
     pub total_us: Option<u64>,
-    /// The waits that the server says it did, summed over the steps.
+    /// How long the server says that it waited, summed over the steps.
     pub waited_us: Option<u64>,
-    /// Waits and pauses that the session asked for, summed over the steps that it made.
+    /// Waits and pauses that the script asked for, summed over the completed steps.
     pub asked_us: u64,
-    /// What each step asked the server to wait.
+    /// How long each step asked the server to wait.
     pub step_wait_us: u64,
-    /// The server said that the episode was over, and the steps ended there.
+    /// The server said that the episode was over, and the steps ended.
     pub done: bool,
-    /// How the connection ended after the last answer, if not as it should. The session has succeeded all the same.
+    /// How the connection ended after the last reply, if not in an orderly way. The session has succeeded all the same.
     pub untidy: Option<FailureKind>,
     pub pid: Option<u64>,
     pub session_hash: Option<String>,
     pub host_url: Option<String>,
-    /// What the kernel knows of it; nothing where it was not asked.
+    /// What the kernel measured; empty if it was not asked.
     pub wire: WireRecord,
 }
 
-/// A reply's latency in two: until the kernel had it, and from there until the program had read it.
+/// A reply's latency in two parts: until the kernel had received it, and from there until the program had read it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Split {
-    /// The kernel's receive stamp of the reply less CLOCK_REALTIME just before its request was written.
+    /// Wire latency: the kernel's receive timestamp of the reply, minus CLOCK_REALTIME just before the request was written.
     pub wire_us: u64,
-    /// CLOCK_REALTIME when the program had read the reply less that stamp: the generator's own delay.
+    /// Receive lag: CLOCK_REALTIME when the program had read the reply, minus that timestamp. It is the generator's own delay.
     pub lag_us: u64,
 }
 
-/// What went before a cut: whoever cuts a connection for want of an answer has waited for one.
+/// The silence before a server cut a connection. A server that cuts because it got no answer has waited for one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Silence {
-    /// From the server's last sign of life to the cut.
+    /// From the last bytes of the server to the cut, in microseconds.
     pub us: u64,
-    /// Of it, what this side was late by.
+    /// The part of it by which this process was late.
     pub own_us: u64,
 }
 
@@ -60,35 +60,35 @@ pub struct Silence {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct WireRecord {
     pub reset: Option<Split>,
-    /// One a completed step, or none at all.
+    /// One a completed step, or none.
     pub steps: Vec<Split>,
-    /// All that this side added to the session after its start: receive lags of every phase, handshakes noticed late,
-    /// pauses that took longer than asked for.
+    /// All delay that this process added to the session after its start: receive lags of every phase, handshakes that were
+    /// noticed late, pauses that took longer than asked for.
     pub own_delay_us: Option<u64>,
-    /// Of it, what was added until it was connected.
+    /// The part of it until the session was connected.
     pub connect_own_us: Option<u64>,
-    /// Of it, what was added until the first answer was read.
+    /// The part of it until the first reply was read.
     pub open_own_us: Option<u64>,
     /// Pings of the server that were read.
     pub pings: u32,
-    /// The longest that one of them lay in the kernel before it was answered.
+    /// The longest time that one of them waited in the kernel before it was answered.
     pub ping_late_us: Option<u64>,
-    /// Of a session that the other side cut.
+    /// Only for a session that the server cut.
     pub silence: Option<Silence>,
     /// The kernel's round trip of the TCP handshake.
     pub handshake_rtt_us: Option<u64>,
-    /// SYN segments that had to be sent again: the peer's queue of connections was full, or the network lost them.
+    /// SYN segments that were sent again because the peer's accept queue was full or the network lost them.
     pub syn_retransmits: Option<u32>,
 }
 
 impl WireRecord {
-    /// Sum over the steps.
+    /// The wire latencies of all steps together.
     #[must_use]
     pub fn steps_wire_us(&self) -> Option<u64> {
         self.sum(|split| split.wire_us)
     }
 
-    /// Sum over the steps.
+    /// The receive lags of all steps together.
     #[must_use]
     pub fn steps_lag_us(&self) -> Option<u64> {
         self.sum(|split| split.lag_us)
@@ -100,7 +100,7 @@ impl WireRecord {
 }
 
 impl SessionRecord {
-    /// The row of a session of which nothing more is known than how it (did not) end.
+    /// The record of a session of which only the outcome is known.
     #[must_use]
     pub fn without_life(session: u64, outcome: Outcome, error_message: String) -> Self {
         Self {
@@ -126,50 +126,50 @@ impl SessionRecord {
         }
     }
 
-    /// How late it was started: the generator's own fault, never the server's.
+    /// How late it was started. That is the generator's fault, never the server's.
     #[must_use]
     pub fn launch_lag_us(&self) -> Option<u64> {
         self.started_us.map(|started| started.saturating_sub(self.intended_us))
     }
 
-    /// From the *intended* start to the end (Tene's "response time"; `total_us` is the service time).
+    /// The response time: from the intended start to the end. `total_us` is the service time.
     #[must_use]
     pub fn response_us(&self) -> Option<u64> {
         Some(self.ended_us()?.saturating_sub(self.intended_us))
     }
 
-    /// What its total would have been with a generator that adds nothing: `None` where its own delay is not known.
+    /// What its total would have been with a generator that adds no delay; `None` if its own delay is not known.
     #[must_use]
     pub fn total_without_own_delay_us(&self) -> Option<u64> {
         Some(self.total_us?.saturating_sub(self.wire.own_delay_us?))
     }
 
-    /// Offset at which it ended.
+    /// The offset at which it ended.
     #[must_use]
     pub fn ended_us(&self) -> Option<u64> {
         Some(self.started_us?.saturating_add(self.total_us?))
     }
 
-    /// Offset from which it counts as open: its first answer. A server may accept a connection, and even upgrade it, only
-    /// to refuse it then.
+    /// The offset from which it counts as open: its first reply. Before, a server may accept and upgrade a connection and still
+    /// refuse the session.
     #[must_use]
     pub fn opened_us(&self) -> Option<u64> {
         Some(self.started_us?.saturating_add(self.open_latency_us()?))
     }
 
-    /// From its start to its first answer.
+    /// From its start to its first reply.
     #[must_use]
     pub fn open_latency_us(&self) -> Option<u64> {
         Some(self.connect_us?.saturating_add(self.reset_us?))
     }
 
-    /// What it took beyond the waits and pauses that it asked for.
+    /// The time that it took beyond the waits and pauses that the script asked for.
     #[must_use]
     pub fn beyond_us(&self) -> Option<u64> {
         Some(self.total_us?.saturating_sub(self.asked_us))
     }
 
-    /// Sum of the step latencies, if every step it got to was completed at least once.
+    /// The latencies of all completed steps together; `None` if there are none.
     #[must_use]
     pub fn step_sum_us(&self) -> Option<u64> {
         (!self.step_us.is_empty()).then(|| self.step_us.iter().copied().fold(0, u64::saturating_add))

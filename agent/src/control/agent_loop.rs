@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use proto::message::{Hello, Probe, ProbeResult, Progress, Refused, RefusedWhy, Resend};
+use proto::message::{Hello, Probe, ProbeResult, Refused, RefusedWhy, Resend};
 use proto::{Assignment, AttemptId, Capacity, FromAgent, FromCoordinator};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until, timeout};
@@ -281,14 +281,7 @@ impl Agent {
         if let (State::Running(attempt), Some(Attempt::Running { counters, .. })) =
             (self.machine.state(), &self.attempt)
         {
-            let seen = counters.snapshot();
-            let _ = out.try_send(FromAgent::Progress(Progress {
-                attempt,
-                launched: seen.launched,
-                open: seen.open,
-                succeeded: seen.succeeded,
-                failed: seen.failed,
-            }));
+            let _ = out.try_send(FromAgent::Progress(counters.progress(attempt)));
         }
     }
 
@@ -430,7 +423,7 @@ mod tests {
             holding: None,
         };
         let attempt = AttemptId { run, batch: 0, attempt: 1 };
-        let assignment = crate::control::machine::tests::assignment(attempt, plan_hash);
+        let assignment = crate::test_data::assignment(attempt, plan_hash);
         let (to_coordinator, mut heard) = mpsc::channel(1);
         let (tell, from_coordinator) = mpsc::channel(4);
         let welcome = Welcome { run, plan_hash, name: "a".to_owned(), lease: second };

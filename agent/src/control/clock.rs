@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use proto::convert::micros;
+use proto::units::micros;
 use tokio::time::Instant;
 
 /// The first reading. It is not 0, so that an offset for tests can be subtracted.

@@ -99,11 +99,6 @@ impl Connector {
         Self { address, security, open: Arc::new(open) }
     }
 
-    #[must_use]
-    pub fn address(&self) -> &str {
-        &self.address
-    }
-
     /// Opens a connection and returns its client, and where TLS errors of the connection are noted. Whether a gRPC server
     /// is at the other end shows with the first call.
     ///

@@ -17,8 +17,9 @@ use proto::message::{Hello, Probe, Refused, RefusedWhy, Resend, Welcome};
 use proto::{Assignment, AttemptId, FromAgent, FromCoordinator};
 
 /// Where the agent is in an attempt.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum State {
+    #[default]
     Idle,
     Preparing(AttemptId),
     Armed(AttemptId),
@@ -80,7 +81,7 @@ pub enum Effect {
 const INTERRUPTED: &str = "interrupted by a signal";
 
 /// See the module.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Machine {
     state: State,
     welcome: Option<Welcome>,
@@ -88,27 +89,15 @@ pub struct Machine {
     leaving: bool,
 }
 
-impl Default for Machine {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 impl Machine {
     #[must_use]
     pub fn new() -> Self {
-        Self { state: State::Idle, welcome: None, leaving: false }
+        Self::default()
     }
 
     #[must_use]
     pub fn state(&self) -> State {
         self.state
-    }
-
-    /// The run this agent was welcomed to.
-    #[must_use]
-    pub fn welcome(&self) -> Option<&Welcome> {
-        self.welcome.as_ref()
     }
 
     /// Completes a greeting with the plan of the run that this agent belongs to, and with the results it holds.
@@ -261,13 +250,14 @@ impl Machine {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
     use std::time::Duration;
 
     use proptest::prelude::*;
-    use proto::{Bounds, Launch, Mode, PlanHash, RunId, Script, Target};
+    use proto::{PlanHash, RunId};
 
     use super::*;
+    use crate::test_data::assignment;
 
     const PLAN: PlanHash = PlanHash([1; 32]);
 
@@ -282,40 +272,6 @@ pub(crate) mod tests {
             name: "a".to_owned(),
             lease: Duration::from_secs(10),
         }))
-    }
-
-    /// One session, one step, all limits a second.
-    pub(crate) fn assignment(attempt: AttemptId, plan_hash: PlanHash) -> Assignment {
-        let second = Duration::from_secs(1);
-        Assignment {
-            attempt,
-            plan_hash,
-            target: Target { urls: vec!["http://127.0.0.1:1".to_owned()], ca_pem: Vec::new() },
-            mode: Mode::Ws,
-            script: Script {
-                steps: 1,
-                wait: second,
-                think: Duration::ZERO,
-                connect_timeout: second,
-                reset_timeout: second,
-                step_timeout: second,
-                close_timeout: second,
-                total_timeout: None,
-                until_done: true,
-                message_bytes_max: 1 << 20,
-            },
-            launch: Launch::Burst,
-            first_session: 0,
-            sessions: 1,
-            batch_size: 1,
-            seed: 1,
-            agent_index: 0,
-            agent_count: 1,
-            bounds: Bounds::STANDARD,
-            kernel_timestamps: true,
-            clock_step_us_max: 2_000,
-            in_flight_max: 1,
-        }
     }
 
     fn prepare(attempt: u32, plan_hash: PlanHash) -> Event {

@@ -16,7 +16,7 @@ use tokio::task::LocalSet;
 use tokio::time::{Instant, interval_at, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::drivers::fault;
+use crate::drivers::fault::clipped;
 use crate::drivers::registry::{DriverTask, with_driver};
 use crate::drivers::{Dialer, Driver, Refusal, Route};
 use crate::load::recorder::Counters;
@@ -178,11 +178,12 @@ async fn try_until_final(result: &RefCell<ProbeResult>, probe: &Probe, resolver:
                 Retry::Never => (usual, true),
             };
             known.last_word = stop || now + pause >= deadline;
-            known.problem = clipped(if known.last_word || !may_pass {
+            let problem = if known.last_word || !may_pass {
                 problem
             } else {
                 format!("{problem}; waiting up to {} s (target.ready_timeout_seconds)", probe.deadline.as_secs())
-            });
+            };
+            known.problem = clipped(problem, TEXT_BYTES_MAX);
             if known.last_word {
                 return;
             }
@@ -190,11 +191,6 @@ async fn try_until_final(result: &RefCell<ProbeResult>, probe: &Probe, resolver:
         };
         tokio::time::sleep(pause).await;
     }
-}
-
-/// Cuts a text to the length that a message may have.
-fn clipped(text: String) -> String {
-    fault::clipped(text, TEXT_BYTES_MAX)
 }
 
 /// Runs whole sessions with every address of the url before `deadline`. What is learned is kept in `result`.
@@ -305,7 +301,7 @@ fn check_session(ended: &EndedSession<()>, address: &str) -> Result<(), TryError
             return Err(TryError { problem, retry: Retry::Later(None) });
         }
         Outcome::Failed(kind, _) => advice(kind, refusal),
-        Outcome::TimedOut(Phase::Connect) => (proxy_unused(variable), Retry::Later(None)),
+        Outcome::TimedOut(Phase::Connect) => (proxy_unused(|name| std::env::var_os(name)), Retry::Later(None)),
         _ => (String::new(), Retry::Later(None)),
     };
     Err(TryError { problem: format!("{problem}{advice}"), retry })
@@ -354,7 +350,7 @@ fn advice(kind: &FailureKind, refusal: Option<&Refusal>) -> (String, Retry) {
             ("; if the server speaks TLS, the URL must start with https:// or wss://", wait)
         }
         FailureKind::CapacityReached => ("; the server is full: is another client using it?", wait),
-        FailureKind::Unreachable => return (proxy_unused(variable), wait),
+        FailureKind::Unreachable => return (proxy_unused(|name| std::env::var_os(name)), wait),
         FailureKind::Refused
         | FailureKind::PortExhausted
         | FailureKind::FdExhausted
@@ -374,10 +370,6 @@ fn proxy_unused(variable: impl Fn(&str) -> Option<std::ffi::OsString>) -> String
     name.map_or_else(String::new, |name| {
         format!("; agents connect directly and do not use {name}: is there a way to the target without the proxy?")
     })
-}
-
-fn variable(name: &str) -> Option<std::ffi::OsString> {
-    std::env::var_os(name)
 }
 
 #[cfg(test)]
@@ -418,6 +410,6 @@ mod tests {
 
     #[test]
     fn a_long_problem_is_cut_to_what_a_message_holds() {
-        assert!(clipped("é".repeat(TEXT_BYTES_MAX)).len() <= TEXT_BYTES_MAX);
+        assert!(clipped("é".repeat(TEXT_BYTES_MAX), TEXT_BYTES_MAX).len() <= TEXT_BYTES_MAX);
     }
 }

@@ -70,7 +70,7 @@ impl<F: Fn(u64, Phase) -> Act + 'static> Driver for FakeDriver<F> {
     async fn step(&self, session: &mut u64, wait: Duration, _last: bool) -> Result<Reply, Fault> {
         tokio::time::sleep(wait).await;
         self.act(*session, Phase::Step).await?;
-        let waited_us = Some(proto::convert::micros(wait));
+        let waited_us = Some(proto::units::micros(wait));
         Ok(Reply { waited_us, pid: Some(1), ..Reply::default() })
     }
 

@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 
 use proto::FailureKind;
+use proto::units::micros_of;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -91,9 +92,8 @@ fn read<'a, T: Deserialize<'a>>(value: Option<&'a RawValue>) -> Option<T> {
     value.and_then(|value| serde_json::from_str(value.get()).ok())
 }
 
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the range is checked first")]
 fn microseconds(seconds: f64) -> Option<u64> {
-    (0.0..=1e9).contains(&seconds).then(|| (seconds * 1e6).round() as u64)
+    (0.0..=1e9).contains(&seconds).then(|| micros_of(seconds))
 }
 
 /// Reads a WebSocket reply to reset or step.

@@ -3,8 +3,6 @@
 //! tungstenite has one too, but it keeps several KiB for each handshake and builds header maps of the request and the
 //! response. In a burst thousands of handshakes are under way at once (docs/performance.md).
 
-use std::borrow::Cow;
-
 use memchr::memmem;
 use proto::FailureKind;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -106,7 +104,8 @@ fn accepted(response: &httparse::Response<'_, '_>, key: &str, body: &[u8]) -> Re
     let status = response.code.unwrap_or(0);
     if status != 101 {
         let first = |name: &'static str| values(name).next().map(String::from_utf8_lossy);
-        return Err(refused(status, response.reason.unwrap_or(""), first("retry-after"), first("location"), body));
+        let refusal = Refusal::of(first("retry-after").as_deref(), first("location").as_deref());
+        return Err(Fault { refusal, ..refused(status, response.reason.unwrap_or(""), body) });
     }
     // A list may be spread over several lines (RFC 9110 section 5.3).
     let has = |name: &'static str, token: &str| {
@@ -126,23 +125,14 @@ fn accepted(response: &httparse::Response<'_, '_>, key: &str, body: &[u8]) -> Re
     Ok(())
 }
 
-fn refused(
-    status: u16,
-    reason: &str,
-    retry_after: Option<Cow<'_, str>>,
-    location: Option<Cow<'_, str>>,
-    body: &[u8],
-) -> Fault {
+fn refused(status: u16, reason: &str, body: &[u8]) -> Fault {
     let mut message =
         format!("the upgrade to WebSocket was answered with HTTP {status} {reason}").trim_end().to_owned();
     let body = String::from_utf8_lossy(body);
     if !body.trim().is_empty() {
         message.push_str(&format!(": {}", reply::excerpt(body.trim())));
     }
-    Fault {
-        refusal: Refusal::of(retry_after.as_deref(), location.as_deref()),
-        ..Fault::new(FailureKind::UpgradeRefused(status), message)
-    }
+    Fault::new(FailureKind::UpgradeRefused(status), message)
 }
 
 #[cfg(test)]

@@ -48,11 +48,7 @@ impl WsSession {
         self.request(text);
         match self.frames.receive().await? {
             Received::Text(text) => reply::ws_observation(&text),
-            Received::Binary(bytes) => {
-                Err(Fault::new(FailureKind::BadReply, format!("a binary frame of {bytes} bytes")))
-            }
-            Received::Close { code, reason } => Err(closed(code, &reason)),
-            Received::End => Err(cut_off()),
+            other => Err(unexpected(&other, "")),
         }
     }
 }
@@ -73,13 +69,19 @@ fn step_text(wait: Duration) -> String {
     format!(r#"{{"type":"step","data":{{"wait_seconds":{:?}}}}}"#, wait.as_secs_f64())
 }
 
-fn closed(code: u16, reason: &str) -> Fault {
-    Fault::new(FailureKind::Closed(code), format!("closed {code} {reason}").trim_end())
-}
-
-/// The connection ended without a close frame, which counts as code 1006 (RFC 6455 section 7.4.1).
-fn cut_off() -> Fault {
-    Fault::new(FailureKind::Closed(1006), "closed without a close frame")
+/// The fault that a message is where none was expected. `text_problem` describes a text that is no error frame.
+fn unexpected(received: &Received, text_problem: &str) -> Fault {
+    match received {
+        Received::Text(text) => {
+            reply::ws_error(text).unwrap_or_else(|| Fault::new(FailureKind::BadReply, text_problem))
+        }
+        Received::Binary(bytes) => Fault::new(FailureKind::BadReply, format!("a binary frame of {bytes} bytes")),
+        Received::Close { code, reason } => {
+            Fault::new(FailureKind::Closed(*code), format!("closed {code} {reason}").trim_end())
+        }
+        // The end without a close frame counts as code 1006 (RFC 6455 section 7.4.1).
+        Received::End => Fault::new(FailureKind::Closed(1006), "closed without a close frame"),
+    }
 }
 
 impl Driver for WsDriver {
@@ -134,13 +136,7 @@ impl Driver for WsDriver {
             received = session.frames.receive() => received?,
             () = sleep_until(until) => return Ok(()),
         };
-        Err(match received {
-            Received::Text(text) => reply::ws_error(&text)
-                .unwrap_or_else(|| Fault::new(FailureKind::BadReply, "a message that nobody had asked for")),
-            Received::Binary(bytes) => Fault::new(FailureKind::BadReply, format!("a binary frame of {bytes} bytes")),
-            Received::Close { code, reason } => closed(code, &reason),
-            Received::End => cut_off(),
-        })
+        Err(unexpected(&received, "a message that nobody had asked for"))
     }
 
     /// Waits for the server's close frame, the last reply that is due. Whatever is wrong with it is untidy, not a failure.
@@ -148,25 +144,16 @@ impl Driver for WsDriver {
         session.request(CLOSE);
         let mut untidy = None;
         loop {
-            match session.frames.receive().await {
+            let received = match session.frames.receive().await {
                 Ok(Received::Close { code: 1000 | 1005, .. }) => return Closed { connection: Some(session), untidy },
-                Ok(Received::Close { code, reason }) => {
-                    return Closed {
-                        connection: Some(session),
-                        untidy: untidy.or_else(|| Some(closed(code, &reason))),
-                    };
-                }
-                Ok(Received::Text(text)) => {
-                    untidy.get_or_insert_with(|| {
-                        reply::ws_error(&text)
-                            .unwrap_or_else(|| Fault::new(FailureKind::BadReply, "a reply to close, which has none"))
-                    });
-                }
-                Ok(Received::Binary(_)) => {
-                    untidy.get_or_insert_with(|| Fault::new(FailureKind::BadReply, "a binary frame after close"));
-                }
-                Ok(Received::End) => return Closed { connection: None, untidy: untidy.or_else(|| Some(cut_off())) },
+                Ok(received) => received,
                 Err(fault) => return Closed { connection: None, untidy: untidy.or(Some(fault)) },
+            };
+            untidy.get_or_insert_with(|| unexpected(&received, "a reply to close, which has none"));
+            match received {
+                Received::Close { .. } => return Closed { connection: Some(session), untidy },
+                Received::End => return Closed { connection: None, untidy },
+                Received::Text(_) | Received::Binary(_) => {}
             }
         }
     }

@@ -1,16 +1,15 @@
 //! How this agent was doing during a batch: what the operating system says before and after it, and the difference.
 //! Everything is read outside the measured time. What can't be read is absent, never 0.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::time::{Duration, Instant};
 
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike as _;
-use proto::convert::micros;
-use proto::{Vitals, WireState};
+use proto::Vitals;
+use proto::units::micros;
 
-use super::capacity::{SocketCounts, cores};
+use super::capacity::{SocketCounts, cores, kib_field, read};
 use crate::net::timestamps::realtime_ahead_us;
 
 /// The time that the scheduler gave a thread (`/proc/PID/task/TID/schedstat`, Linux `Documentation/scheduler/sched-stats.rst`).
@@ -25,7 +24,7 @@ impl ThreadCpu {
     /// The calling thread's times since it began.
     #[must_use]
     pub fn of_this_thread() -> Self {
-        Self::parse(&fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default())
+        Self::parse(&read("/proc/thread-self/schedstat"))
     }
 
     fn parse(text: &str) -> Self {
@@ -61,22 +60,6 @@ impl CloseDelays {
     }
 }
 
-/// What the load threads know of themselves, all together.
-#[derive(Debug, Default)]
-pub struct ThreadTotals {
-    pub threads: u32,
-    pub cpu_us: u64,
-    pub run_queue_us: Option<u64>,
-    pub in_flight_max: u64,
-    /// How late their timers fired, as an HdrHistogram V2.
-    pub overshoot: Vec<u8>,
-    /// Socket errors of sessions: how many by error number.
-    pub errnos: BTreeMap<i32, u64>,
-    pub wire: WireState,
-    pub beside_target: bool,
-    pub close_delays: CloseDelays,
-}
-
 /// One reading of the machine's and the process's figures.
 #[derive(Debug, Clone)]
 struct Reading {
@@ -94,12 +77,6 @@ pub struct Sampler {
     /// Open descriptors at the first reading.
     descriptors: u64,
     realtime_ahead_us: i64,
-}
-
-impl Default for Sampler {
-    fn default() -> Self {
-        Self::start()
-    }
 }
 
 impl Sampler {
@@ -120,39 +97,30 @@ impl Sampler {
         realtime_ahead_us(self.first.at).saturating_sub(self.realtime_ahead_us)
     }
 
-    /// Takes the second reading and returns the difference, together with what the threads know.
+    /// Takes the second reading and returns the difference, added to what the load threads know of themselves.
     #[must_use]
-    pub fn finish(self, wall: Duration, threads: ThreadTotals, realtime_step_us: i64) -> Vitals {
+    pub fn finish(self, wall: Duration, threads: Vitals, realtime_step_us: i64) -> Vitals {
         let (first, last) = (self.first, Reading::take());
         let sockets = SocketCounts::read();
         let since = |now: Option<u64>, then: Option<u64>| now.zip(then).map(|(now, then)| now.saturating_sub(then));
         let host = last.host.zip(first.host).map(|(now, then)| now.since(then));
         Vitals {
-            threads: threads.threads,
             wall_us: micros(wall),
             process_cpu_us: last.process_cpu_us.saturating_sub(first.process_cpu_us),
-            load_cpu_us: threads.cpu_us,
-            run_queue_us: threads.run_queue_us,
             throttled_us: since(last.throttled_us, first.throttled_us),
             host_cpu_permille: host.map(HostCpu::busy_permille),
             host_steal_permille: host.map(HostCpu::steal_permille),
-            overshoot: threads.overshoot,
             retransmits: since(last.tcp.retransmits, first.tcp.retransmits),
             syn_retransmits: since(last.tcp.syn_retransmits, first.tcp.syn_retransmits),
             listen_overflows: since(last.tcp.listen_overflows, first.tcp.listen_overflows),
-            errnos: threads.errnos.into_iter().collect(),
             memory_bytes_max: memory_bytes_max(&read("/proc/self/status")),
             descriptors_max: self.descriptors + threads.in_flight_max,
-            in_flight_max: threads.in_flight_max,
             tcp_in_use: sockets.in_use,
             time_wait: sockets.time_wait,
             realtime_step_us,
-            wire: threads.wire,
             // The CPUs of the whole host, like its busy share; a quota of this process does not make it smaller.
             host_cpus: host.map_or_else(cores, |host| host.cpus),
-            beside_target: threads.beside_target,
-            let_go_us_max: threads.close_delays.us_max,
-            left_open: threads.close_delays.left_open,
+            ..threads
         }
     }
 }
@@ -170,10 +138,6 @@ impl Reading {
             tcp: Counts::parse(&read("/proc/net/snmp"), &read("/proc/net/netstat")),
         }
     }
-}
-
-fn read(path: &str) -> String {
-    fs::read_to_string(path).unwrap_or_default()
 }
 
 /// Clock ticks of all CPUs together (proc_stat(5), first line).
@@ -250,9 +214,7 @@ fn counter(text: &str, prefix: &str, name: &str) -> Option<u64> {
 
 /// The largest resident size so far, in bytes (proc_pid_status(5), VmHWM).
 fn memory_bytes_max(status: &str) -> u64 {
-    let line = status.lines().find(|line| line.starts_with("VmHWM:"));
-    let kib = line.and_then(|line| line.split_whitespace().nth(1)).and_then(|word| word.parse::<u64>().ok());
-    kib.unwrap_or(0).saturating_mul(1_024)
+    kib_field(status, "VmHWM:")
 }
 
 /// How long a CPU quota has held this process's control group back, in microseconds; `None` where there is none to read.
@@ -315,7 +277,7 @@ mod tests {
             assert!(begun.elapsed() < Duration::from_secs(60), "no CPU time in a minute: {sum}");
         }
         let own = ThreadCpu::of_this_thread().since(before);
-        let threads = ThreadTotals { threads: 1, cpu_us: own.cpu_us, in_flight_max: 3, ..ThreadTotals::default() };
+        let threads = Vitals { threads: 1, load_cpu_us: own.cpu_us, in_flight_max: 3, ..Vitals::default() };
         let vitals = sampler.finish(begun.elapsed(), threads, 0);
         assert!(vitals.process_cpu_us >= 10_000, "{vitals:?}");
         assert!(vitals.cores_busy() > 0.0 && vitals.memory_bytes_max > 1 << 20, "{vitals:?}");

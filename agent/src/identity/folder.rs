@@ -30,13 +30,6 @@ pub enum IdentityError {
     Broken(String),
 }
 
-/// What a folder holds.
-#[derive(Debug)]
-pub(super) struct Contents {
-    pub(super) ca: CertificateDer<'static>,
-    pub(super) credentials: Credentials,
-}
-
 /// How the owner of a folder proves itself.
 #[derive(Debug)]
 pub(super) enum Credentials {
@@ -55,11 +48,12 @@ pub fn default_dir() -> Option<PathBuf> {
     Some(config.join("muster").join("identity"))
 }
 
-/// Reads a folder and checks that nobody else can read its keys or change its files.
+/// Reads the authority's certificate and the credentials of a folder, and checks that nobody else can read its keys or change
+/// its files.
 ///
 /// # Errors
 /// [`IdentityError::Missing`] if there is none; otherwise what is wrong with it, and the remedy.
-pub(super) fn load(dir: &Path) -> Result<Contents, IdentityError> {
+pub(super) fn load(dir: &Path) -> Result<(CertificateDer<'static>, Credentials), IdentityError> {
     let metadata = match fs::metadata(dir) {
         Ok(metadata) => metadata,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -92,7 +86,7 @@ pub(super) fn load(dir: &Path) -> Result<Contents, IdentityError> {
         let certificate = read(dir, AGENT_CERT, false)?.ok_or_else(missing)?;
         Credentials::Agent(certs::leaf(&certificate, &key).map_err(|error| broken(dir, AGENT_CERT, &error))?)
     };
-    Ok(Contents { ca, credentials })
+    Ok((ca, credentials))
 }
 
 fn broken(dir: &Path, name: &str, error: &dyn std::error::Error) -> IdentityError {

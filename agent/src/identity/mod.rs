@@ -25,8 +25,8 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
 use certs::{Leaf, Role};
+use folder::Credentials;
 pub use folder::{AGENT_CERT, AGENT_KEY, CA_CERT, CA_KEY, DIR_MODE, IdentityError, KEY_MODE, default_dir};
-use folder::{Contents, Credentials};
 
 /// An identity folder that was read and found safe.
 #[derive(Debug)]
@@ -42,7 +42,7 @@ impl Identity {
     /// # Errors
     /// [`IdentityError::Missing`] if there is none; otherwise what is wrong with it, and the way out.
     pub fn load(dir: &Path) -> Result<Self, IdentityError> {
-        let Contents { ca, credentials } = folder::load(dir)?;
+        let (ca, credentials) = folder::load(dir)?;
         Ok(Self { dir: dir.to_path_buf(), ca, credentials })
     }
 

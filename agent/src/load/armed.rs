@@ -52,16 +52,8 @@ impl LoadFactory {
     }
 
     /// Prepares a share.
-    ///
-    /// # Errors
-    /// Why it can't be run, for people.
-    pub async fn arm(
-        &self,
-        share: Assignment,
-        resolver: TargetResolver,
-        threads: u32,
-    ) -> Result<Box<dyn ArmedLoad>, String> {
-        (self.0)(share, resolver, threads).await
+    pub fn arm(&self, share: Assignment, resolver: TargetResolver, threads: u32) -> LoadFuture<Box<dyn ArmedLoad>> {
+        (self.0)(share, resolver, threads)
     }
 }
 

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use proto::convert::micros;
+use proto::units::micros;
 use proto::{Bounds, Outcome, Script, SessionRecord};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -65,7 +65,7 @@ pub async fn run<D: Driver>(
     let count = share.count();
     let launcher = Launcher { driver, share, script: Rc::new(share.script.clone()), origin, cancel, counters };
     let mut recorder = Recorder::new(share.bounds, count);
-    let mut overshoot = Overshoot::new();
+    let mut overshoot = Overshoot::default();
     let mut sessions: JoinSet<EndedSession<D::Closing>> = JoinSet::new();
     // Connections of sessions that are over. They still hold descriptors and ports, but are not measured.
     let mut closing: JoinSet<CloseDelays> = JoinSet::new();
@@ -223,8 +223,7 @@ mod tests {
 
     fn share(sessions: u64, launch: Launch, script: Script) -> ThreadShare {
         let attempt = AttemptId { run: RunId::random(), batch: 0, attempt: 1 };
-        let assignment =
-            Assignment { launch, sessions, ..crate::control::machine::tests::assignment(attempt, PlanHash([0; 32])) };
+        let assignment = Assignment { launch, sessions, ..crate::test_data::assignment(attempt, PlanHash([0; 32])) };
         ThreadShare {
             thread: 0,
             threads: 1,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
-use proto::convert::micros;
+use proto::units::micros;
 
 /// Time between two measurements.
 pub const TICK: Duration = Duration::from_millis(10);
@@ -16,16 +16,11 @@ pub struct Overshoot(Histogram<u64>);
 
 impl Default for Overshoot {
     fn default() -> Self {
-        Self::new()
+        Self(empty())
     }
 }
 
 impl Overshoot {
-    #[must_use]
-    pub fn new() -> Self {
-        Self(empty())
-    }
-
     /// Records a tick that fired `late`. A tick that comes very late stands for all those that should have come meanwhile
     /// (Tene's correction for coordinated omission, HdrHistogram's `record_correct`).
     pub fn fired(&mut self, late: Duration) {
@@ -52,14 +47,14 @@ mod tests {
 
     #[test]
     fn the_resolution_of_timers_is_no_lateness() {
-        let mut overshoot = Overshoot::new();
+        let mut overshoot = Overshoot::default();
         overshoot.fired(Duration::from_micros(1_090));
         assert!(overshoot.into_histogram().max() <= 100);
     }
 
     #[test]
     fn a_long_freeze_counts_for_every_tick_it_swallowed() {
-        let mut overshoot = Overshoot::new();
+        let mut overshoot = Overshoot::default();
         for _ in 0..80 {
             overshoot.fired(Duration::from_millis(1));
         }

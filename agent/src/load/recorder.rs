@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use hdrhistogram::Histogram;
-use proto::{Bounds, HistogramSet, Ledger, Outcome, SessionRecord};
+use proto::message::Progress;
+use proto::{AttemptId, Bounds, HistogramSet, Ledger, Outcome, SessionRecord};
 
 use super::overshoot;
 use crate::host::vitals::{CloseDelays, ThreadCpu};
@@ -62,15 +63,6 @@ pub struct Counters {
     failed: AtomicU64,
 }
 
-/// The values of [`Counters`] at one instant.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Snapshot {
-    pub launched: u64,
-    pub open: u64,
-    pub succeeded: u64,
-    pub failed: u64,
-}
-
 impl Counters {
     /// A session was launched.
     pub fn launched(&self) {
@@ -91,11 +83,13 @@ impl Counters {
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// The current values, for the progress of `attempt`.
     #[must_use]
-    pub fn snapshot(&self) -> Snapshot {
+    pub fn progress(&self, attempt: AttemptId) -> Progress {
         // Ends are read first, so that a session that ends in between does not make `open` negative.
         let ended_open = self.ended_open.load(Ordering::Relaxed);
-        Snapshot {
+        Progress {
+            attempt,
             succeeded: self.succeeded.load(Ordering::Relaxed),
             failed: self.failed.load(Ordering::Relaxed),
             open: self.opened.load(Ordering::Relaxed).saturating_sub(ended_open),

@@ -3,8 +3,8 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use proto::convert::micros;
-use proto::{FailureKind, Outcome, Phase, Script, SessionRecord, WireRecord};
+use proto::units::micros;
+use proto::{FailureKind, Outcome, Phase, Script, SessionRecord};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
@@ -15,36 +15,15 @@ use crate::net::timestamps::Timestamps;
 /// What is known of a session so far. It survives when a time-out or a cancellation drops the driver's future.
 struct Trace {
     phase: Phase,
-    connect_us: Option<u64>,
-    reset_us: Option<u64>,
-    step_us: Vec<u64>,
-    close_us: Option<u64>,
-    waited_us: Option<u64>,
-    /// Waits and pauses that the script asked for so far.
-    asked: Duration,
-    done: bool,
-    untidy: Option<Fault>,
-    /// The reply that says which process serves this session.
-    identity: Reply,
-    wire: WireRecord,
+    record: SessionRecord,
 }
 
 impl Trace {
-    /// A session that has done nothing yet.
-    fn new() -> Self {
-        Self {
-            phase: Phase::Connect,
-            connect_us: None,
-            reset_us: None,
-            step_us: Vec::new(),
-            close_us: None,
-            waited_us: None,
-            asked: Duration::ZERO,
-            done: false,
-            untidy: None,
-            identity: Reply::default(),
-            wire: WireRecord::default(),
-        }
+    /// Keeps which process answered.
+    fn served_by(&mut self, reply: Reply) {
+        self.record.pid = reply.pid;
+        self.record.session_hash = reply.session_hash;
+        self.record.host_url = reply.host_url;
     }
 }
 
@@ -72,12 +51,6 @@ pub struct EndedSession<C> {
     pub connection: Option<C>,
 }
 
-/// Why a session did not succeed.
-enum Interruption {
-    TimedOut,
-    Fault(Fault),
-}
-
 /// Runs session `number`, which was meant to start `intended_us` after the origin.
 pub async fn run_session<D: Driver>(
     driver: &D,
@@ -88,76 +61,48 @@ pub async fn run_session<D: Driver>(
     let start = Instant::now();
     context.counters.launched();
     let times = context.kernel_timestamps.then(|| Rc::new(Timestamps::default()));
-    let mut trace = Trace::new();
+    let record = SessionRecord {
+        intended_us,
+        started_us: Some(micros(start.saturating_duration_since(context.origin))),
+        step_wait_us: micros(context.script.wait),
+        ..SessionRecord::without_life(number, Outcome::Succeeded, String::new())
+    };
+    let mut trace = Trace { phase: Phase::Connect, record };
     // Kept outside of the phases, because a session that fails while its connection works says goodbye.
     let mut session = None;
     let ended = tokio::select! {
         biased;
         ended = phases(driver, context, number, start, &mut session, &mut trace, times.as_ref()) => ended,
-        () = context.cancel.cancelled() => Err(Interruption::Fault(Fault::new(FailureKind::Cancelled, "the agent was told to stop"))),
+        () = context.cancel.cancelled() => Err(Fault::new(FailureKind::Cancelled, "the agent was told to stop")),
     };
-    let end = Instant::now();
-    let (outcome, fault, connection) = match ended {
-        Ok(connection) => (Outcome::Succeeded, None, connection),
-        Err(Interruption::TimedOut) => {
-            let message = format!("no end of {} in time", trace.phase);
-            (Outcome::TimedOut(trace.phase), Some(Fault::timed_out(message)), None)
-        }
-        Err(Interruption::Fault(fault)) => {
-            let outcome = match &fault.ending {
-                Ending::TimedOut => Outcome::TimedOut(trace.phase),
-                Ending::Failed(kind) => Outcome::Failed(kind.clone(), trace.phase),
+    let Trace { phase, mut record } = trace;
+    record.total_us = Some(micros(start.elapsed()));
+    let (fault, connection) = match ended {
+        Ok(connection) => (None, connection),
+        Err(fault) => {
+            record.outcome = match &fault.ending {
+                Ending::TimedOut => Outcome::TimedOut(phase),
+                Ending::Failed(kind) => Outcome::Failed(kind.clone(), phase),
             };
+            record.error_message.clone_from(&fault.message);
             let open =
                 session.take().filter(|_| fault.leaves_open()).map(|session| driver.close_after_failure(session));
-            (outcome, Some(fault), open)
+            (Some(fault), open)
         }
     };
     drop(session);
     if let Some(times) = &times {
-        add_kernel_figures(&mut trace.wire, times, &outcome);
-    }
-    if trace.wire.steps.len() < trace.step_us.len() {
-        // A sum over some of the steps would look like a sum over all of them.
-        trace.wire.steps = Vec::new();
-    }
-    context.counters.ended(&outcome, trace.reset_us.is_some());
-    let record = SessionRecord {
-        session: number,
-        outcome,
-        error_message: fault.as_ref().map(|fault| fault.message.clone()).unwrap_or_default(),
-        intended_us,
-        started_us: Some(micros(start.saturating_duration_since(context.origin))),
-        connect_us: trace.connect_us,
-        reset_us: trace.reset_us,
-        step_us: trace.step_us,
-        close_us: trace.close_us,
-        total_us: Some(micros(end - start)),
-        waited_us: trace.waited_us,
-        asked_us: micros(trace.asked),
-        step_wait_us: micros(context.script.wait),
-        done: trace.done,
-        untidy: trace.untidy.and_then(|fault| fault.kind().cloned()),
-        pid: trace.identity.pid,
-        session_hash: trace.identity.session_hash,
-        host_url: trace.identity.host_url,
-        wire: trace.wire,
-    };
-    EndedSession { record, errno: fault.as_ref().and_then(|fault| fault.errno), fault, connection }
-}
-
-/// Adds what the kernel knows of a session at its end.
-fn add_kernel_figures(wire: &mut WireRecord, times: &Timestamps, outcome: &Outcome) {
-    wire.own_delay_us = times.own_delay_us();
-    wire.handshake_rtt_us = times.handshake_rtt_us();
-    wire.syn_retransmits = times.syn_retransmits();
-    wire.pings = times.pings();
-    wire.ping_late_us = times.ping_late_us();
-    if let Outcome::Failed(kind, _) = outcome {
         // A server that said why it ended the session, or our own cancellation, needs no account of a silence.
-        let cut = !matches!(kind, FailureKind::CapacityReached | FailureKind::ServerError(_) | FailureKind::Cancelled);
-        wire.silence = times.silence().filter(|_| cut);
+        let cut = matches!(&record.outcome, Outcome::Failed(kind, _)
+            if !matches!(kind, FailureKind::CapacityReached | FailureKind::ServerError(_) | FailureKind::Cancelled));
+        times.record(&mut record.wire, cut);
     }
+    if record.wire.steps.len() < record.step_us.len() {
+        // A sum over some of the steps would look like a sum over all of them.
+        record.wire.steps = Vec::new();
+    }
+    context.counters.ended(&record.outcome, record.reset_us.is_some());
+    EndedSession { record, errno: fault.as_ref().and_then(|fault| fault.errno), fault, connection }
 }
 
 /// Runs the phases in order. The session is kept in `place` while it is open, and what is measured in `trace`. Returns the
@@ -170,29 +115,30 @@ async fn phases<D: Driver>(
     place: &mut Option<D::Session>,
     trace: &mut Trace,
     times: Option<&Rc<Timestamps>>,
-) -> Result<Option<D::Closing>, Interruption> {
+) -> Result<Option<D::Closing>, Fault> {
     let script = context.script;
     let replied = || times.and_then(|times| times.replied());
     let total = script.total_timeout.map(|limit| start + limit);
 
-    let (connected, us) = timed(start, script.connect_timeout, total, driver.connect(number, times.cloned())).await?;
+    let (connected, us) =
+        timed(trace.phase, start, script.connect_timeout, total, driver.connect(number, times.cloned())).await?;
     let session = place.insert(connected);
-    trace.connect_us = Some(us);
+    trace.record.connect_us = Some(us);
     // Counts how late the response to the upgrade was read.
     let _ = replied();
-    trace.wire.connect_own_us = times.and_then(|times| times.own_delay_us());
+    trace.record.wire.connect_own_us = times.and_then(|times| times.own_delay_us());
 
     trace.phase = Phase::Reset;
-    let (reply, us) = timed(Instant::now(), script.reset_timeout, total, driver.reset(session)).await?;
-    trace.reset_us = Some(us);
-    trace.wire.reset = replied();
-    trace.wire.open_own_us = times.and_then(|times| times.own_delay_us());
+    let (reply, us) = timed(trace.phase, Instant::now(), script.reset_timeout, total, driver.reset(session)).await?;
+    trace.record.reset_us = Some(us);
+    trace.record.wire.reset = replied();
+    trace.record.wire.open_own_us = times.and_then(|times| times.own_delay_us());
     let mut over = script.until_done && reply.done;
-    trace.identity = reply;
+    trace.served_by(reply);
     context.counters.opened();
 
     trace.phase = Phase::Step;
-    trace.step_us.reserve_exact(script.steps as usize);
+    trace.record.step_us.reserve_exact(script.steps as usize);
     for step in 1..=script.steps {
         if over {
             break;
@@ -206,46 +152,45 @@ async fn phases<D: Driver>(
         // The limit applies to the time on top of the wait that was asked for.
         let limit = script.wait.saturating_add(script.step_timeout);
         let (reply, us) =
-            timed(Instant::now(), limit, total, driver.step(session, script.wait, step == script.steps)).await?;
-        trace.asked += script.think.saturating_add(script.wait);
-        trace.step_us.push(us);
-        trace.wire.steps.extend(replied());
+            timed(trace.phase, Instant::now(), limit, total, driver.step(session, script.wait, step == script.steps))
+                .await?;
+        trace.record.asked_us += micros(script.think.saturating_add(script.wait));
+        trace.record.step_us.push(us);
+        trace.record.wire.steps.extend(replied());
         if let Some(waited) = reply.waited_us {
-            trace.waited_us = Some(trace.waited_us.unwrap_or(0).saturating_add(waited));
+            trace.record.waited_us = Some(trace.record.waited_us.unwrap_or(0).saturating_add(waited));
         }
         over = script.until_done && reply.done;
-        trace.done |= over;
         if reply.pid.is_some() {
             // A stateless server answers each request from another process: the last one counts.
-            trace.identity = reply;
+            trace.served_by(reply);
         }
     }
-    trace.done |= over;
+    trace.record.done |= over;
 
     trace.phase = Phase::Close;
     let Some(session) = place.take() else { return Ok(None) };
     let goodbye = async { Ok::<_, Fault>(driver.close(session).await) };
-    let (Closed { connection, untidy }, us) = timed(Instant::now(), script.close_timeout, total, goodbye).await?;
-    trace.close_us = Some(us);
-    trace.untidy = untidy;
+    let (Closed { connection, untidy }, us) =
+        timed(trace.phase, Instant::now(), script.close_timeout, total, goodbye).await?;
+    trace.record.close_us = Some(us);
+    trace.record.untidy = untidy.and_then(|fault| fault.kind().cloned());
     Ok(connection)
 }
 
 /// Runs a phase and returns its value with its duration in microseconds. It is cut at its own limit or at the session's,
 /// whichever comes first.
 async fn timed<T>(
+    name: Phase,
     start: Instant,
     limit: Duration,
     total: Option<Instant>,
     phase: impl Future<Output = Result<T, Fault>>,
-) -> Result<(T, u64), Interruption> {
+) -> Result<(T, u64), Fault> {
     let own = start + limit;
     let deadline = total.map_or(own, |total| total.min(own));
-    match timeout_at(deadline, phase).await {
-        Ok(Ok(value)) => Ok((value, micros(start.elapsed()))),
-        Ok(Err(fault)) => Err(Interruption::Fault(fault)),
-        Err(_) => Err(Interruption::TimedOut),
-    }
+    let value = timeout_at(deadline, phase).await.map_err(|_| not_in_time(name))??;
+    Ok((value, micros(start.elapsed())))
 }
 
 /// Pauses while the connection is served. Returns how much longer than `pause` it took.
@@ -254,13 +199,16 @@ async fn think<D: Driver>(
     session: &mut D::Session,
     pause: Duration,
     total: Option<Instant>,
-) -> Result<Duration, Interruption> {
+) -> Result<Duration, Fault> {
     let until = Instant::now() + pause;
     let idle = driver.idle(session, until);
-    let idle = match total {
-        None => idle.await,
-        Some(total) => timeout_at(total, idle).await.map_err(|_| Interruption::TimedOut)?,
-    };
-    idle.map_err(Interruption::Fault)?;
+    match total {
+        None => idle.await?,
+        Some(total) => timeout_at(total, idle).await.map_err(|_| not_in_time(Phase::Step))??,
+    }
     Ok(until.elapsed())
+}
+
+fn not_in_time(phase: Phase) -> Fault {
+    Fault::timed_out(format!("no end of {phase} in time"))
 }

@@ -3,6 +3,7 @@
 //! Each thread has its own single-threaded runtime. Sessions never move between threads, and nothing on the measuring path
 //! takes a lock.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use hdrhistogram::serialization::{Serializer as _, V2Serializer};
-use proto::{Assignment, Bounds, HistogramSet, Ledger, Outcome, SessionRecord, WireState};
+use proto::{Assignment, Bounds, HistogramSet, Ledger, Outcome, SessionRecord, Vitals, WireState};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::LocalSet;
 use tokio::time::Instant;
@@ -25,7 +26,7 @@ use crate::drivers::read_budget::ReadBudget;
 use crate::drivers::registry::{DriverTask, with_driver};
 use crate::drivers::{Dialer, Driver, Route};
 use crate::host::capacity::memory_available_bytes;
-use crate::host::vitals::{Sampler, ThreadCpu, ThreadTotals};
+use crate::host::vitals::{CloseDelays, Sampler, ThreadCpu};
 use crate::net::resolver::TargetResolver;
 use crate::net::target::{Endpoints, TargetError, is_own_address};
 use crate::net::timestamps::TimestampingGuard;
@@ -146,10 +147,10 @@ impl Workers {
             let _ = thread.send(start);
         }
         while self.ended.recv().await.is_some() {}
-        let Merged { ledger, mut histograms, mut records, mut totals } = self.merge()?;
+        let Measured { ledger, mut histograms, mut records, mut vitals, .. } = self.merge()?;
         records.sort_unstable_by_key(|record| record.session);
         let step_us = sampler.realtime_step_us();
-        totals.wire = match &self.timestamping {
+        vitals.wire = match &self.timestamping {
             Err(why) => *why,
             Ok(_) if step_us.unsigned_abs() > self.assignment.clock_step_us_max => {
                 histograms = discard_timestamps(&mut records, self.assignment.bounds);
@@ -158,54 +159,51 @@ impl Workers {
             Ok(_) if without_timestamps(&records) => WireState::Unavailable,
             Ok(_) => WireState::Measured,
         };
-        totals.beside_target = self.beside_target;
+        vitals.beside_target = self.beside_target;
         // The batch ends with its last session. Connections that are closed after it are no part of it.
         let wall = records.iter().filter_map(SessionRecord::ended_us).max().unwrap_or(0);
-        let vitals = sampler.finish(Duration::from_micros(wall), totals, step_us);
+        let vitals = sampler.finish(Duration::from_micros(wall), vitals, step_us);
         // Counted from the first session's intended start, because in a ramp agents start one after the other on purpose.
         let first = records.iter().filter(|record| record.started_us.is_some()).min_by_key(|record| record.started_us);
         let start_offset_us = first.and_then(SessionRecord::launch_lag_us).unwrap_or(0);
         Ok(Measured { ledger, histograms, records, start_offset_us, vitals })
     }
 
-    /// Joins the threads and adds up what they measured.
-    fn merge(&mut self) -> Result<Merged, String> {
-        let mut merged = Merged {
+    /// Joins the threads and adds up what they measured; the figures of the machine are missing.
+    fn merge(&mut self) -> Result<Measured, String> {
+        let mut merged = Measured {
             ledger: Ledger::default(),
             histograms: HistogramSet::new(self.assignment.bounds),
             records: Vec::with_capacity(usize::try_from(self.assignment.sessions).unwrap_or(0)),
-            totals: ThreadTotals { run_queue_us: Some(0), ..ThreadTotals::default() },
+            start_offset_us: 0,
+            vitals: Vitals { run_queue_us: Some(0), ..Vitals::default() },
         };
-        let totals = &mut merged.totals;
+        let vitals = &mut merged.vitals;
         let mut overshoot = overshoot::empty();
+        let mut close_delays = CloseDelays::default();
+        let mut errnos = BTreeMap::<i32, u64>::new();
         for thread in self.threads.drain(..) {
             let recorder = thread.join().map_err(|_| "a load thread panicked".to_owned())?;
             let recorder = recorder.map_err(|error| format!("a load thread can't start: {error}"))?;
             merged.ledger.add(&recorder.ledger);
             merged.histograms.merge(&recorder.histograms).map_err(|error| error.to_string())?;
             merged.records.extend(recorder.records);
-            totals.threads += 1;
-            totals.cpu_us += recorder.cpu.cpu_us;
-            totals.run_queue_us = totals.run_queue_us.zip(recorder.cpu.run_queue_us).map(|(sum, own)| sum + own);
+            vitals.threads += 1;
+            vitals.load_cpu_us += recorder.cpu.cpu_us;
+            vitals.run_queue_us = vitals.run_queue_us.zip(recorder.cpu.run_queue_us).map(|(sum, own)| sum + own);
             // An upper bound: the threads need not have had their maximum at the same instant.
-            totals.in_flight_max += recorder.in_flight_max;
-            totals.close_delays.add(recorder.close_delays);
+            vitals.in_flight_max += recorder.in_flight_max;
+            close_delays.add(recorder.close_delays);
             overshoot.add(&recorder.overshoot).map_err(|error| error.to_string())?;
             for (errno, count) in recorder.errnos {
-                *totals.errnos.entry(errno).or_default() += count;
+                *errnos.entry(errno).or_default() += count;
             }
         }
-        V2Serializer::new().serialize(&overshoot, &mut totals.overshoot).map_err(|error| error.to_string())?;
+        V2Serializer::new().serialize(&overshoot, &mut vitals.overshoot).map_err(|error| error.to_string())?;
+        vitals.errnos = errnos.into_iter().collect();
+        (vitals.let_go_us_max, vitals.left_open) = (close_delays.us_max, close_delays.left_open);
         Ok(merged)
     }
-}
-
-/// What all threads measured together.
-struct Merged {
-    ledger: Ledger,
-    histograms: HistogramSet,
-    records: Vec<SessionRecord>,
-    totals: ThreadTotals,
 }
 
 impl ArmedLoad for Workers {

@@ -14,8 +14,8 @@ use nix::sys::socket::{
     ControlMessageOwned, MsgFlags, TimestampingFlag, getsockopt, recvmsg, setsockopt, sockopt::Timestamping,
 };
 use nix::{getsockopt_impl, libc, sockopt_impl};
-use proto::convert::micros;
-use proto::{Silence, Split};
+use proto::units::micros;
+use proto::{Silence, Split, WireRecord};
 
 use super::late_pings;
 
@@ -138,18 +138,6 @@ impl Timestamps {
         }
     }
 
-    /// How many pings of the server were read.
-    #[must_use]
-    pub fn pings(&self) -> u32 {
-        self.pings.get()
-    }
-
-    /// The longest time that a ping waited in the kernel; `None` if there was no ping, or a read had no timestamp.
-    #[must_use]
-    pub fn ping_late_us(&self) -> Option<u64> {
-        (self.pings.get() > 0 && !self.unstamped.get()).then(|| rounded_us(self.ping_late_ns.get()))
-    }
-
     /// Called when the connection was reset.
     pub fn reset(&self) {
         self.cut_ns.set(realtime_ns());
@@ -255,16 +243,14 @@ impl Timestamps {
         (!self.unstamped.get()).then(|| rounded_us(self.own_ns.get()))
     }
 
-    /// The kernel's round trip of the handshake; `None` if it is not known.
-    #[must_use]
-    pub fn handshake_rtt_us(&self) -> Option<u64> {
-        self.rtt_us.get()
-    }
-
-    /// SYN segments that were sent again; `None` if the kernel did not say.
-    #[must_use]
-    pub fn syn_retransmits(&self) -> Option<u32> {
-        self.syn_retransmits.get()
+    /// Adds what is known at the end of the session to its record. `cut` says that the server may have cut it.
+    pub fn record(&self, wire: &mut WireRecord, cut: bool) {
+        wire.own_delay_us = self.own_delay_us();
+        wire.handshake_rtt_us = self.rtt_us.get();
+        wire.syn_retransmits = self.syn_retransmits.get();
+        wire.pings = self.pings.get();
+        wire.ping_late_us = (wire.pings > 0 && !self.unstamped.get()).then(|| rounded_us(self.ping_late_ns.get()));
+        wire.silence = if cut { self.silence() } else { None };
     }
 }
 
@@ -423,7 +409,9 @@ mod tests {
         times.idle();
         times.received_at(Some(300 * MS), 380 * MS);
         times.pinged_at(380 * MS);
-        assert_eq!((times.own_delay_us(), times.pings(), times.ping_late_us()), (Some(0), 1, Some(80_000)));
+        let mut wire = WireRecord::default();
+        times.record(&mut wire, false);
+        assert_eq!((wire.own_delay_us, wire.pings, wire.ping_late_us), (Some(0), 1, Some(80_000)));
     }
 
     #[test]

@@ -28,8 +28,8 @@ pub(crate) async fn run(mode: Mode, urls: &[String], ca_pem: &str, sessions: u64
         clock_step_us_max: u64::MAX,
         in_flight_max: sessions,
     };
-    let squad = Workers::arm(assignment, route_of(urls, ca_pem).await, 1).await.expect("armed");
-    let measured = Box::new(squad).finish(Instant::now()).await.expect("measured");
+    let workers = Workers::arm(assignment, route_of(urls, ca_pem).await, 1).await.expect("armed");
+    let measured = Box::new(workers).finish(Instant::now()).await.expect("measured");
     assert!(measured.ledger.balances() && measured.ledger.planned == sessions, "{}", measured.ledger);
     assert_eq!(measured.ledger.never_started + measured.ledger.lost, 0, "{}", measured.ledger);
     measured

@@ -3,7 +3,7 @@
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use proto::convert::micros;
+use proto::units::micros;
 use proto::{Outcome, Phase, Script, SessionRecord, limits};
 use tokio_util::sync::CancellationToken;
 

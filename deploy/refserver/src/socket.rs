@@ -45,11 +45,9 @@ pub(crate) fn enable_timestamps(listener: &impl AsFd) {
     }
 }
 
-const BUFFER_BYTES: usize = 64 * 1024;
-
 thread_local! {
     /// The buffer that all connections of a thread read into; nobody holds it across an await.
-    static BUFFER: RefCell<ReadBuffer> = RefCell::new(ReadBuffer::new(BUFFER_BYTES));
+    static BUFFER: RefCell<ReadBuffer> = RefCell::new(ReadBuffer::new());
 }
 
 /// Calls `read` with this thread's buffer.
@@ -72,8 +70,8 @@ pub(crate) struct ReadBuffer {
 }
 
 impl ReadBuffer {
-    fn new(bytes: usize) -> Self {
-        Self { bytes: vec![0; bytes].into_boxed_slice(), control: nix::cmsg_space!(Timestamps) }
+    fn new() -> Self {
+        Self { bytes: vec![0; 64 * 1024].into_boxed_slice(), control: nix::cmsg_space!(Timestamps) }
     }
 
     /// Reads once. Returns the bytes (none at the end of the stream) and, if `stamped`, their timestamp.

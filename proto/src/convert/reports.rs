@@ -1,14 +1,14 @@
 //! What an agent tells: who it is, what the readiness check found, its records, its report.
 
+use super::invalid::{Checked, Invalid, invalid, need};
 use super::value::{Value, at_most, mirror};
-use super::{Checked, Invalid, invalid, need};
 use crate::histograms::{EncodedHistogram, Metric};
 use crate::limits as max;
 use crate::message::{Hello, Pong, ProbeResult, Progress, RecordChunk, Report, Served};
 use crate::outcome::{Ledger, Outcome};
 use crate::pb;
 use crate::record::{SessionRecord, Silence, Split, WireRecord};
-use crate::spec::{Capacity, Mode};
+use crate::spec::Capacity;
 use crate::vitals::Vitals;
 
 mirror!(Hello = Hello in "" {
@@ -51,11 +51,6 @@ mirror!(ProbeResult = ProbeResult in "results." {
 });
 
 mirror!(Served = Served in "results.served_by." { values { host_url, pid } });
-
-/// Refuses more results than there are pairs of url and mode.
-pub(super) fn check_results(results: &[ProbeResult]) -> Checked<()> {
-    at_most("results", results.len() as u64, (Mode::ALL.len() * max::URLS_MAX) as u64)
-}
 
 mirror!(Progress = Progress in "" {
     messages { attempt }

@@ -2,15 +2,14 @@
 
 use std::time::Duration;
 
-use uuid::Uuid;
-
-use super::{Checked, Invalid, invalid, micros};
+use super::invalid::{Checked, Invalid, invalid};
 use crate::histograms::{Bounds, Metric};
 use crate::ids::{AttemptId, PlanHash, RunId};
 use crate::limits as max;
 use crate::outcome::{FailureKind, Phase};
 use crate::pb;
 use crate::spec::Mode;
+use crate::units::micros;
 use crate::vitals::WireState;
 
 /// A domain value and its form in a message.
@@ -121,7 +120,7 @@ impl Value for RunId {
     }
 
     fn decode(field: &'static str, wire: Vec<u8>) -> Checked<Self> {
-        Ok(Self(Uuid::from_bytes(Value::decode(field, wire)?)))
+        Ok(Self(uuid::Uuid::from_bytes(Value::decode(field, wire)?)))
     }
 }
 

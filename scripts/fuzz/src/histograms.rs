@@ -1,5 +1,5 @@
-//! One encoded histogram among good ones: refused, or the same after another encoding, and for no more memory than the
-//! bounds of the batch ask for.
+//! One encoded histogram among good ones: it is refused, or it is the same after another encoding and needs no more memory
+//! than the bounds of the batch.
 
 use proto::histograms::EncodedHistogram;
 use proto::{Bounds, HistogramSet, Metric, limits};
@@ -23,7 +23,7 @@ pub fn accepts(data: &[u8]) -> bool {
     let again = decoded_again(&encoded);
     assert_eq!(again, decoded, "another encoding changes it");
     assert_eq!(again.encode(), encoded);
-    // As the coordinator does with what agents send.
+    // The coordinator merges what agents send.
     let mut merged = HistogramSet::new(Bounds::STANDARD);
     for _ in 0..2 {
         assert!(merged.merge(&decoded).is_ok(), "equal bounds");

@@ -1,5 +1,5 @@
-//! histograms.hlog of a run that is taken up again: refused, or histograms that another encoding does not change, and for
-//! no more memory than their bounds ask for.
+//! The histograms.hlog of a run that is resumed: it is refused, or its histograms are the same after another encoding and need
+//! no more memory than their bounds.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,7 +18,7 @@ pub fn body(data: &[u8]) {
     let _ = accepts(data);
 }
 
-/// Whether there is any histogram in it.
+/// Whether it holds a histogram.
 #[must_use]
 pub fn accepts(data: &[u8]) -> bool {
     let (all, mut asked) = asked_for(data, true);
@@ -28,7 +28,7 @@ pub fn accepts(data: &[u8]) -> bool {
             assert!(!problem.is_empty(), "refused without a reason");
             if let Ok(none) = none {
                 assert!(none.is_empty(), "nothing is wanted");
-                // The last one that was asked for is broken, and nobody knows of what comes after it.
+                // The last histogram that was asked for is broken, so those after it are not known.
                 let rest = tags.get(asked.len() - 1..).expect("one is broken");
                 asked.retain(|tag| !rest.contains(tag));
                 assert_wanted(data, &asked.into_iter().collect());
@@ -48,7 +48,7 @@ pub fn accepts(data: &[u8]) -> bool {
     }
 }
 
-/// What is read if all or nothing is wanted, and the tags that were asked for, in their order.
+/// Reads all histograms, or none, and returns them with the tags that the reader asked about, in order.
 fn asked_for(data: &[u8], wanted: bool) -> (Result<Found, String>, Vec<String>) {
     let asked = RefCell::new(Vec::new());
     let found = memory::bounded(|| {
@@ -60,7 +60,7 @@ fn asked_for(data: &[u8], wanted: bool) -> (Result<Found, String>, Vec<String>) 
     (found, asked.into_inner())
 }
 
-/// Exactly the wanted ones.
+/// Asserts that exactly the wanted histograms are read.
 fn assert_wanted(data: &[u8], wanted: &BTreeSet<String>) -> Found {
     let found = hlog::read(data, |tag| wanted.contains(tag)).unwrap_or_else(|problem| panic!("{problem}: {wanted:?}"));
     assert!(found.keys().eq(wanted), "{wanted:?} is wanted");
@@ -68,7 +68,7 @@ fn assert_wanted(data: &[u8], wanted: &BTreeSet<String>) -> Found {
 }
 
 fn assert_reads_back<'a>(found: impl Iterator<Item = &'a Histogram<u64>>) {
-    // Under tags that a log can hold: what was read may have others.
+    // With new tags, because those that were read may not be valid in a log.
     let found: Found = found.zip(0..).map(|(histogram, number)| (format!("tag-{number}"), histogram.clone())).collect();
     let written = written(&found);
     let again = hlog::read(&written, |_| true).unwrap_or_else(|problem| panic!("what was written here: {problem}"));
@@ -76,7 +76,7 @@ fn assert_reads_back<'a>(found: impl Iterator<Item = &'a Histogram<u64>>) {
     assert_eq!(self::written(&again), written);
 }
 
-/// As the coordinator does.
+/// Writes a log as the coordinator does.
 fn written(found: &Found) -> Vec<u8> {
     let (mut bytes, mut serializer) = (Vec::new(), V2DeflateSerializer::new());
     let mut log =

@@ -1,7 +1,7 @@
-//! journal.jsonl of a run that is taken up again: whole lines are entries, and nothing after the first line that is none.
+//! The journal.jsonl of a run that is resumed: whole lines are entries, up to the first line that is none.
 //!
-//! `good-run.jsonl` is the journal of a small run, the other seeds are changed from it. When the fields of an entry have
-//! changed: `coordinator run --set target.embedded=true --batch-sizes 2,3 --wait 0 --reps 1 --local 1 --output DIR`.
+//! `good-run.jsonl` is the journal of a small run; the other seeds were made from it. After the fields of an entry have
+//! changed, make it again with `coordinator run --set target.embedded=true --batch-sizes 2,3 --wait 0 --reps 1 --local 1 --output DIR`.
 
 use crate::assert_plain;
 use std::collections::BTreeMap;
@@ -16,7 +16,7 @@ pub fn body(data: &[u8]) {
     let _ = accepts(data);
 }
 
-/// Whether there is anything to go on from.
+/// Whether a run can be resumed from it.
 #[must_use]
 pub fn accepts(data: &[u8]) -> bool {
     let journal = match Journal::read(data) {
@@ -28,9 +28,9 @@ pub fn accepts(data: &[u8]) -> bool {
     };
     assert_whole(data, &journal);
     let ends: Vec<usize> = ends(&journal);
-    // All of them would take long; a test below does it for one journal.
+    // The first and the last only: all would take long, and a test below does that for one journal.
     let first_and_last = [ends.first(), ends.last()].into_iter().flatten();
-    // Behind it, what is cut off decides whether whole lines follow.
+    // Behind the last entry the place of the cut decides whether whole lines follow.
     let first_line_beyond = lines(data).map(|(_, end)| end).nth(ends.len()).unwrap_or(data.len());
     let beyond = [(data.len() / 2).min(first_line_beyond), first_line_beyond, data.len()];
     for cut in first_and_last.flat_map(|end| [end / 2, end - 1, *end]).chain(beyond) {
@@ -55,10 +55,10 @@ pub fn accepts(data: &[u8]) -> bool {
     !journal.entries.is_empty()
 }
 
-/// What is shown of a line that can't be read.
+/// Asserts that a refusal has a reason that can be shown.
 const SHOWN_BYTES_MAX: usize = 8 << 10;
 
-/// Nothing is refused that a crash may leave.
+/// Asserts that nothing is refused that a crash may leave.
 fn assert_refused(data: &[u8], error: &JournalError) {
     match error {
         JournalError::Format(format) => {
@@ -77,7 +77,7 @@ fn assert_refused(data: &[u8], error: &JournalError) {
     }
 }
 
-/// An entry, of whatever format.
+/// The line of an entry, with this number of the format.
 fn is_whole(line: &[u8]) -> bool {
     match Journal::read(&[line, b"\n"].concat()) {
         Ok(journal) => !journal.entries.is_empty(),
@@ -85,7 +85,7 @@ fn is_whole(line: &[u8]) -> bool {
     }
 }
 
-/// Each without its newline, and where the next one starts.
+/// Each line without its newline, and where the next one starts.
 fn lines(data: &[u8]) -> impl Iterator<Item = (&[u8], usize)> {
     data.split_inclusive(|byte| *byte == b'\n').scan(0, |end, line| {
         *end += line.len();
@@ -93,7 +93,7 @@ fn lines(data: &[u8]) -> impl Iterator<Item = (&[u8], usize)> {
     })
 }
 
-/// Every entry is one line, and what is left over is said.
+/// Asserts that every entry is one line, and that the rest is reported.
 fn assert_whole(data: &[u8], journal: &Journal) {
     let mut start = 0;
     for end in ends(journal) {
@@ -103,14 +103,14 @@ fn assert_whole(data: &[u8], journal: &Journal) {
         start = end;
     }
     assert_eq!(journal.stopped.is_some(), start < data.len(), "{:?} at {start} of {}", journal.stopped, data.len());
-    // It is shown to whoever goes on with the run.
+    // The user who resumes the run sees it.
     if let Some(why) = &journal.stopped {
         assert_plain(why, SHOWN_BYTES_MAX);
         assert!(why.starts_with(&format!("line {} ", journal.entries.len() + 1)), "{why:?}");
     }
 }
 
-/// What a crash leaves: of a beginning, exactly the entries whose line is in it, with its newline.
+/// Asserts what a crash leaves: a beginning of the file has exactly the entries whose whole line is in it, with its newline.
 fn assert_cut(data: &[u8], journal: &Journal, cut: usize) {
     let again = Journal::read(&data[..cut]).unwrap_or_else(|error| panic!("cut at {cut}: {error}"));
     let whole = ends(journal).iter().take_while(|end| **end <= cut).count();
@@ -144,7 +144,7 @@ fn line(entry: &Entry<'_>, format: u32) -> Vec<u8> {
 }
 
 fn says(line: &[u8], format: u32) -> bool {
-    // What is not looked at may be any bytes.
+    // Parts that are not read may be any bytes.
     let line = String::from_utf8_lossy(line);
     let Ok(fields) = serde_json::from_str::<BTreeMap<String, Box<RawValue>>>(&line) else { return false };
     fields.get("format").is_some_and(|value| value.get() == format.to_string())

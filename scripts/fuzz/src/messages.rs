@@ -1,9 +1,9 @@
-//! Messages of the control plane: what is taken is in range, and survives another way over the wire.
+//! Messages of the control plane: an accepted message is in range and survives another encoding.
 
 use prost::Message;
 use proto::{Bounds, FromAgent, FromCoordinator, HistogramSet, SessionRecord, limits, pb};
 
-/// What a round trip may add: a value that was left out and has a name now.
+/// How many bytes another encoding may add: a value that was left out may be written now.
 const SLACK_BYTES: usize = 64;
 
 /// An agent's message, as the coordinator reads it.
@@ -24,7 +24,7 @@ pub mod agent_message {
                 for histogram in &report.histograms {
                     assert!(histogram.data.len() <= limits::HISTOGRAM_BYTES_MAX);
                 }
-                // It may be refused then, but for no more than its own size.
+                // Decoding may refuse them, but must not need more memory than their size.
                 let _ = crate::memory::bounded(|| HistogramSet::decode(Bounds::STANDARD, &report.histograms));
             }
             FromAgent::Records(chunk) => {
@@ -60,7 +60,7 @@ pub mod coordinator_message {
             assert!(share.agent_index < share.agent_count);
             assert!(share.script.steps <= limits::STEPS_MAX);
             assert!((1..=limits::URLS_MAX).contains(&share.target.urls.len()));
-            // Threads allocate by it.
+            // Load threads allocate by these bounds.
             crate::memory::bounded(|| drop(HistogramSet::new(share.bounds)));
         }
         true
@@ -82,7 +82,7 @@ pub mod hello {
     }
 
     pub(super) fn assert_in_range(hello: &Hello) {
-        // It becomes a part of file names and of tables.
+        // The name becomes part of file names and tables.
         assert!((1..=limits::NAME_CHARS_MAX).contains(&hello.name.len()), "{:?}", hello.name);
         assert!(hello.name.chars().all(|c| c.is_ascii_graphic() && c != '/'), "{:?}", hello.name);
         assert!(hello.version.len() <= limits::NAME_CHARS_MAX && hello.host.len() <= limits::TEXT_BYTES_MAX);
@@ -93,8 +93,8 @@ pub mod hello {
     }
 }
 
-/// An agent's sign of life.
-pub mod beat {
+/// An agent's heartbeat.
+pub mod heartbeat {
     use super::*;
     use proto::message::Heartbeat;
 
@@ -108,7 +108,7 @@ pub mod beat {
     }
 }
 
-/// Whatever is computed of a record later can be, and it enters histograms.
+/// Asserts that a record is in range, that everything that is computed of it can be, and that it can be added to histograms.
 fn assert_recordable(record: &SessionRecord, set: &mut HistogramSet) {
     assert!(
         record.error_message.len() <= limits::ERROR_BYTES_MAX && record.step_us.len() <= limits::STEPS_MAX as usize
@@ -122,7 +122,7 @@ fn assert_recordable(record: &SessionRecord, set: &mut HistogramSet) {
     set.record(record);
 }
 
-/// The message, if it is one: over the wire once more it is the same, and no larger.
+/// Decodes a message, and asserts that it is the same after another encoding, and no larger.
 fn taken<W, D>(data: &[u8]) -> Option<D>
 where
     W: Message + Default + From<D>,

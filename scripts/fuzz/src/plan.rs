@@ -1,4 +1,4 @@
-//! The text of a plan: either every fault at its place, or a plan that can be run.
+//! The text of a plan: either every fault with its place, or a plan that can be run.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use proto::{FromCoordinator, PlanHash, Target, limits, pb};
 use crate::memory;
 
 const FILE: &str = "plan.toml";
-/// As the checker promises.
+/// Asserts what the checker promises.
 const BATCHES_MAX: usize = 100_000;
 
 pub fn body(data: &[u8]) {
@@ -40,7 +40,7 @@ fn read(text: &str) -> Result<Plan, Vec<Fault>> {
     check(&[layer], faults)
 }
 
-/// `plan.toml:LINE:COLUMN: what` inside of the text; what is missing has no place there.
+/// Asserts that a fault reads `plan.toml:LINE:COLUMN: what`, with a place inside the text. A missing key has no place.
 fn assert_placed(fault: &Fault, text: &str) {
     let said = fault.to_string();
     assert!(!said.contains('\n'), "more than one line: {said:?}");
@@ -57,7 +57,7 @@ fn assert_placed(fault: &Fault, text: &str) {
     assert!(parts.next().is_some_and(|what| !what.trim().is_empty()), "nothing is said: {said:?}");
 }
 
-/// Whatever is asked of a plan later can be answered, and agents take what is made of it.
+/// Asserts that a plan can be expanded, and that agents accept the messages that are made of it.
 fn assert_runnable(plan: &Plan) {
     let json = serde_json::to_vec(plan).expect("a plan is plain data");
     assert_eq!(serde_json::from_slice::<Plan>(&json).ok().as_ref(), Some(plan), "what is stored reads back");

@@ -1,10 +1,10 @@
-//! What a server answers: taken with values in range, or a fault that says why in one plain line.
+//! A server's replies: accepted with values in range, or refused with a reason in one plain line.
 
 use agent::drivers::{Fault, Reply};
 use proto::limits;
 use proto::{FailureKind, Phase, SessionRecord, pb};
 
-/// Longest identity that a reply may have.
+/// The longest identity that a reply may have, in bytes.
 const IDENTITY_BYTES_MAX: usize = 256;
 
 /// The answer to an upgrade with [`upgrade_answer::KEY`].
@@ -23,7 +23,7 @@ pub mod upgrade_answer {
     #[must_use]
     pub fn accepts(data: &[u8]) -> bool {
         let judged = judge(data, KEY);
-        // What is known of a part stays true of the whole; of a refusal's own words more may come.
+        // A judgement of a part holds for the whole, but the text of a refusal may grow.
         for cut in [data.len() / 2, data.len().saturating_sub(1)] {
             match judge(&data[..cut], KEY) {
                 Ok(None) => {}

@@ -217,7 +217,7 @@ fn all() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     let resend = pb::Resend { attempt: attempt(), report: true, sequences: vec![0, 7], from: Some(9) };
     let too_many = pb::Resend { sequences: vec![0; proto::limits::RESEND_MAX + 1], ..resend.clone() };
     let no_chunk = pb::Resend { from: Some(u64::MAX), ..resend.clone() };
-    let beat = pb::Heartbeat { instance: vec![9; 16], sequence: u64::MAX };
+    let heartbeat = pb::Heartbeat { instance: vec![9; 16], sequence: u64::MAX };
     let holding = pb::Hello { plan_hash: Some(vec![1; 32]), holding: attempt(), ..hello() };
     let no_run = Some(pb::Attempt { run: vec![7; 15], batch: 3, attempt: 1 });
     let leaving = |reason: String| from_agent(Agent::Leaving(pb::Leaving { reason }));
@@ -227,10 +227,10 @@ fn all() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         ("hello", "good-again", pb::Hello { plan_hash: Some(vec![1; 32]), ..hello() }.encode_to_vec()),
         ("hello", "good-holding", holding.encode_to_vec()),
         ("hello", "bad-holding", pb::Hello { holding: no_run, ..hello() }.encode_to_vec()),
-        ("beat", "good-plain", beat.encode_to_vec()),
-        ("beat", "good-first", pb::Heartbeat { sequence: 0, ..beat.clone() }.encode_to_vec()),
-        ("beat", "bad-instance", pb::Heartbeat { instance: vec![9; 15], ..beat }.encode_to_vec()),
-        ("beat", "bad-empty", Vec::new()),
+        ("heartbeat", "good-plain", heartbeat.encode_to_vec()),
+        ("heartbeat", "good-first", pb::Heartbeat { sequence: 0, ..heartbeat.clone() }.encode_to_vec()),
+        ("heartbeat", "bad-instance", pb::Heartbeat { instance: vec![9; 15], ..heartbeat }.encode_to_vec()),
+        ("heartbeat", "bad-empty", Vec::new()),
         ("hello", "bad-name", pb::Hello { name: "../x\u{1b}[2J".to_owned(), ..hello() }.encode_to_vec()),
         ("hello", "bad-no-capacity", pb::Hello { capacity: None, ..hello() }.encode_to_vec()),
         ("hello", "bad-empty", Vec::new()),

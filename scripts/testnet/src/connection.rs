@@ -1,4 +1,4 @@
-//! One accepted connection and the one made for it.
+//! Relays one accepted connection over a second one to the server.
 
 use std::io;
 use std::net::SocketAddr;
@@ -13,23 +13,23 @@ use crate::Options;
 use crate::delay_line::{DelayLine, stream};
 use crate::link::{Fate, Link};
 
-/// Most bytes read at once.
+/// The most bytes that are read at once.
 const CHUNK_BYTES_MAX: usize = 16 * 1024;
 
-/// Bytes that may wait in one direction; the socket is not read while there are as many, and so the sender has to wait.
+/// The most bytes that wait in one direction. While there are as many, the socket is not read, so that the sender waits.
 const WAITING_BYTES_MAX: usize = 1024 * 1024;
 
-/// What a chunk costs on top of its bytes, so that a flood of tiny ones is bounded too.
+/// What a chunk costs besides its bytes, so that a flood of tiny chunks is bounded too.
 const CHUNK_OVERHEAD_BYTES: usize = 64;
 
-/// The peer has reset its connection or cannot be reached: the other side is to see the same.
+/// A side has reset its connection or can't be reached. The other side is reset too.
 #[derive(Debug)]
 struct Broken;
 
-/// What is read of one side.
+/// What was read from one side.
 #[derive(Debug)]
 enum Chunk {
-    /// And how many of them have been written.
+    /// The bytes, and how many of them were written.
     Bytes(Box<[u8]>, usize),
     /// FIN.
     End,
@@ -39,39 +39,39 @@ enum Chunk {
 
 /// Relays `client`, the `number`th connection, until it has ended on both sides or the link is cut.
 pub(crate) async fn serve(mut client: TcpStream, number: u64, options: Options, mut link: watch::Receiver<Link>) {
-    let born = *link.borrow();
+    let at_accept = *link.borrow();
     let mut server = None;
-    let is_broken = |link: &Link| matches!(link.fate(&born), Fate::Dead | Fate::Reset);
-    let watched = Watched { link: link.clone(), born };
+    let is_broken = |link: &Link| matches!(link.fate(&at_accept), Fate::Dead | Fate::Reset);
+    let watched = Watched { link: link.clone(), at_accept };
     let forwarded = tokio::select! {
         biased;
-        broken = link.wait_for(is_broken) => match broken.map(|link| link.fate(&born)) {
+        broken = link.wait_for(is_broken) => match broken.map(|link| link.fate(&at_accept)) {
             Ok(Fate::Dead) => None,
             Ok(_) => Some(Err(Broken)),
-            // The relay has gone.
+            // The relay was dropped.
             Err(_) => return,
         },
         ended = forward(&mut client, &mut server, number, options, watched) => Some(ended),
     };
-    let is_reset = |link: &Link| link.fate(&born) == Fate::Reset;
+    let is_reset = |link: &Link| link.fate(&at_accept) == Fate::Reset;
     let ended = match forwarded {
         Some(ended) => ended,
         None => tokio::select! {
             biased;
             cut = link.wait_for(is_reset) => cut.map_or(Ok(()), |_| Err(Broken)),
-            () = swallow(&client, server.as_ref()) => Ok(()),
+            () = discard(&client, server.as_ref()) => Ok(()),
         },
     };
     if let Err(Broken) = ended {
         for stream in std::iter::once(&client).chain(server.as_ref()) {
-            // Failing, there is an orderly end instead; there is nothing better to do.
+            // If this fails the connection ends in an orderly way, and nothing can be done about it.
             let _ = stream.set_zero_linger();
         }
     }
 }
 
-/// Reads and throws away until both sides have ended.
-async fn swallow(client: &TcpStream, server: Option<&TcpStream>) {
+/// Reads and discards until both sides have ended.
+async fn discard(client: &TcpStream, server: Option<&TcpStream>) {
     let side = async |stream: &TcpStream| {
         let mut buffer = vec![0; CHUNK_BYTES_MAX];
         while stream.readable().await.is_ok() {
@@ -92,20 +92,20 @@ async fn swallow(client: &TcpStream, server: Option<&TcpStream>) {
 #[derive(Debug, Clone)]
 struct Watched {
     link: watch::Receiver<Link>,
-    born: Link,
+    at_accept: Link,
 }
 
 impl Watched {
-    /// Does `act` unless nothing may go on, and says whether it did. Whoever changes the link waits until that is done.
+    /// Runs `act` if the link forwards; `None` if not. The link can't change before `act` returns.
     fn unless_stopped<T>(&mut self, act: impl FnOnce() -> T) -> Option<T> {
         let link = self.link.borrow_and_update();
-        (link.fate(&self.born) == Fate::Forwarded).then(act)
+        (link.fate(&self.at_accept) == Fate::Forwarded).then(act)
     }
 
     async fn until_forwarded(&mut self) {
-        let born = self.born;
-        // Without a relay nobody polls this any more.
-        let _ = self.link.wait_for(|link| link.fate(&born) == Fate::Forwarded).await;
+        let at_accept = self.at_accept;
+        // An error means that the relay was dropped, and this future with it.
+        let _ = self.link.wait_for(|link| link.fate(&at_accept) == Fate::Forwarded).await;
     }
 
     async fn changed(&mut self) {
@@ -139,23 +139,23 @@ async fn connect(to: SocketAddr) -> io::Result<TcpStream> {
     Ok(server)
 }
 
-/// What became of a try to write what is due.
+/// The result of trying to write what is due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Flow {
     /// Nothing is due.
     Waiting,
-    /// The receiver takes nothing now.
+    /// The receiver accepts no more bytes now.
     Full,
     End,
     Broken,
 }
 
-/// One way of a connection.
+/// One direction of a connection.
 #[derive(Debug)]
 struct Direction<'a> {
     to: WriteHalf<'a>,
     line: DelayLine<Chunk>,
-    /// Out of the line, but not written as a whole.
+    /// The chunk that has left the line and is not written completely.
     head: Option<Chunk>,
     waiting_bytes: usize,
     link: Watched,
@@ -166,7 +166,7 @@ impl<'a> Direction<'a> {
         Self { to, line, head: None, waiting_bytes: 0, link }
     }
 
-    /// Carries what comes to the other side until its FIN has been passed on.
+    /// Forwards what arrives until the FIN is forwarded.
     async fn pump(mut self, from: ReadHalf<'_>) -> Result<(), Broken> {
         let mut buffer = vec![0; CHUNK_BYTES_MAX];
         let mut is_reading = true;
@@ -194,7 +194,7 @@ impl<'a> Direction<'a> {
                 }
                 () = sleep_until(release.unwrap_or_else(Instant::now)),
                     if flow == Some(Flow::Waiting) && release.is_some() => {}
-                // An error shows when it is written to.
+                // An error shows at the next write.
                 _ = to.writable(), if flow == Some(Flow::Full) => {}
             }
         }
@@ -208,7 +208,7 @@ fn cost(chunk: &Chunk) -> usize {
     }
 }
 
-/// Writes what is due, as far as it is taken.
+/// Writes what is due, as far as the receiver accepts it.
 fn flow(to: &WriteHalf<'_>, line: &mut DelayLine<Chunk>, head: &mut Option<Chunk>, waiting_bytes: &mut usize) -> Flow {
     loop {
         if head.is_none() {

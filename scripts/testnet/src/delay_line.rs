@@ -1,5 +1,5 @@
-//! When a chunk of one direction may go on: after the delay and a draw of jitter, and never before the one ahead of it,
-//! because TCP is a stream. Pure; now is an argument.
+//! Decides when a chunk of one direction is forwarded: after the delay and a draw of jitter, and never before the chunk ahead
+//! of it, because TCP is a stream. Pure: the current time is an argument.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -11,20 +11,20 @@ use tokio::time::Instant;
 /// The random numbers of one direction (0 or 1) of the `connection`th connection, independent of all others.
 pub(crate) fn stream(seed: u64, connection: u64, direction: u64) -> Pcg64 {
     let mut words = Pcg64::seed_from_u64(seed);
-    // PCG's own streams are related to each other; a start that is itself drawn is not. XOR keeps them apart: two pairs
-    // are the same number only where connections exceed 2^63.
+    // PCG's own streams are related to each other, so the start is drawn. XOR keeps the streams apart: two pairs of connection
+    // and direction give the same number only with more than 2^63 connections.
     Pcg64::seed_from_u64(words.next_u64() ^ (connection << 1 | direction))
 }
 
-/// What waits, in the order in which it came.
+/// The waiting chunks, in the order of their arrival.
 #[derive(Debug)]
 pub(crate) struct DelayLine<T> {
     delay: Duration,
     jitter: Duration,
     random: Pcg64,
-    /// With the instants of their release, which never decrease.
+    /// Pairs of release instant and chunk; the instants never decrease.
     waiting: VecDeque<(Instant, T)>,
-    /// When the last one ever pushed is or was to be released.
+    /// The release instant of the chunk that was pushed last.
     last_release: Option<Instant>,
 }
 
@@ -33,7 +33,7 @@ impl<T> DelayLine<T> {
         Self { delay, jitter, random, waiting: VecDeque::new(), last_release: None }
     }
 
-    /// Takes what came at `now`.
+    /// Adds a chunk that arrived at `now`.
     pub(crate) fn push(&mut self, chunk: T, now: Instant) {
         let own = now + self.delay + self.jitter.mul_f64(self.draw());
         let release = self.last_release.map_or(own, |last| own.max(last));
@@ -41,17 +41,17 @@ impl<T> DelayLine<T> {
         self.waiting.push_back((release, chunk));
     }
 
-    /// The first that waits, when its time has come.
+    /// Takes the first chunk if it is due.
     pub(crate) fn pop(&mut self, now: Instant) -> Option<T> {
         self.waiting.pop_front_if(|(release, _)| *release <= now).map(|(_, chunk)| chunk)
     }
 
-    /// When [`DelayLine::pop`] gives something next.
+    /// When [`DelayLine::pop`] will return the next chunk.
     pub(crate) fn next_release(&self) -> Option<Instant> {
         self.waiting.front().map(|(release, _)| *release)
     }
 
-    /// Uniform in [0, 1): 53 bits fill a float's mantissa exactly.
+    /// A uniform draw in [0, 1): 53 bits fill a float's mantissa exactly.
     fn draw(&mut self) -> f64 {
         (self.random.next_u64() >> 11) as f64 / (1_u64 << 53) as f64
     }

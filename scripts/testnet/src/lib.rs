@@ -2,15 +2,14 @@
 //! and cuts, seeded and without privileges. For tests: many kernels have no netem.
 //!
 //! ```text
-//! main        the command line: words on standard input      lib         the relay as a value, its thread
-//! connection  sockets and timers of one connection           link        what is wrong with the link, without IO
+//! main        the command line: commands on standard input   lib         the relay and its thread
+//! connection  sockets and timers of one connection           link        the state of the link, without IO
 //! delay_line  when a chunk may go on, without IO
 //! ```
 //!
-//! Each connection is relayed by two connections of this process, so what it shows is delay and loss of *connections*,
-//! as programs see them. Deliberately absent: lost, doubled or reordered segments (TCP hides them), limits of
-//! bandwidth, and delay of the connection's setup. Timers tick in whole milliseconds: a chunk goes on up to one late,
-//! never early.
+//! Each connection is relayed by two connections of this process, so it delays and breaks *connections*, as programs see
+//! them. Left out on purpose: lost, doubled or reordered segments (TCP hides them), limits of bandwidth, and delay of the
+//! connection's setup. Timers have a resolution of one millisecond: a chunk is up to one late, never early.
 
 mod connection;
 mod delay_line;
@@ -26,34 +25,35 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+pub use crate::link::Command;
 use crate::link::Link;
-pub use crate::link::Word;
 
-/// Pause after an accept failed, for want of descriptors or memory if it lasts.
+/// Pause after an accept failed, for lack of descriptors or memory if it lasts.
 const ACCEPT_RETRY: Duration = Duration::from_millis(5);
 
-/// Where to and how badly.
+/// Where a relay connects to, and what it does to connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Options {
-    /// Connections are made to here, one for each that is accepted.
+    /// The server. The relay connects to it once for each connection that it accepts.
     pub to: SocketAddr,
-    /// Every chunk is held back for this long, in each direction.
+    /// How long every chunk is delayed, in each direction.
     pub delay: Duration,
-    /// And for a uniform draw from zero to this.
+    /// The largest additional delay, drawn uniformly from zero on.
     pub jitter: Duration,
-    /// The same seed draws the same jitter for the same chunks of the same connections, in the order of their accepts.
+    /// The same seed draws the same jitter for the same chunks of the same connections. Connections are numbered as they are
+    /// accepted.
     pub seed: u64,
 }
 
-/// A running relay. Dropped, it closes all its connections and its listener before the drop returns.
+/// A running relay. Dropping it closes all its connections and its listener before the drop returns.
 ///
-/// What is said to it holds once the call has returned: behind a [`Relay::stall`] not one byte more goes on.
-/// Connections are new until they have been accepted, which is some time after they can be written to.
+/// A command is in effect once its call has returned: after [`Relay::stall`] not one byte is forwarded. A connection counts
+/// as new until it is accepted, some time after the client can write to it.
 #[derive(Debug)]
 pub struct Relay {
     address: SocketAddr,
     link: watch::Sender<Link>,
-    /// Taken only by the drop.
+    /// `None` only while it is dropped.
     stop: Option<DropGuard>,
     thread: Option<JoinHandle<()>>,
 }
@@ -62,7 +62,7 @@ impl Relay {
     /// Relays what `listener` accepts, on a thread of its own.
     ///
     /// # Errors
-    /// When the listener cannot be used or there can be no thread.
+    /// If the listener can't be used or no thread can be started.
     pub fn start(listener: std::net::TcpListener, options: Options) -> io::Result<Self> {
         let address = listener.local_addr()?;
         listener.set_nonblocking(true)?;
@@ -86,40 +86,40 @@ impl Relay {
         Ok(Self { address, link, stop: Some(stop.drop_guard()), thread: Some(thread) })
     }
 
-    /// Where it listens.
+    /// The address it listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Nothing goes on in either direction, and nothing is lost. New connections are accepted and wait.
+    /// Forwards nothing in either direction, and loses nothing. New connections are accepted and wait.
     pub fn stall(&self) {
-        self.tell(Word::Stall);
+        self.send(Command::Stall);
     }
 
-    /// Ends a stall; what has become due in the meantime goes on at once.
+    /// Ends a stall. What has become due meanwhile is forwarded at once.
     pub fn resume(&self) {
-        self.tell(Word::Resume);
+        self.send(Command::Resume);
     }
 
-    /// Whatever either side sends vanishes, its FIN and RST too, also on new connections; all of them stay open. A
-    /// connection that this has hit never works again, and ends when both its sides have ended it.
+    /// Drops whatever either side sends, FIN and RST too, also on new connections, which all stay open. Such a connection
+    /// never works again, and ends when both its sides have ended it.
     pub fn half_open(&self) {
-        self.tell(Word::HalfOpen);
+        self.send(Command::HalfOpen);
     }
 
     /// Ends a half-open link or a cut: new connections work.
     pub fn heal(&self) {
-        self.tell(Word::Heal);
+        self.send(Command::Heal);
     }
 
     /// Resets all connections, and every new one.
     pub fn cut(&self) {
-        self.tell(Word::Cut);
+        self.send(Command::Cut);
     }
 
-    /// The same by its word.
-    pub fn tell(&self, word: Word) {
-        self.link.send_modify(|link| link.apply(word));
+    /// Sends any command.
+    pub fn send(&self, command: Command) {
+        self.link.send_modify(|link| link.apply(command));
     }
 }
 
@@ -127,7 +127,7 @@ impl Drop for Relay {
     fn drop(&mut self) {
         drop(self.stop.take());
         if let Some(thread) = self.thread.take() {
-            // A panic has been printed where it happened; a test notices by its connections.
+            // A panic was printed where it happened, and tests notice it by their connections.
             let _ = thread.join();
         }
     }

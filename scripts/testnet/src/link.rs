@@ -1,11 +1,11 @@
-//! What is wrong with the link, and what that means for one connection. Pure.
+//! The state of the link, and what it means for one connection. Pure.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// What can be said to a relay.
+/// A command to a relay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Word {
+pub enum Command {
     Stall,
     Resume,
     HalfOpen,
@@ -13,9 +13,10 @@ pub enum Word {
     Cut,
 }
 
-impl Word {
+impl Command {
     pub const ALL: [Self; 5] = [Self::Stall, Self::Resume, Self::HalfOpen, Self::Heal, Self::Cut];
 
+    /// Its word on standard input.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Stall => "stall",
@@ -27,13 +28,13 @@ impl Word {
     }
 }
 
-impl fmt::Display for Word {
+impl fmt::Display for Command {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
 }
 
-impl FromStr for Word {
+impl FromStr for Command {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -44,19 +45,20 @@ impl FromStr for Word {
     }
 }
 
+/// What new connections suffer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Trouble {
+enum Breakage {
     HalfOpen,
     Cut,
 }
 
-/// The state of the link. A stall and the two troubles do not exclude each other: each has its own word that ends it.
+/// The state of the link. A stall and a breakage do not exclude each other: `resume` ends the one, `heal` the other.
 ///
-/// The counts let a connection see a trouble that came and went while it was not looking.
+/// The counts show a connection a breakage that has already ended again.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Link {
     stalled: bool,
-    trouble: Option<Trouble>,
+    breakage: Option<Breakage>,
     half_opens: u64,
     cuts: u64,
 }
@@ -65,35 +67,35 @@ pub(crate) struct Link {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fate {
     Forwarded,
-    /// Nothing goes on for now.
+    /// Nothing is forwarded for now.
     Stalled,
-    /// Open, but nothing ever goes on again.
+    /// Open, but nothing is ever forwarded again.
     Dead,
     Reset,
 }
 
 impl Link {
-    pub(crate) fn apply(&mut self, word: Word) {
+    pub(crate) fn apply(&mut self, word: Command) {
         match word {
-            Word::Stall => self.stalled = true,
-            Word::Resume => self.stalled = false,
-            Word::HalfOpen => {
-                self.trouble = Some(Trouble::HalfOpen);
+            Command::Stall => self.stalled = true,
+            Command::Resume => self.stalled = false,
+            Command::HalfOpen => {
+                self.breakage = Some(Breakage::HalfOpen);
                 self.half_opens += 1;
             }
-            Word::Cut => {
-                self.trouble = Some(Trouble::Cut);
+            Command::Cut => {
+                self.breakage = Some(Breakage::Cut);
                 self.cuts += 1;
             }
-            Word::Heal => self.trouble = None,
+            Command::Heal => self.breakage = None,
         }
     }
 
-    /// The fate now of a connection that was accepted when the link was `born`.
-    pub(crate) fn fate(&self, born: &Self) -> Fate {
-        if self.cuts != born.cuts || born.trouble == Some(Trouble::Cut) {
+    /// What happens now to a connection that was accepted when the link was in the state `at_accept`.
+    pub(crate) fn fate(&self, at_accept: &Self) -> Fate {
+        if self.cuts != at_accept.cuts || at_accept.breakage == Some(Breakage::Cut) {
             Fate::Reset
-        } else if self.half_opens != born.half_opens || born.trouble == Some(Trouble::HalfOpen) {
+        } else if self.half_opens != at_accept.half_opens || at_accept.breakage == Some(Breakage::HalfOpen) {
             Fate::Dead
         } else if self.stalled {
             Fate::Stalled
@@ -107,7 +109,7 @@ impl Link {
 mod tests {
     use super::*;
 
-    fn after(words: &[Word]) -> Link {
+    fn after(words: &[Command]) -> Link {
         let mut link = Link::default();
         words.iter().for_each(|word| link.apply(*word));
         link
@@ -115,7 +117,7 @@ mod tests {
 
     #[test]
     fn fates_follow_the_words_since_the_accept() {
-        use Word::{Cut, HalfOpen, Heal, Resume, Stall};
+        use Command::{Cut, HalfOpen, Heal, Resume, Stall};
         for (before, since, fate) in [
             (&[][..], &[][..], Fate::Forwarded),
             (&[], &[Stall], Fate::Stalled),
@@ -143,10 +145,10 @@ mod tests {
 
     #[test]
     fn every_word_is_read_as_it_is_written() {
-        for word in Word::ALL {
+        for word in Command::ALL {
             assert_eq!(word.to_string().parse(), Ok(word));
         }
-        let error = "halfopen".parse::<Word>().unwrap_err();
+        let error = "halfopen".parse::<Command>().unwrap_err();
         assert_eq!(error, "\"halfopen\" is not known; say one of stall, resume, half-open, heal, cut");
     }
 }

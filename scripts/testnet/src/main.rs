@@ -1,4 +1,4 @@
-//! The `testnet` executable: a relay that is told what to do by words on standard input.
+//! The `testnet` executable: a relay that is controlled by commands on standard input.
 
 use std::io::{self, Write as _};
 use std::net::{SocketAddr, TcpListener};
@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser as _;
-use testnet::{Options, Relay, Word};
+use testnet::{Command, Options, Relay};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -51,7 +51,7 @@ fn main() -> ExitCode {
     match run(&Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // Standard error may be closed; the exit code says it all the same.
+            // This fails if standard error is closed; the exit code remains.
             let _ = writeln!(io::stderr(), "testnet: {error}");
             ExitCode::FAILURE
         }
@@ -67,32 +67,32 @@ fn run(cli: &Cli) -> io::Result<()> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         say(&format!("listening on {}", relay.address()))?;
-        let end_of_words = obey_stdin(Arc::clone(&relay))?;
+        let end_of_commands = run_commands(Arc::clone(&relay))?;
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
-            () = end_of_words.cancelled(), if cli.exit_with_stdin => {}
+            () = end_of_commands.cancelled(), if cli.exit_with_stdin => {}
         }
         Ok(())
     })
 }
 
-/// Obeys what is said on standard input; cancelled at its end. The thread is left behind at exit: a blocking read has
-/// no other end.
-fn obey_stdin(relay: Arc<Relay>) -> io::Result<CancellationToken> {
+/// Reads commands from standard input. The token is cancelled at its end. The thread is not joined, because a blocking read
+/// can't be interrupted.
+fn run_commands(relay: Arc<Relay>) -> io::Result<CancellationToken> {
     let end = CancellationToken::new();
     let guard = end.clone().drop_guard();
     std::thread::Builder::new().name("stdin".into()).spawn(move || {
         let _guard = guard;
         for line in io::stdin().lines().map_while(Result::ok) {
-            let answer = match line.trim().parse::<Word>() {
-                Ok(word) => {
-                    relay.tell(word);
-                    format!("ok {word}")
+            let answer = match line.trim().parse::<Command>() {
+                Ok(command) => {
+                    relay.send(command);
+                    format!("ok {command}")
                 }
                 Err(error) => format!("error: {error}"),
             };
-            // Nobody may be reading, and the words count all the same.
+            // Commands are carried out even if nobody reads the answers.
             let _ = say(&answer);
         }
     })?;

@@ -36,7 +36,7 @@ pub fn measure(options: &CapacityOptions) -> Capacity {
 #[must_use]
 pub fn measure_towards(options: &CapacityOptions, addresses: &[String], sessions: u64) -> Capacity {
     let threads = options.threads.unwrap_or_else(cores).max(1);
-    let range = port_range();
+    let range = parse_range(&sysctl("ip_local_port_range"));
     let ports = count_ports(&range, &sysctl("ip_local_reserved_ports"));
     let destinations: Vec<SocketAddr> = addresses.iter().filter_map(|address| address.parse().ok()).collect();
     let sources = options.source_ips.len().max(1) as u64;
@@ -136,7 +136,8 @@ fn conntrack_room(max: &str, count: &str) -> Option<u64> {
     (count > 0).then(|| max.saturating_sub(count))
 }
 
-fn read(path: &str) -> String {
+/// The text of a file; empty if it can't be read.
+pub(super) fn read(path: &str) -> String {
     fs::read_to_string(path).unwrap_or_default()
 }
 
@@ -158,11 +159,7 @@ fn descriptors_free() -> u64 {
     limit.saturating_sub(open + DESCRIPTORS_RESERVED)
 }
 
-/// The range from which the kernel takes local ports.
-fn port_range() -> RangeInclusive<u16> {
-    parse_range(&sysctl("ip_local_port_range"))
-}
-
+/// Parses the range from which the kernel takes local ports.
 fn parse_range(text: &str) -> RangeInclusive<u16> {
     let mut bounds = text.split_whitespace().filter_map(|n| n.parse().ok());
     // Without /proc: the range that IANA gives to ephemeral ports (RFC 6335 section 6).
@@ -219,14 +216,19 @@ pub(crate) fn memory_available_bytes() -> u64 {
 
 /// Free bytes of the host, or of this process's control group if that is less; 0 if neither is known.
 fn memory_left(meminfo: &str, groups: &[(&str, &str)]) -> u64 {
-    let line = meminfo.lines().find(|line| line.starts_with("MemAvailable:"));
-    let kib = line.and_then(|line| line.split_whitespace().nth(1)).and_then(|word| word.parse::<u64>().ok());
-    let host = kib.unwrap_or(0).saturating_mul(1_024);
+    let host = kib_field(meminfo, "MemAvailable:");
     let left = |(limit, used): &(&str, &str)| {
         let (limit, used) = (limit.trim().parse::<u64>().ok()?, used.trim().parse::<u64>().ok()?);
         Some(limit.saturating_sub(used))
     };
     groups.iter().filter_map(left).chain([host]).min().unwrap_or(host)
+}
+
+/// The value in bytes of a line such as `VmHWM: 2048 kB`; 0 if there is none.
+pub(super) fn kib_field(text: &str, name: &str) -> u64 {
+    let line = text.lines().find(|line| line.starts_with(name));
+    let kib = line.and_then(|line| line.split_whitespace().nth(1)).and_then(|word| word.parse::<u64>().ok());
+    kib.unwrap_or(0).saturating_mul(1_024)
 }
 
 /// This host's name, for people.

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 
-use proto::convert::micros;
+use proto::units::micros;
 
 /// How long Linux keeps a socket in TIME_WAIT (`TCP_TIMEWAIT_LEN`).
 const TIME_WAIT_US: u64 = 60_000_000;

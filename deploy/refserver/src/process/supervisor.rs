@@ -23,82 +23,80 @@ const STOP_GRACE: Duration = Duration::from_secs(5);
 /// Starts `cli.workers` workers, replaces one that dies, and stops them all when told to.
 pub(super) fn supervise(cli: &Cli, listener: TcpListener, prefix: &[&str], args: &[OsString]) -> io::Result<()> {
     let address = listener.local_addr()?;
-    let stop = CancellationToken::new();
+    let mut supervisor = Supervisor { listener, prefix, args, stop: CancellationToken::new(), workers: JoinSet::new() };
     if cli.exit_with_stdin {
-        stop_with_stdin(stop.clone())?;
+        stop_with_stdin(supervisor.stop.clone())?;
     }
     // This thread starts the workers, because they die with the thread that started them.
     runtime()?.block_on(async {
-        stop_with_signals(stop.clone())?;
-        let mut workers = JoinSet::new();
-        let started = start_all(cli.workers, &listener, prefix, args, &stop, &mut workers).await;
-        if started.is_ok() && !stop.is_cancelled() {
+        stop_with_signals(supervisor.stop.clone())?;
+        let started = supervisor.start_all(cli.workers).await;
+        if started.is_ok() && !supervisor.stop.is_cancelled() {
             announce(address)?;
         }
         let supervised = match started {
-            Ok(()) => keep_up(&listener, prefix, args, &stop, &mut workers).await,
+            Ok(()) => supervisor.keep_up().await,
             Err(error) => Err(error),
         };
-        stop.cancel();
-        drop(listener);
-        while workers.join_next().await.is_some() {}
+        supervisor.stop.cancel();
+        drop(supervisor.listener);
+        while supervisor.workers.join_next().await.is_some() {}
         supervised
     })
 }
 
-async fn start_all(
-    count: u16,
-    listener: &TcpListener,
-    prefix: &[&str],
-    args: &[OsString],
-    stop: &CancellationToken,
-    workers: &mut JoinSet<()>,
-) -> io::Result<()> {
-    let mut starting = Vec::new();
-    for _ in 0..count {
-        starting.push(spawn(listener, prefix, args)?);
-    }
-    for child in starting {
-        let child = ready(child, stop).await?;
-        workers.spawn(watch(child, stop.clone()));
-    }
-    Ok(())
+struct Supervisor<'a> {
+    listener: TcpListener,
+    prefix: &'a [&'a str],
+    args: &'a [OsString],
+    stop: CancellationToken,
+    workers: JoinSet<()>,
 }
 
-/// Replaces workers that die until `stop`.
-async fn keep_up(
-    listener: &TcpListener,
-    prefix: &[&str],
-    args: &[OsString],
-    stop: &CancellationToken,
-    workers: &mut JoinSet<()>,
-) -> io::Result<()> {
-    loop {
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => return Ok(()),
-            Some(_) = workers.join_next() => {
-                if stop.is_cancelled() {
-                    return Ok(());
+impl Supervisor<'_> {
+    async fn start_all(&mut self, count: u16) -> io::Result<()> {
+        let starting: Vec<Child> = (0..count).map(|_| self.spawn()).collect::<io::Result<_>>()?;
+        for child in starting {
+            self.watch_once_ready(child).await?;
+        }
+        Ok(())
+    }
+
+    /// Replaces workers that die until `stop`.
+    async fn keep_up(&mut self) -> io::Result<()> {
+        loop {
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return Ok(()),
+                Some(_) = self.workers.join_next() => {
+                    if self.stop.is_cancelled() {
+                        return Ok(());
+                    }
+                    tracing::warn!("a worker died; starting another");
+                    let child = self.spawn()?;
+                    self.watch_once_ready(child).await?;
                 }
-                tracing::warn!("a worker died; starting another");
-                let child = ready(spawn(listener, prefix, args)?, stop).await?;
-                workers.spawn(watch(child, stop.clone()));
             }
         }
     }
-}
 
-/// Runs this executable again as a worker whose standard input is the listening socket.
-fn spawn(listener: &TcpListener, prefix: &[&str], args: &[OsString]) -> io::Result<Child> {
-    Command::new(std::env::current_exe()?)
-        .args(prefix)
-        .args(args)
-        .arg(format!("--worker-of={}", std::process::id()))
-        .stdin(Stdio::from(OwnedFd::from(listener.try_clone()?)))
-        .stdout(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
+    async fn watch_once_ready(&mut self, child: Child) -> io::Result<()> {
+        let child = ready(child, &self.stop).await?;
+        self.workers.spawn(watch(child, self.stop.clone()));
+        Ok(())
+    }
+
+    /// Runs this executable again as a worker whose standard input is the listening socket.
+    fn spawn(&self) -> io::Result<Child> {
+        Command::new(std::env::current_exe()?)
+            .args(self.prefix)
+            .args(self.args)
+            .arg(format!("--worker-of={}", std::process::id()))
+            .stdin(Stdio::from(OwnedFd::from(self.listener.try_clone()?)))
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+    }
 }
 
 /// Waits until the worker has said that it listens, or `stop`.

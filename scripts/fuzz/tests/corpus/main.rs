@@ -86,7 +86,7 @@ targets!(
     agent_message,
     coordinator_message,
     hello,
-    beat,
+    heartbeat,
     histograms,
     upgrade_answer,
     ws_reply,
