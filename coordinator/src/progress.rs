@@ -120,21 +120,12 @@ impl Progress {
             RunEvent::AgentLeft { name, why } => self.warn(&format!("agent {name} {why}")),
             RunEvent::AgentRefused { name, why } => self.warn(&format!("agent {name} was refused: {why}")),
             RunEvent::AgentsReady { names, threads, ports, clock_error_us } => {
-                let clocks = match clock_error_us {
-                    // The clock error is a bound, so it is rounded up.
-                    Some(us) if names.len() > 1 => {
-                        let tenths = us.div_ceil(100);
-                        format!(" · clocks within {}.{} ms", tenths / 10, tenths % 10)
-                    }
-                    _ => String::new(),
-                };
-                self.say(&format!(
-                    "agents  {} ready: {} · {} threads · {} ports{clocks}",
-                    names.len(),
-                    shortened(names),
-                    count(*threads),
-                    count(*ports)
-                ));
+                // With one agent there is nothing to compare. The error is a bound, so it is rounded up.
+                let tenths = clock_error_us.filter(|_| names.len() > 1).map(|us| us.div_ceil(100));
+                let clocks = tenths.map_or_else(String::new, |n| format!(" · clocks within {}.{} ms", n / 10, n % 10));
+                let (agents, names) = (names.len(), shortened(names));
+                let (threads, ports) = (count(*threads), count(*ports));
+                self.say(&format!("agents  {agents} ready: {names} · {threads} threads · {ports} ports{clocks}"));
                 self.status("target", "checking that it is ready");
             }
             RunEvent::TargetNotReady { problem } => {
@@ -168,6 +159,19 @@ impl Progress {
                         .join("; ")
                 ));
             }
+            RunEvent::Note(text) => self.warn(text),
+            RunEvent::Interrupted => {
+                self.warn(
+                    "interrupted: sessions are being ended, what is complete is kept; Ctrl-C once more to stop at once",
+                );
+            }
+            event => self.on_batch(event),
+        }
+    }
+
+    /// Events of a batch.
+    fn on_batch(&mut self, event: &RunEvent) {
+        match event {
             RunEvent::WarmupStarted => self.status("warm-up", "one small batch that is not recorded"),
             RunEvent::BatchStarted { place, batch, attempt, expected } => {
                 self.under_way =
@@ -196,12 +200,7 @@ impl Progress {
                 self.header();
                 self.say(&format!("{} skipped: {why}", cell(batch, self.repetitions)));
             }
-            RunEvent::Note(text) => self.warn(text),
-            RunEvent::Interrupted => {
-                self.warn(
-                    "interrupted: sessions are being ended, what is complete is kept; Ctrl-C once more to stop at once",
-                );
-            }
+            _ => {}
         }
     }
 

@@ -9,7 +9,7 @@ mod reports;
 mod value;
 
 pub use self::invalid::Invalid;
-use self::invalid::{Checked, invalid, need};
+use self::invalid::{Checked, need};
 use self::value::{Value, at_most};
 use crate::limits as max;
 use crate::message::{FromAgent, FromCoordinator};

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::{Output, Problem};
+use super::{Problem, VerbosityFlags};
 use crate::balancer::{Backend, Layout, Node, Wanted, envoy, haproxy, layout};
 use crate::text::count;
 
@@ -54,7 +54,7 @@ pub(super) struct BalancerArgs {
     out: PathBuf,
 }
 
-pub(super) fn run(args: BalancerArgs, talk: Output) -> Result<u8, Problem> {
+pub(super) fn run(args: BalancerArgs, verbosity: VerbosityFlags) -> Result<u8, Problem> {
     let descriptors = args.descriptors.map_or_else(descriptors_max, Ok)?;
     let wanted = Wanted {
         sessions: args.sessions,
@@ -96,7 +96,7 @@ pub(super) fn run(args: BalancerArgs, talk: Output) -> Result<u8, Problem> {
     fs::write(&path, &table).map_err(|error| failed(&path, error))?;
     let path = args.out.join("connection.toml");
     fs::write(&path, connection(program, &layout)).map_err(|error| failed(&path, error))?;
-    talk.print(&describe(program, &wanted, &layout, &args.out.display().to_string()))
+    verbosity.print(&describe(program, &wanted, &layout, &args.out.display().to_string()))
 }
 
 /// The keys of a connection file that depend on the balancer; scripts add those of the servers.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use agent::identity::Identity;
 use clap::Subcommand;
 
-use super::{Output, Problem};
+use super::{Problem, VerbosityFlags};
 use crate::net::identity;
 
 #[derive(Debug, Subcommand)]
@@ -32,7 +32,7 @@ pub(super) enum IdentityCommand {
     },
 }
 
-pub(super) fn run(command: &IdentityCommand, talk: Output) -> Result<u8, Problem> {
+pub(super) fn run(command: &IdentityCommand, verbosity: VerbosityFlags) -> Result<u8, Problem> {
     let usage = |error: agent::identity::IdentityError| Problem::usage(error.to_string());
     match command {
         IdentityCommand::Init { identity } => {
@@ -40,13 +40,13 @@ pub(super) fn run(command: &IdentityCommand, talk: Output) -> Result<u8, Problem
             let (identity, made) = identity::load_or_create(&dir).map_err(usage)?;
             identity.server().map_err(usage)?;
             let how = if made { "made in" } else { "is there already:" };
-            talk.print(&format!("identity {how} {}\n", dir.display()))
+            verbosity.print(&format!("identity {how} {}\n", dir.display()))
         }
         IdentityCommand::IssueAgent { dir, days, identity } => {
             let from = identity::place(identity.as_deref()).map_err(usage)?;
             let from = Identity::load(&from).map_err(usage)?;
             identity::issue_agent(&from, dir, *days).map_err(usage)?;
-            talk.print(&format!(
+            verbosity.print(&format!(
                 "made {0}, good for {days} days; copy it to the agent's machine, keep its mode (cp -a, rsync -a), and start: \
                  agent --coordinator HOST:50051 --identity {0}\n",
                 dir.display()

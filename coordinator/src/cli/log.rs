@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::{Output, Problem};
+use super::{Problem, VerbosityFlags};
 use crate::exit;
 use crate::log::entry::{Links, body};
 use crate::log::logbook::{EMPTY, LogError, Logged, NewEntry, Overview, folder_of, log};
@@ -30,20 +30,20 @@ pub(super) struct LogArgs {
     into: PathBuf,
 }
 
-pub(super) fn run(args: &LogArgs, talk: Output) -> Result<u8, Problem> {
+pub(super) fn run(args: &LogArgs, verbosity: VerbosityFlags) -> Result<u8, Problem> {
     let mut runs = Vec::new();
     for dir in &args.dirs {
         runs.push((dir, read(dir).map_err(|error| Problem::usage(error.to_string()))?));
     }
     for (dir, run) in &runs {
-        let said = one(dir, run, &args.into, talk)?;
-        talk.print(&said)?;
+        let said = one(dir, run, &args.into, verbosity)?;
+        verbosity.print(&said)?;
     }
     Ok(exit::DONE)
 }
 
 /// Adds one run. Everything is computed first; then the files that the entry links to are written, and the log last.
-fn one(dir: &Path, run: &Run, into: &Path, talk: Output) -> Result<String, Problem> {
+fn one(dir: &Path, run: &Run, into: &Path, verbosity: VerbosityFlags) -> Result<String, Problem> {
     let unwritten = |error: io::Error| Problem::internal(format!("the run is not in the log: {error}"));
     let beside = into.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::create_dir_all(beside).map_err(|error| unwritten(named(beside)(error)))?;
@@ -78,7 +78,7 @@ fn one(dir: &Path, run: &Run, into: &Path, talk: Output) -> Result<String, Probl
     };
     let logged = log(&text, &run.title(), &entry).map_err(no_log)?;
     let drawn = publish::figures(&beside.join("figures").join(&name), &figures.iter().collect::<Vec<_>>());
-    for path in drawn.map_err(unwritten)?.iter().filter(|_| talk.verbose) {
+    for path in drawn.map_err(unwritten)?.iter().filter(|_| verbosity.verbose) {
         super::tell(&format!("wrote {}", path.display()));
     }
     if let Some(bytes) = summary {

@@ -98,7 +98,7 @@ The folder gets one configuration a process, proxies.tsv (number, node, url, fil
 )]
 struct Cli {
     #[command(flatten)]
-    talk: Output,
+    verbosity: VerbosityFlags,
 
     #[command(subcommand)]
     command: Command,
@@ -106,7 +106,7 @@ struct Cli {
 
 /// How much is said.
 #[derive(Debug, Clone, Copy, Args)]
-struct Output {
+struct VerbosityFlags {
     /// Say only where results are, and what is wrong
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     quiet: bool,
@@ -305,17 +305,17 @@ pub fn main_from(args: Vec<OsString>) -> ExitCode {
             return exit::status(if error.use_stderr() { exit::USAGE } else { exit::DONE });
         }
     };
-    let talk = cli.talk;
+    let verbosity = cli.verbosity;
     let result = match cli.command {
-        Command::Run(run_args) => run::run(*run_args, talk, args),
+        Command::Run(run_args) => run::run(*run_args, verbosity, args),
         Command::Check(plan_args) => {
-            source::plan(&plan_args, None).and_then(|loaded| talk.print(&check::describe(&loaded.plan)))
+            source::plan(&plan_args, None).and_then(|loaded| verbosity.print(&check::describe(&loaded.plan)))
         }
-        Command::Balancer(args) => balancer::run(args, talk),
+        Command::Balancer(args) => balancer::run(args, verbosity),
         Command::Health(args) => health::run(&args),
-        Command::Identity { command } => identity::run(&command, talk),
-        Command::Report(args) => report::run(&args, talk),
-        Command::Log(args) => log::run(&args, talk),
+        Command::Identity { command } => identity::run(&command, verbosity),
+        Command::Report(args) => report::run(&args, verbosity),
+        Command::Log(args) => log::run(&args, verbosity),
         Command::Plan { command: PlanCommand::Init } => print(&schema::template()),
         Command::Completions(args) => shell::completions(&args),
         Command::Man(args) => shell::man(&args),
@@ -329,7 +329,7 @@ pub fn main_from(args: Vec<OsString>) -> ExitCode {
     }
 }
 
-impl Output {
+impl VerbosityFlags {
     /// Prints to standard output, unless `--quiet` was given.
     fn print(self, text: &str) -> Result<u8, Problem> {
         if self.quiet { Ok(exit::DONE) } else { print(text) }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::{Output, Problem, print};
+use super::{Problem, VerbosityFlags, print};
 use crate::exit;
 use crate::publish::{self, PAGE};
 use crate::report::document::{Document, in_short, of_run, of_runs};
@@ -41,7 +41,7 @@ pub(super) struct ReportArgs {
     no_published: bool,
 }
 
-pub(super) fn run(args: &ReportArgs, talk: Output) -> Result<u8, Problem> {
+pub(super) fn run(args: &ReportArgs, verbosity: VerbosityFlags) -> Result<u8, Problem> {
     let rows = rows(args)?;
     let mut runs = Vec::new();
     let mut problems = Vec::new();
@@ -52,7 +52,7 @@ pub(super) fn run(args: &ReportArgs, talk: Output) -> Result<u8, Problem> {
         }
     }
     if !runs.is_empty() {
-        show(args, talk, runs, &rows)?;
+        show(args, verbosity, runs, &rows)?;
     }
     if problems.is_empty() { Ok(exit::DONE) } else { Err(Problem { code: exit::USAGE, text: problems.join("\n") }) }
 }
@@ -68,7 +68,12 @@ fn rows(args: &ReportArgs) -> Result<Vec<Published>, Problem> {
     }
 }
 
-fn show(args: &ReportArgs, talk: Output, runs: Vec<(&Path, Run)>, rows: &[Published]) -> Result<(), Problem> {
+fn show(
+    args: &ReportArgs,
+    verbosity: VerbosityFlags,
+    runs: Vec<(&Path, Run)>,
+    rows: &[Published],
+) -> Result<(), Problem> {
     if let Some(output) = args.output.as_ref().filter(|_| runs.len() > 1) {
         let same = |dir: &Path| {
             dir == output || dir.canonicalize().ok().is_some_and(|dir| output.canonicalize().ok() == Some(dir))
@@ -83,7 +88,7 @@ fn show(args: &ReportArgs, talk: Output, runs: Vec<(&Path, Run)>, rows: &[Publis
     let mut written = Vec::new();
     if !args.print && args.output.is_none() {
         for (dir, run) in &runs {
-            write(dir, &of_run(run, rows), talk)?;
+            write(dir, &of_run(run, rows), verbosity)?;
             written.push(dir.join(PAGE));
         }
     }
@@ -91,12 +96,12 @@ fn show(args: &ReportArgs, talk: Output, runs: Vec<(&Path, Run)>, rows: &[Publis
     let mut runs: Vec<Run> = runs.into_iter().map(|(_, run)| run).collect();
     apart(&mut runs);
     if let Some(output) = &args.output {
-        write(output, &of_runs(&runs, rows), talk)?;
+        write(output, &of_runs(&runs, rows), verbosity)?;
         written.push(output.join(PAGE));
     }
     if args.print {
         print(&markdown::render(&of_runs(&runs, rows), None))?;
-    } else if !talk.quiet {
+    } else if !verbosity.quiet {
         for run in &runs {
             for note in &run.notes {
                 super::tell(&format!("{}: {note}", run.place));
@@ -108,10 +113,10 @@ fn show(args: &ReportArgs, talk: Output, runs: Vec<(&Path, Run)>, rows: &[Publis
         };
     }
     for page in written {
-        let said = if talk.quiet { page.display().to_string() } else { format!("report in {}", page.display()) };
+        let said = if verbosity.quiet { page.display().to_string() } else { format!("report in {}", page.display()) };
         print(&format!("{said}\n"))?;
     }
-    if runs.len() > 1 && args.output.is_none() && !args.print && !talk.quiet {
+    if runs.len() > 1 && args.output.is_none() && !args.print && !verbosity.quiet {
         super::tell("--output DIR writes all runs into one report, with the tables and figures that compare them");
     }
     Ok(())
@@ -130,13 +135,13 @@ fn apart(runs: &mut [Run]) {
     }
 }
 
-fn write(dir: &Path, document: &Document, talk: Output) -> Result<(), Problem> {
+fn write(dir: &Path, document: &Document, verbosity: VerbosityFlags) -> Result<(), Problem> {
     let written = publish::report(dir, document).map_err(|error| {
         Problem::internal(format!(
             "the report can't be written: {error}; --output DIR writes it elsewhere, --print only prints it"
         ))
     })?;
-    for path in written.iter().filter(|_| talk.verbose) {
+    for path in written.iter().filter(|_| verbosity.verbose) {
         super::tell(&format!("wrote {}", path.display()));
     }
     Ok(())

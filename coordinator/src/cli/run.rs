@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use tracing_subscriber::EnvFilter;
 
 use super::prepare::{self, AgentAuth, Prepared, RunSource};
-use super::{Output, Problem, RunArgs, check, print, report};
+use super::{Problem, RunArgs, VerbosityFlags, check, print, report};
 use crate::children;
 use crate::net::listener;
 use crate::net::rpc::{self, LastHeard};
@@ -33,12 +33,12 @@ use crate::store::schema::run_json::RunJson;
 /// Bound of the queue of events for the loop; beyond it agents wait.
 const HEARD_MAX: usize = 256;
 
-pub(super) fn run(args: RunArgs, talk: Output, command: Vec<OsString>) -> Result<u8, Problem> {
+pub(super) fn run(args: RunArgs, flags: VerbosityFlags, command: Vec<OsString>) -> Result<u8, Problem> {
     if args.ui.is_some() {
         return Err(Problem::usage("--ui is not supported yet; leave it out"));
     }
     let filter = EnvFilter::try_from_env("MUSTER_LOG")
-        .unwrap_or_else(|_| EnvFilter::new(if talk.verbose { "info" } else { "warn" }));
+        .unwrap_or_else(|_| EnvFilter::new(if flags.verbose { "info" } else { "warn" }));
     // This fails if the process has a subscriber already.
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -58,7 +58,7 @@ pub(super) fn run(args: RunArgs, talk: Output, command: Vec<OsString>) -> Result
         .enable_all()
         .build()
         .map_err(|error| Problem::internal(format!("can't start: {error}")))?;
-    let code = runtime.block_on(go(&args, talk, source, auth, command));
+    let code = runtime.block_on(go(&args, flags, source, auth, command));
     runtime.shutdown_background();
     code
 }
@@ -87,7 +87,7 @@ fn read_ca(path: &Path) -> Result<Vec<u8>, Problem> {
 
 async fn go(
     args: &RunArgs,
-    talk: Output,
+    flags: VerbosityFlags,
     source: RunSource,
     auth: AgentAuth,
     command: Vec<OsString>,
@@ -112,31 +112,15 @@ async fn go(
     metadata.plan_folder = std::path::absolute(&plan_folder).unwrap_or(plan_folder).display().to_string();
     let dir = store.dir().to_path_buf();
 
-    let verbosity = match (talk.quiet, talk.verbose) {
-        (true, _) => Verbosity::Quiet,
-        (_, true) => Verbosity::Verbose,
-        _ => Verbosity::Normal,
-    };
-    let mut progress = Progress::new(&plan, verbosity, args.json);
-    progress.say(&check::headline(&plan, &plan.batches()));
-    progress.say(&format!("results in {}", dir.display()));
-    for note in &notes {
-        progress.warn(note);
-    }
-    auth.tell(&progress);
-    for warning in [check::beyond_the_proxies(&plan), check::beyond_the_server(&plan)].into_iter().flatten() {
-        progress.warn(&format!("note: {warning}"));
-    }
-
+    let mut progress = announce(args, flags, &plan, &dir, &notes, &auth);
     let mut setup = Setup { plan: Arc::new(plan.clone()), run, urls: plan.target.urls.clone(), ca_pem, history };
     if args.resume.is_some() {
         let (done, all) = (setup.history.decided.len(), plan.batches().len());
         progress.say(&format!("taken up again: {done} of {all} batches are done and stand"));
     }
-    let mut kept = Vec::new();
     let (incoming_tx, incoming) = mpsc::channel(HEARD_MAX);
     let last_heard = LastHeard::default();
-    let mut server = None;
+    let (mut server, mut kept) = (None, Vec::new());
     if !Machine::new(setup.clone()).nothing_left() {
         if plan.target.embedded {
             let (workers, envs) = (plan.server.workers.unwrap_or(1), plan.server.max_concurrent_envs.unwrap_or(0));
@@ -146,21 +130,13 @@ async fn go(
             setup.urls = vec![url];
         }
         server = Some(rpc::serve(listener::open(listener, auth.security()), incoming_tx, last_heard.clone()));
-        let flags = auth.child_flags(&setup.urls);
-        let local = children::agents(plan.agents.local, address, &flags, talk.verbose).map_err(Problem::internal)?;
+        let child_flags = auth.child_flags(&setup.urls);
+        let local =
+            children::agents(plan.agents.local, address, &child_flags, flags.verbose).map_err(Problem::internal)?;
         for (name, child) in local {
             kept.push(children::watch(format!("agent {name}"), child, outside_tx.clone()));
         }
-        if plan.agents.count > plan.agents.local {
-            let missing = plan.agents.count - plan.agents.local;
-            progress.say(&format!(
-                "agents  waiting for {missing} on {address}; {}",
-                how_to_start(missing, address, &auth.agent_flags())
-            ));
-        }
-        if plan.agents.on_shortfall == OnShortfall::Continue {
-            progress.say("batches that the agents can't carry are skipped (agents.on_shortfall)");
-        }
+        announce_agents(&plan, address, &auth, &progress);
     }
 
     let (run, urls) = (setup.run, setup.urls.clone());
@@ -173,6 +149,45 @@ async fn go(
     drop(kept);
     progress.finish();
     conclude(args, &plan, run, &urls, &dir, &progress, &outcome)
+}
+
+/// Says what is run and where its results go.
+fn announce(
+    args: &RunArgs,
+    flags: VerbosityFlags,
+    plan: &Plan,
+    dir: &Path,
+    notes: &[String],
+    auth: &AgentAuth,
+) -> Progress {
+    let verbosity = match (flags.quiet, flags.verbose) {
+        (true, _) => Verbosity::Quiet,
+        (_, true) => Verbosity::Verbose,
+        _ => Verbosity::Normal,
+    };
+    let progress = Progress::new(plan, verbosity, args.json);
+    progress.say(&check::headline(plan, &plan.batches()));
+    progress.say(&format!("results in {}", dir.display()));
+    for note in notes {
+        progress.warn(note);
+    }
+    auth.tell(&progress);
+    for warning in [check::beyond_the_proxies(plan), check::beyond_the_server(plan)].into_iter().flatten() {
+        progress.warn(&format!("note: {warning}"));
+    }
+    progress
+}
+
+/// Says which agents have to be started elsewhere, and how.
+fn announce_agents(plan: &Plan, address: SocketAddr, auth: &AgentAuth, progress: &Progress) {
+    if plan.agents.count > plan.agents.local {
+        let missing = plan.agents.count - plan.agents.local;
+        let how = how_to_start(missing, address, &auth.agent_flags());
+        progress.say(&format!("agents  waiting for {missing} on {address}; {how}"));
+    }
+    if plan.agents.on_shortfall == OnShortfall::Continue {
+        progress.say("batches that the agents can't carry are skipped (agents.on_shortfall)");
+    }
 }
 
 fn conclude(

@@ -3,7 +3,7 @@
 use proto::Mode;
 
 use crate::report::commands::commands;
-use crate::report::findings::observations;
+use crate::report::findings::findings;
 use crate::report::table::{fenced, plain};
 use crate::report::tables::{results_summary, scalings};
 use crate::report::vitals::configuration;
@@ -44,8 +44,8 @@ pub fn body(run: &Run, links: &Links) -> String {
     }
     text.push_str(&format!("\n### Links\n{}", linked(run, links)));
     text.push_str("\n### Observations\n");
-    for line in observations(run) {
-        text.push_str(&format!("- {}\n", plain(&line)));
+    for finding in findings(run) {
+        text.push_str(&format!("- {}\n", plain(&finding.to_string())));
     }
     text
 }

@@ -5,7 +5,7 @@ use crate::report::charts;
 use crate::report::commands::commands;
 use crate::report::comparison::{BREAKDOWN, breakdown, by_batch, by_wait, protocols, protocols_by_size};
 use crate::report::figures::Figure;
-use crate::report::findings::observations;
+use crate::report::findings::findings;
 use crate::report::overview::{COMPARABLE, infrastructures, overview, published_row, side_by_side, unlimited};
 use crate::report::published::Published;
 use crate::report::table::Table;
@@ -69,7 +69,7 @@ pub fn of_run(run: &Run, published: &[Published]) -> Document {
         to.paragraph(VERDICTS);
     }
     to.heading(3, "Observations");
-    to.put(Block::Bullets(observations(run)));
+    to.put(Block::Bullets(findings(run).iter().map(ToString::to_string).collect()));
     to.heading(2, "Numbers");
     to.numbers(run);
     to.protocols(std::slice::from_ref(run));
@@ -119,7 +119,7 @@ pub fn of_runs(runs: &[Run], published: &[Published]) -> Document {
         to.numbers(run);
         to.beside(run, published);
         to.heading(3, "Observations");
-        to.put(Block::Bullets(observations(run)));
+        to.put(Block::Bullets(findings(run).iter().map(ToString::to_string).collect()));
     }
     to.can_be_compared(runs, published);
     Document { title: format!("{} runs", runs.len()), blocks: to.whole() }

@@ -1,6 +1,7 @@
 //! PURE: what a run shows, in words: each sentence from the stored numbers, and only where there is something to say.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use proto::{Metric, Mode};
 
@@ -23,33 +24,72 @@ const OUTLIER_US: u64 = 300_000;
 /// And one whose success is this far from the median of its cell's, as a fraction.
 const OUTLIER_SUCCESS: f64 = 0.05;
 
-/// One sentence or two each, without a mark before them.
+/// What a finding is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Topic {
+    Verdicts,
+    Launch,
+    Capacity,
+    PerCore,
+    Floor,
+    ConnectShare,
+    Workers,
+    Hosts,
+    Failures,
+    Instability,
+    Throughput,
+    Protocols,
+    Outliers,
+    Starts,
+    Disturbances,
+    Endings,
+    Attempts,
+}
+
+/// Something that the stored numbers show. Its `Display` is one sentence or two.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    pub topic: Topic,
+    text: String,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+/// All findings of a run, in the order in which they are read.
 #[must_use]
-pub fn observations(run: &Run) -> Vec<String> {
+pub fn findings(run: &Run) -> Vec<Finding> {
     let grid = run.grid();
-    let mut said = Vec::new();
-    said.extend(verdicts(run));
-    said.extend(not_at_once(run));
+    let mut found = Vec::new();
+    let mut add = |topic: Topic, texts: Vec<String>| {
+        found.extend(texts.into_iter().map(|text| Finding { topic, text }));
+    };
+    let some = |text: Option<String>| text.into_iter().collect::<Vec<_>>();
+    add(Topic::Verdicts, verdicts(run));
+    add(Topic::Launch, some(not_at_once(run)));
     for mode in run.plan.target.mode.list() {
         let Some(((_, wait_us), line)) = grid.lines.iter().find(|((m, _), _)| m == mode) else { continue };
         let line = Line { run, grid: &grid, mode: *mode, wait_us: *wait_us, cells: line };
-        said.extend(line.capacity());
-        said.extend(line.per_core());
-        said.extend(line.floor());
-        said.extend(line.connect_share());
-        said.extend(line.workers());
-        said.extend(line.hosts());
-        said.extend(line.failures());
-        said.extend(line.instability());
-        said.extend(line.throughput());
+        add(Topic::Capacity, Vec::from_iter(line.capacity()));
+        add(Topic::PerCore, Vec::from_iter(line.per_core()));
+        add(Topic::Floor, Vec::from_iter(line.floor()));
+        add(Topic::ConnectShare, Vec::from_iter(line.connect_share()));
+        add(Topic::Workers, Vec::from_iter(line.workers()));
+        add(Topic::Hosts, Vec::from_iter(line.hosts()));
+        add(Topic::Failures, Vec::from_iter(line.failures()));
+        add(Topic::Instability, Vec::from_iter(line.instability()));
+        add(Topic::Throughput, Vec::from_iter(line.throughput()));
     }
-    said.extend(protocols(run, &grid));
-    said.extend(outliers(&grid));
-    said.extend(starts(run));
-    said.extend(disturbed(run));
-    said.extend(endings(run));
-    said.extend(attempts(run));
-    said
+    add(Topic::Protocols, some(protocols(run, &grid)));
+    add(Topic::Outliers, outliers(&grid));
+    add(Topic::Starts, some(starts(run)));
+    add(Topic::Disturbances, disturbed(run));
+    add(Topic::Endings, endings(run));
+    add(Topic::Attempts, some(attempts(run)));
+    found
 }
 
 /// Attempts that did not count, and batches under which the server went away.
@@ -495,7 +535,7 @@ mod tests {
     }
 
     fn list(run: &Run) -> String {
-        observations(run).into_iter().map(|line| format!("- {line}\n")).collect()
+        findings(run).into_iter().map(|line| format!("- {line}\n")).collect()
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! PURE: the figure of latency by percentile, as HdrHistogram plots it: each nine takes as much room as the one before.
 
 use super::axes::{self, Entry};
-use super::canvas::{self, MARGIN, Mark, Point, SMALL, Side, Stroke, WIDTH};
+use super::canvas::{self, Canvas, MARGIN, Mark, Point, SMALL, Side, Stroke, WIDTH};
 use super::scale::{Scale, count_of};
-use super::theme::{AXIS, GRID, MUTED, SERIES};
+use super::theme::{AXIS, Colour, GRID, MUTED, SERIES};
 use super::{Figure, nothing};
 
 /// The start from which a latency is measured.
@@ -89,31 +89,8 @@ pub fn spectrum(batch: &str, lines: &[SpectrumLine]) -> Figure {
                 names.len() - 1
             });
             let colour = SERIES[n % SERIES.len()];
-            let stroke = match line.kind {
-                Latency::Response => Stroke::new(colour, 2.2),
-                Latency::Service => Stroke::new(colour, 1.6).dashed(7.0, 4.0),
-            };
             let at = |point: &(f64, u64)| (place(point.0), y.at(seconds(point.1)));
-            let points: Vec<Point> = line.points.iter().map(at).collect();
-            let known =
-                line.points.iter().take_while(|point| line.censored_above.is_none_or(|from| point.0 < from)).count();
-            canvas.path(&points[..known], stroke);
-            let unknown = &points[known.saturating_sub(1)..];
-            if known < points.len() {
-                canvas.path(unknown, Stroke::new(colour, 2.2).dashed(1.6, 4.0));
-                canvas.mark(Mark::Up, points[known], 5.0, colour, true);
-            }
-            if let [only] = points[..known] {
-                canvas.mark(Mark::Circle, only, 4.0, colour, false);
-            }
-            let end = points.last().copied().unwrap_or_default();
-            entries.push(Entry {
-                label: line.label.clone(),
-                tag: tag(line),
-                stroke,
-                mark: None,
-                end: (end.0 + 4.0, end.1),
-            });
+            entries.push(draw_line(canvas, line, colour, at));
         }
         axes::key(canvas, right + 12.0, (top, bottom), &entries);
     });
@@ -123,6 +100,27 @@ pub fn spectrum(batch: &str, lines: &[SpectrumLine]) -> Figure {
             .push_str(" Dotted from the triangle on: sessions that timed out, of which only a lower bound is known.");
     }
     Figure { name: "spectrum".to_owned(), title: TITLE.to_owned(), caption, svg }
+}
+
+/// Draws one line, dotted where only a lower bound is known, and returns its entry of the key.
+fn draw_line(canvas: &mut Canvas<'_>, line: &SpectrumLine, colour: Colour, at: impl Fn(&(f64, u64)) -> Point) -> Entry {
+    let stroke = match line.kind {
+        Latency::Response => Stroke::new(colour, 2.2),
+        Latency::Service => Stroke::new(colour, 1.6).dashed(7.0, 4.0),
+    };
+    let points: Vec<Point> = line.points.iter().map(at).collect();
+    let known = line.points.iter().take_while(|point| line.censored_above.is_none_or(|from| point.0 < from)).count();
+    canvas.path(&points[..known], stroke);
+    let unknown = &points[known.saturating_sub(1)..];
+    if known < points.len() {
+        canvas.path(unknown, Stroke::new(colour, 2.2).dashed(1.6, 4.0));
+        canvas.mark(Mark::Up, points[known], 5.0, colour, true);
+    }
+    if let [only] = points[..known] {
+        canvas.mark(Mark::Circle, only, 4.0, colour, false);
+    }
+    let end = points.last().copied().unwrap_or_default();
+    Entry { label: line.label.clone(), tag: tag(line), stroke, mark: None, end: (end.0 + 4.0, end.1) }
 }
 
 fn censored(line: &SpectrumLine) -> bool {

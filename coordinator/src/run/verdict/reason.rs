@@ -219,6 +219,9 @@ impl fmt::Display for OwnFailure {
     }
 }
 
+/// As many workers are named with their sessions.
+const SHOWN_MAX: usize = 4;
+
 /// Texts that belong together, joined.
 fn joined<T: ToString>(parts: &[T], between: &str) -> String {
     parts.iter().map(ToString::to_string).collect::<Vec<_>>().join(between)
@@ -355,7 +358,6 @@ impl Reason {
                 latency(*age_us)
             ),
             Self::UnevenWorkers(sessions) => {
-                const SHOWN_MAX: usize = 4;
                 let shown: Vec<String> = sessions.iter().take(SHOWN_MAX).map(|n| count(*n)).collect();
                 let more = if sessions.len() > SHOWN_MAX { ", ..." } else { "" };
                 let workers = sessions.len();
