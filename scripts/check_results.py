@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Recompute a results folder from its records, with nothing of Muster's own code.
+"""Recompute a results folder from its records, without any of Muster's own code.
 
     check_results.py DIR [--hlog]
 
-Reads summary.csv with csv and raw.jsonl with json, as existing scripts do, and reproduces the columns of every accepted
-row from its records (all but url, hardware and the verdict, which are not in them); with --hlog it also reads histograms.hlog with the PyPI package hdrhistogram (another implementation of HdrHistogram)
-and compares percentiles and counts. Exit code 0 if everything agrees; otherwise every disagreement is printed.
+Reads summary.csv with csv and raw.jsonl with json, as existing scripts do. Recomputes the columns of every accepted row from its
+records (except url, hardware and the verdict, which are not in the records). With --hlog it also reads histograms.hlog with the
+PyPI package hdrhistogram (another implementation of HdrHistogram), and compares percentiles and counts. The exit code is 0 if
+everything agrees; otherwise it prints every difference.
 """
 
 import argparse
@@ -38,7 +39,7 @@ RAW_KEYS = (
 ).split()
 FORMAT = 2
 OF_STAMPS = {"wire_p50", "wire_p99", "receive_lag_p99", "wire_beyond_p50", "wire_beyond_p99"}
-# Columns of the historical script hold a number where nothing was measured; all others are empty then.
+# Where nothing was measured, columns of the historical script contain a number; all others are empty.
 FROM_RECORDS = {"generator_delay_p99": "generator_delay", "ping_late_p99": "ping_late"}
 HOUR_US = 3_600_000_000
 
@@ -59,7 +60,7 @@ def close_to(cell, us):
 
 
 def range_us(plan):
-    """Where the histograms of a run end: at an hour, or at as many as its longest session may take."""
+    """The end of the histograms' range in a run: one hour, or as many hours as its longest session may take."""
     s = plan["session"]
     step = s["think_us"] + max(plan["grid"]["waits_us"]) + s["step_timeout_us"]
     longest = s["connect_timeout_us"] + s["reset_timeout_us"] + s["steps"] * step + s["close_timeout_us"]
@@ -69,7 +70,7 @@ def range_us(plan):
 
 
 def metrics(rows, high_us):
-    """The values behind each histogram, in microseconds, those above its range among them; and how many these are."""
+    """The values of each histogram in microseconds, including those above its range, and the number of the latter."""
     values = defaultdict(list)
     for row in rows:
         lag, response = micros(row["launch_lag"]), micros(row["response_time"])
@@ -101,7 +102,7 @@ def open_max(rows):
     changes = []
     for row in rows:
         if row["start_offset"] is not None and row["reset_latency"] is not None:
-            # Open from its first answer.
+            # A session is open from its first answer.
             start = micros(row["start_offset"])
             opened = start + micros(row["connect_latency"]) + micros(row["reset_latency"])
             ended = start + micros(row["total_latency"])
@@ -241,7 +242,7 @@ class Checker:
                 self.expect(f"{name} session {r['request_id']}", False, "step_latency is not the sum of its steps")
 
     def split(self, name, r):
-        """Wire latency and receive lag of each reply are its latency, and no delay of ours is longer than a session."""
+        """Wire latency plus receive lag of each reply is its latency, and no delay of ours is longer than its session."""
         pairs = list(zip(r["step_latencies"], r["step_wire_latencies"], r["step_receive_lags"]))
         self.expect(f"{name} session {r['request_id']}", len(pairs) in (0, len(r["step_latencies"])), "steps without stamps")
         if r["reset_wire_latency"] is not None:
@@ -274,8 +275,8 @@ class Checker:
                 self.expect(f"{name}-{metric} count", count == len(exact), f"{count}, records say {len(exact)}")
                 for q in (50, 99):
                     found = histogram.get_value_at_percentile(q) if exact else 0
-                    # That implementation rounds the rank to the nearest one, ours up: where values lie apart the two
-                    # name neighbours.
+                    # That implementation rounds the rank to the nearest, ours rounds up. Where values are far apart, the two
+                    # give neighbouring values.
                     rounded = sorted(exact)[max(int(q / 100 * len(exact) + 0.5), 1) - 1] if exact else 0
                     wanted = {rounded, quantile(exact, q / 100)}
                     same = any(abs(found - value) <= value / 1000 + 1 for value in wanted)

@@ -1,25 +1,26 @@
 #!/usr/bin/env python3
-"""How far a run's latencies are from what the server itself saw.
+"""Compare a run's latencies with those that the server itself recorded.
 
     check_truth.py DIR --truth FILE [--kind held|achieved] [--within PERCENT] [--json]
 
 Joins DIR/raw.jsonl with the log that `refserver --truth FILE` wrote, session by session (session_hash), for succeeded
 sessions. The server's own time of a reply is `held` (from the kernel's receive timestamp of the request to just before
-the write of the reply) or `achieved` (from the read of the request instead: without the time it lay unread). Against it:
+the write of the reply) or `achieved` (from the read of the request, so without the time that it waited to be read). The script
+compares these with it:
 
-  wire     reset_wire_latency and step_wire_latencies: from the write of the request to the kernel's stamp of the reply
+  wire     reset_wire_latency and step_wire_latencies: from the write of the request to the kernel's timestamp of the reply
   program  reset_latency and step_latencies: until the program had read the reply, as every load tester measures
 
-The network lies between the two sides, so a figure is expected above the server's by a round trip. Percentiles are the
-values of rank ceil(q n) of the joined values; a difference of one session is figure - server. A session agrees when that
-is within 1 % or 1 us, whichever is more (which includes what a histogram with 3 digits is precise to).
+The network lies between the two sides, so a figure should be above the server's by a round trip. Percentiles are the values of
+rank ceil(q n) of the joined values; the difference of one session is figure - server. A session agrees if the difference is
+within 1 % or 1 us, whichever is more (this includes the precision of a histogram with 3 digits).
 
-Last, how far apart the agents of each batch began, by the server's clock. "First accepted" is the spread over the agents
-of accepted_us of the session each began first. A session was accepted its start_offset after its agent's start and some
-delay of the connection after that: "starts" is the spread of what is left without the offset, of each agent's session
-that was delayed least. Beside them start_skew of summary.csv, which is the run's own account.
+At the end, the script prints how far apart the agents of each batch began, by the server's clock. "First accepted" is the spread
+over the agents of accepted_us of the session that each began first. The server accepts a session start_offset after its agent's
+start, plus some delay of the connection. "Starts" is the spread of accepted_us without the offset, of the least delayed session
+of each agent. Beside them stands start_skew of summary.csv, the run's own value.
 
-Exit code 1 when --within is given and a wire percentile is further off than that, or nothing could be compared.
+The exit code is 1 if --within is given and a wire percentile differs by more than that, or if nothing could be compared.
 """
 
 import argparse
@@ -53,7 +54,7 @@ def lines(path):
 
 
 def truth_of(path):
-    """The server's lines by session_hash; and how many are there twice, and so of no use."""
+    """The server's lines by session_hash, and the number of those that exist twice and so can't be used."""
     sessions, twice = {}, set()
     for line in lines(path):
         if line["session_hash"] in sessions:
@@ -65,7 +66,7 @@ def truth_of(path):
 
 
 def pairs_of(rows, sessions, kind):
-    """(figure, server) in microseconds by figure and phase; what could not be paired is counted by its reason."""
+    """(figure, server) in microseconds by figure and phase; replies without a partner are counted by reason."""
     pairs, left_out = defaultdict(list), defaultdict(int)
     for row in rows:
         if row["outcome"] != "succeeded":
@@ -117,7 +118,7 @@ def compared(pairs):
 
 
 def starts_of(rows, sessions, summary):
-    """Of each batch: how far apart its agents began, by the server's clock and by the run's own account."""
+    """For each batch: how far apart its agents began, by the server's clock and by the run's own value."""
     stated = {(r["mode"], int(r["batch_size"]), float(r["wait_seconds"]), int(r["repetition"])): r
               for r in summary if r["accepted"] == "true"}
     first = defaultdict(lambda: defaultdict(list))

@@ -1,16 +1,16 @@
-"""Hold a running process to a share of one core, for experiments.
+"""Limit a running process to a share of one core, for experiments.
 
     with Throttle(pid, 0.1) as throttle:
         print(throttle.used)
 
-A quota of a CPU cgroup if this system lets us make one (version 2, `cpu.max`, or version 1, `cpu.cfs_quota_us`), and
-otherwise SIGSTOP and SIGCONT in turns, sent by a thread. They differ in what they do to a process that is mostly idle: a
-quota lets it work until it has used its share of the period, signals stop it for the rest of every period in any case.
-All threads of the process are held together, and those it starts while it is held are too. At the end of the context
-the process is as free as it was before, and nothing is left of the cgroup.
+Uses the quota of a CPU cgroup if this system allows one (version 2, `cpu.max`, or version 1, `cpu.cfs_quota_us`). Otherwise a
+thread sends SIGSTOP and SIGCONT in turns. The two differ for a process that is mostly idle: a quota lets it work until it has
+used its share of the period, while signals always stop it for the rest of every period. The limit applies to all threads of the
+process together, including threads that it starts meanwhile. At the end of the context the process is unlimited again, and the
+cgroup is removed.
 
-Who starts the process should give it a process group of its own (`process_group=0` of subprocess): if this program is
-killed while the process is stopped, the kernel then wakes it with SIGCONT and SIGHUP instead of leaving it stopped.
+Start the process in its own process group (`process_group=0` of subprocess). Then, if this program is killed while the process is
+stopped, the kernel continues it with SIGCONT and SIGHUP instead of leaving it stopped.
 """
 
 import errno
@@ -21,15 +21,15 @@ import signal
 import threading
 import time
 
-# The kernel takes quotas from one millisecond up.
+# The kernel accepts quotas of one millisecond or more.
 QUOTA_MIN_US = 1_000
 _numbers = itertools.count(1)
 
 
 class Throttle:
-    """Holds process `pid` to `share` of one core, accounted over periods of `period` seconds.
+    """Limits process `pid` to `share` of one core, over periods of `period` seconds.
 
-    `method` is "auto", "cgroup" (fails where there is none) or "signals". Within the context `used` says what does it.
+    `method` is "auto", "cgroup" (fails where there is none) or "signals". Within the context, `used` names the method in use.
     """
 
     def __init__(self, pid, share, period=0.1, method="auto"):
@@ -62,11 +62,11 @@ class Throttle:
 
 
 class _Quota:
-    """A cgroup of this process alone. The subclasses know the files of each version."""
+    """A cgroup with only this process. The subclasses know the files of each version."""
 
     def __init__(self, pid, share, period):
         root = self.root()
-        # Where it was, to put it back there: the last part of the line that names this hierarchy.
+        # The process's original group, to restore it later: the last part of the line that names this hierarchy.
         self.pid, self.before = pid, root / self.path_of(pid).lstrip("/")
         self.group = root / f"throttle-{os.getpid()}-{next(_numbers)}"
         self.group.mkdir()
@@ -83,9 +83,9 @@ class _Quota:
             try:
                 _write(self.before / "cgroup.procs", pid)
             except OSError:
-                # It has ended, or the group it came from has.
+                # The process or its original group no longer exists.
                 pass
-        # One that is ending is still counted for a moment.
+        # A process that is ending still counts as a member for a moment.
         until = time.monotonic() + 2
         while True:
             try:
@@ -152,18 +152,18 @@ class _Signals:
                 begun = time.monotonic()
                 self.ended.wait(self.share * self.period)
                 os.kill(self.pid, signal.SIGSTOP)
-                # What a thread still did after this reading is in the next one.
+                # CPU time that a thread used after this reading is in the next reading.
                 now = self.cpu()
                 ran, used = time.monotonic() - begun, now - before
                 before = now
-                # Several threads use more than the time that passed: they wait for it.
+                # Several threads can use more CPU time than wall time; then the process stays stopped for longer.
                 self.ended.wait(max(max(ran, used) / self.share - ran, 0))
         except OSError:
-            # It has ended.
+            # The process has ended.
             pass
 
     def cpu(self):
-        """Seconds that all its threads have used, from the CPU clock that Linux keeps of every process."""
+        """CPU seconds of all its threads, from the CPU clock that Linux keeps for every process."""
         return time.clock_gettime((~self.pid << 3) | 2)
 
     def release(self):
@@ -176,7 +176,7 @@ class _Signals:
 
 
 def _write(path, text):
-    # Unbuffered, so that the kernel's answer is this call's.
+    # Unbuffered, so that an error of the kernel is raised by this call.
     with open(path, "wb", buffering=0) as file:
         file.write(str(text).encode())
 

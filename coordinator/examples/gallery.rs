@@ -11,10 +11,11 @@ use std::time::Instant;
 use std::{env, fs, io};
 
 use coordinator::report::figures::{
-    AgentLaunch, AgentTimeline, Bar, Figure, HeatCell, Heatmap, Latency, Launch, PhaseBar, ScalingLine, ScalingPoint,
-    Source, SpectrumLine, Timeline, batch_per_core, dark_css, launch, max_batch, p99_heatmap, phases, png, scaling,
-    spectrum, timeline,
+    AgentLaunch, Bar, Figure, HeatCell, Heatmap, Latency, Launch, PhaseBar, ScalingLine, ScalingPoint, Source,
+    SpectrumLine, Timeline, batch_per_core, dark_css, launch, max_batch, p99_heatmap, phases, png, scaling, spectrum,
+    timeline,
 };
+use coordinator::results::timeline::AgentTimeline;
 
 const SIZES: [u64; 11] = [1, 8, 32, 128, 512, 1_024, 2_048, 4_096, 8_192, 16_384, 32_768];
 const PLACES: [&str; 12] = [

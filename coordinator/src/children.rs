@@ -1,7 +1,7 @@
-//! Child processes of this very executable: local agents and the embedded target.
+//! Child processes that run this same executable: local agents and the embedded target.
 //!
-//! Each has its own descriptors and threads. None outlives its parent: a child ends when its standard input does, and
-//! the other end of that pipe is here, closed by the kernel however this process ends.
+//! Each has its own descriptors and threads. None outlives its parent: a child ends when its standard input closes, and
+//! the kernel closes the other end of that pipe however this process ends.
 
 use std::net::SocketAddr;
 use std::process::Stdio;
@@ -13,9 +13,9 @@ use tokio::sync::mpsc;
 
 use crate::run::event_loop::Outside;
 
-/// First argument of a child that is an agent.
+/// First argument of a child process that is an agent.
 pub const AGENT: &str = "__agent";
-/// First argument of a child that is the reference server.
+/// First argument of a child process that is the reference server.
 pub const REFSERVER: &str = "__refserver";
 
 const SERVER_START_TIMEOUT: Duration = Duration::from_secs(20);
@@ -27,16 +27,16 @@ fn command(role: &str) -> Result<Command, String> {
         .arg(role)
         .arg("--exit-with-stdin")
         .stdin(Stdio::piped())
-        // A terminal's Ctrl-C goes to the whole group: the coordinator alone decides what it means.
+        // Ctrl-C in a terminal reaches the whole process group: only the coordinator is to handle it.
         .process_group(0)
         .kill_on_drop(true);
     Ok(command)
 }
 
-/// Starts the reference server on a free port of the loopback and returns its URL.
+/// Starts the reference server on a free loopback port and returns its URL.
 ///
 /// # Errors
-/// If it does not come up.
+/// If the server does not start in time.
 pub async fn target(workers: u64, max_concurrent_envs: u64) -> Result<(Child, String), String> {
     let mut command = command(REFSERVER)?;
     command
@@ -58,10 +58,10 @@ pub async fn target(workers: u64, max_concurrent_envs: u64) -> Result<(Child, St
     Ok((child, format!("http://{address}")))
 }
 
-/// Starts `count` agents that dial `coordinator`, sharing the cores; `flags` say whom they trust.
+/// Starts `count` agents that connect to `coordinator` and divide the cores; `flags` hold their authentication.
 ///
 /// # Errors
-/// If one can't be started.
+/// If an agent can't be started.
 pub fn agents(
     count: u32,
     coordinator: SocketAddr,
@@ -87,13 +87,13 @@ pub fn agents(
         .collect()
 }
 
-/// Tells when a child ends; the child is killed when the task is dropped.
+/// Reports when a child ends unsuccessfully; the child is killed when the returned handle is dropped.
 pub fn watch(
     name: String,
     mut child: Child,
     outside: mpsc::Sender<Outside>,
 ) -> tokio_util::task::AbortOnDropHandle<()> {
-    // `wait` would close it first, and so end the child.
+    // `wait` would close the pipe first, which ends the child.
     let stdin = child.stdin.take();
     tokio_util::task::AbortOnDropHandle::new(tokio::spawn(async move {
         let _stdin = stdin;
@@ -102,7 +102,7 @@ pub fn watch(
             Ok(status) => status.to_string(),
             Err(error) => error.to_string(),
         };
-        // At the end of a run nobody listens any more.
+        // The event loop may have ended.
         let _ = outside.send(Outside::ChildEnded(format!("{name} ended ({how})"))).await;
     }))
 }

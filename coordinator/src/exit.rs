@@ -1,91 +1,32 @@
-//! How the program ends: the exit codes, and the one sentence that goes with each.
+//! The program's exit codes, and which one the end of a run has.
 
 use std::process::ExitCode;
 
-use crate::report::cells::{Done, Grid};
-use crate::report::facts::Worth;
+use crate::results::end::{End, Failure};
 
-/// Everything asked for was done.
+/// The command has done everything asked for.
 pub const DONE: u8 = 0;
-/// A fault of the program or of the disk.
+/// The program or the disk failed.
 pub const INTERNAL: u8 = 1;
-/// Flags that make no sense.
+/// The flags are wrong.
 pub const USAGE: u8 = 2;
 /// The plan is invalid.
 pub const PLAN_INVALID: u8 = 3;
-/// The target did not give every agent a whole session.
+/// The target did not complete a session for every agent.
 pub const TARGET_NOT_READY: u8 = 4;
-/// Too few agents came, or they can't carry a batch.
+/// Too few agents connected, or they can't carry a batch.
 pub const TOO_FEW_AGENTS: u8 = 5;
 /// `target.require_hosts` was not met.
 pub const HOSTS_NOT_MET: u8 = 6;
-/// With `--enforce`: the success criteria were not met.
+/// `--enforce` was given, and the success criteria were not met.
 pub const CRITERIA_NOT_MET: u8 = 7;
-/// A batch is degraded or invalid; with `--enforce` also generator-limited.
+/// A batch is degraded or invalid, or `--enforce` was given and a batch is generator-limited.
 pub const NOT_SOUND: u8 = 8;
-/// SIGINT or SIGTERM.
+/// The run was ended by SIGINT or SIGTERM.
 pub const INTERRUPTED: u8 = 130;
 
-/// What ended a run before its time.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Failure {
-    #[error("{0}")]
-    TargetNotReady(String),
-    #[error("{0}")]
-    TooFewAgents(String),
-    #[error("the results can't be written: {0}")]
-    Store(String),
-    #[error("{0}")]
-    Internal(String),
-}
-
-/// How a run ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct End {
-    pub failure: Option<Failure>,
-    pub interrupted: bool,
-    /// A batch is degraded or invalid for another reason than its hosts, or a lost agent ended the run.
-    pub unsound: bool,
-    pub hosts_missing: bool,
-    pub generator_limited: bool,
-    /// Known when the cells are put together, see [`End::judged`].
-    pub criteria_missed: bool,
-}
-
 impl End {
-    #[must_use]
-    pub fn failed(failure: Failure) -> Self {
-        Self {
-            failure: Some(failure),
-            interrupted: false,
-            unsound: false,
-            hosts_missing: false,
-            generator_limited: false,
-            criteria_missed: false,
-        }
-    }
-
-    /// Of a run whose batches are all decided (or that was stopped).
-    #[must_use]
-    pub fn of_run(results: &[Done], interrupted: bool, aborted: bool) -> Self {
-        let ran = || results.iter().filter_map(Done::summary);
-        Self {
-            failure: None,
-            interrupted,
-            unsound: aborted || ran().any(|s| s.verdict.worth >= Worth::Degraded && !s.verdict.only_hosts_missing),
-            hosts_missing: ran().any(|s| s.verdict.hosts_missing),
-            generator_limited: ran().any(|s| s.verdict.worth == Worth::GeneratorLimited),
-            criteria_missed: false,
-        }
-    }
-
-    /// With the success criteria of the whole grid.
-    #[must_use]
-    pub fn judged(self, grid: &Grid<'_>) -> Self {
-        Self { criteria_missed: grid.misses_criteria(), ..self }
-    }
-
-    /// First that holds: the failure's own, 130, 8, 6, 7, 0.
+    /// The first that applies: the failure's own code, 130, 8, 6, 7, 0.
     #[must_use]
     pub fn code(&self, enforce: bool) -> u8 {
         match &self.failure {
@@ -106,19 +47,9 @@ impl End {
             DONE
         }
     }
-
-    /// For agents and logs.
-    #[must_use]
-    pub fn reason(&self) -> &'static str {
-        match (&self.failure, self.interrupted) {
-            (Some(_), _) => "the run ended early; see the coordinator",
-            (None, true) => "the run was interrupted",
-            (None, false) => "the run is complete",
-        }
-    }
 }
 
-/// As a process's exit status.
+/// Converts an exit code to a process's exit status.
 #[must_use]
 pub fn status(code: u8) -> ExitCode {
     ExitCode::from(code)

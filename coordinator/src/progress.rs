@@ -1,4 +1,4 @@
-//! What the terminal shows while a run goes on: bars where there is a terminal, plain lines elsewhere.
+//! The progress of a run on the terminal: a bar on a terminal, plain lines elsewhere.
 
 use std::collections::BTreeSet;
 use std::io::{IsTerminal as _, Write as _};
@@ -8,35 +8,35 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::plan::Plan;
 use crate::plan::expand::Batch;
-use crate::report::facts::{Limit, Worth};
-use crate::report::format::{count, duration, milliseconds, percent, rate, seconds_short};
-use crate::report::summary::Summary;
 use crate::report::vitals::per_worker;
+use crate::results::batch::Summary;
+use crate::results::verdict::{Bottleneck, Validity};
 use crate::run::events::{Counts, Place, RunEvent};
+use crate::text::{count, duration, milliseconds, percent, rate, seconds_short};
 
-/// Between two plain lines about the same batch.
+/// Least time between two plain lines about one batch.
 const PLAIN_EVERY: Duration = Duration::from_secs(5);
 
-/// How much is said.
+/// How much is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Verbosity {
-    /// Results folder and problems only.
+    /// Only the results folder and problems.
     Quiet,
     Normal,
     Verbose,
 }
 
-/// The batch that is running.
+/// The batch that is running, for the progress display.
 #[derive(Debug, Clone, Copy)]
 struct UnderWay {
     place: Place,
     batch: Batch,
     begun: Instant,
-    /// How long it takes if the server costs nothing.
+    /// How long the batch takes if the server takes no time.
     expected: Duration,
 }
 
-/// Watches a run. Rows go to standard output (to standard error with `--json`), progress to standard error.
+/// Displays a run. Rows go to standard output (with `--json` to standard error), progress to standard error.
 #[derive(Debug)]
 pub struct Progress {
     verbosity: Verbosity,
@@ -45,10 +45,10 @@ pub struct Progress {
     header_shown: bool,
     under_way: Option<UnderWay>,
     last_plain: Instant,
-    /// Told once each: the readiness check repeats itself.
+    /// Problems already printed: the readiness check repeats itself.
     problems_told: BTreeSet<String>,
     repetitions: u32,
-    /// Agents come from outside.
+    /// Whether agents other than local ones take part.
     dial_in: bool,
 }
 
@@ -56,7 +56,7 @@ impl Progress {
     #[must_use]
     pub fn new(plan: &Plan, verbosity: Verbosity, rows_to_stderr: bool) -> Self {
         let bar = (verbosity != Verbosity::Quiet && std::io::stderr().is_terminal()).then(|| {
-            // Of length 0 it would show as full while nothing has begun.
+            // A bar of length 0 would show as full before the run begins.
             let bar = ProgressBar::new(1);
             let style = ProgressStyle::with_template("{prefix} ▕{bar:16}▏ {wide_msg}");
             bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("█▉▊▋▌▍▎▏ "));
@@ -76,21 +76,21 @@ impl Progress {
         }
     }
 
-    /// A line that stays, above the bar.
+    /// Prints a line that stays, above the bar.
     pub fn say(&self, line: &str) {
         if self.verbosity > Verbosity::Quiet {
             self.print(line, self.rows_to_stderr);
         }
     }
 
-    /// A line about something that is wrong.
+    /// Prints a line about a problem.
     pub fn warn(&self, line: &str) {
         self.print(line, true);
     }
 
     fn print(&self, line: &str, to_stderr: bool) {
         let write = || {
-            // A closed pipe is the reader's choice: the run goes on.
+            // A closed pipe is the reader's choice; the run continues.
             let _ =
                 if to_stderr { writeln!(std::io::stderr(), "{line}") } else { writeln!(std::io::stdout(), "{line}") };
         };
@@ -111,7 +111,7 @@ impl Progress {
         match event {
             RunEvent::AgentJoined { name, ready, wanted } => {
                 self.status(&format!("agents  {ready} of {wanted} ready"), &format!("{name} joined"));
-                // Those that dial in are told of where no bar shows them; of very many, now and then one.
+                // Without a bar, joins of agents from outside are printed: the first 16, then every fiftieth.
                 let told = *ready <= 16 || ready.is_multiple_of(50);
                 if self.bar.is_none() && self.dial_in && told && self.verbosity == Verbosity::Normal {
                     self.warn(&format!("agents  {ready} of {wanted} ready: {name} joined"));
@@ -121,7 +121,7 @@ impl Progress {
             RunEvent::AgentRefused { name, why } => self.warn(&format!("agent {name} was refused: {why}")),
             RunEvent::AgentsReady { names, threads, ports, clock_error_us } => {
                 let clocks = match clock_error_us {
-                    // A bound is rounded up.
+                    // The clock error is a bound, so it is rounded up.
                     Some(us) if names.len() > 1 => {
                         let tenths = us.div_ceil(100);
                         format!(" · clocks within {}.{} ms", tenths / 10, tenths % 10)
@@ -282,7 +282,7 @@ fn cell(batch: &Batch, repetitions: u32) -> String {
     format!("{size:>6}  {mode:>4}  {wait:>6}  {repetition:>5}")
 }
 
-/// One finished batch.
+/// Formats the row of one finished batch.
 #[must_use]
 pub fn row(summary: &Summary, repetitions: u32) -> String {
     let time = |us: Option<u64>| us.map_or_else(|| "-".to_owned(), milliseconds);
@@ -298,11 +298,11 @@ pub fn row(summary: &Summary, repetitions: u32) -> String {
     )
 }
 
-/// The verdict, with what failed; why it is not plainly valid goes on a line of its own.
+/// Formats the verdict with the failures. Reasons follow on lines of their own, unless the batch is simply valid.
 fn verdict(summary: &Summary) -> String {
     let verdict = &summary.verdict;
-    let mut text = verdict.worth.to_string();
-    if verdict.limit == Limit::Server {
+    let mut text = verdict.validity.to_string();
+    if verdict.limit == Bottleneck::Server {
         text.push_str(" (server)");
     }
     if let Some((what, n)) = summary.errors.first() {
@@ -318,7 +318,7 @@ fn verdict(summary: &Summary) -> String {
     if summary.over_range > 0 {
         text.push_str(&format!("; {} values above {}", count(summary.over_range), duration(summary.range_us)));
     }
-    if verdict.worth > Worth::Valid || verdict.outage.is_some() {
+    if verdict.validity > Validity::Valid || verdict.outage.is_some() {
         for reason in &verdict.reasons {
             text.push_str(&format!("\n        {reason}"));
         }

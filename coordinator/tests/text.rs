@@ -1,4 +1,4 @@
-//! Help and error texts, word for word. `TRYCMD=overwrite cargo test --test text` takes over what the program says.
+//! Compares help and error texts with snapshots. `TRYCMD=overwrite cargo test --test text` accepts the present output.
 
 #[test]
 fn help_and_errors_read_as_they_should() {

@@ -10,16 +10,16 @@ usage() {
     cat <<'HELP'
 Usage: build.sh [--help] [IMAGE...]
 
-Builds images for the Docker engine of this machine: coordinator, agent, refserver and openenv, or those that are named.
-The first three are compiled here, by cargo, to static binaries; nothing but the binary and a few lines of configuration
-gets into their images. openenv is the OpenEnv benchmark environment with its Python packages.
+Builds images for the Docker engine of this machine: coordinator, agent, refserver and openenv, or only those that you name.
+cargo compiles the first three here to static binaries; their images contain only the binary and a few lines of
+configuration. openenv is the OpenEnv benchmark environment with its Python packages.
 
 Environment variables:
-  PREFIX         images are called PREFIX/coordinator and so on           [muster]
-  TAG            and tagged so                                            [latest]
-  BASE           base image of the Rust three; any will do                [scratch]
-  OPENENV_BASE   base image of openenv: python3 with venv, and a shell    [python:3.11-slim-bookworm]
-  PROFILE        cargo's: release, or dev, which is built sooner          [release]
+  PREFIX         the images are named PREFIX/coordinator and so on        [muster]
+  TAG            tag of the images                                        [latest]
+  BASE           base image of the three Rust programs; any image works   [scratch]
+  OPENENV_BASE   base image of openenv; needs python3 with venv, a shell  [python:3.11-slim-bookworm]
+  PROFILE        cargo profile: release, or dev, which builds faster      [release]
   TARGET         cargo's target triple                                    [this machine's]
   BUILD_FLAGS    more flags for `docker build`, separated by spaces, such as --network=host or --no-cache
 HELP
@@ -65,19 +65,19 @@ trap 'rm -rf "$context"' EXIT
 trap 'exit 143' TERM HUP
 trap 'exit 130' INT
 
-# Compiles the Rust three into the context, statically, without what only debuggers read.
+# Compiles the three Rust programs statically into the build context, without debug symbols.
 compile() {
     command -v cargo >/dev/null || fail "cargo is not installed (https://rustup.rs)"
     local target=${TARGET:-$(rustc -vV | sed -n 's/^host: //p')} built name
     [[ $target =~ ^[a-z0-9_]+(-[a-z0-9_]+){2,3}$ ]] || fail "TARGET must be a target triple, not '$target'"
-    # Older ones look names up with libraries that are loaded at run time: there are none in an empty image.
+    # An older glibc loads libraries at run time to resolve names, and an empty image has none.
     case $target in
         *-gnu*)
             printf '2.34\n%s\n' "$(getconf GNU_LIBC_VERSION | cut -d ' ' -f 2)" | sort -CV ||
                 fail "a static program needs glibc 2.34 to look names up, this is $(getconf GNU_LIBC_VERSION); build elsewhere"
             ;;
     esac
-    # With --target, because procedural macros can't be static; the variable is this target's own, for the same reason.
+    # --target and a variable of this target only, because procedural macros can't be linked statically.
     local variable=CARGO_TARGET_${target^^}_RUSTFLAGS
     variable=${variable//-/_}
     (
@@ -89,21 +89,21 @@ compile() {
     ) || fail "cargo could not build the programs; its messages are above"
     built=$(cd "$workspace" && cargo metadata --format-version 1 --no-deps --offline |
         python3 -c 'import json, sys; print(json.load(sys.stdin)["target_directory"])')
-    # The folder of the profile dev is called debug.
+    # The output folder of the profile dev is named debug.
     built+=/$target/${PROFILE/#dev/debug}
     for name in "${rust[@]}"; do
         strip -o "$context/$name" "$built/$name" || fail "strip is missing (Debian, Ubuntu: apt-get install binutils)"
     done
 }
 
-# What every image of the three has.
+# The files that the three images have in common.
 rootfs() {
     local root=$context/rootfs
     mkdir -p "$root/etc" "$root/tmp" "$root/muster/authority" "$root/muster/agents" "$root/muster/results"
-    # Any user may run the programs; a volume takes its mode from the folder that it is mounted over.
+    # Any user may run the programs. A volume takes its mode from the folder over which it is mounted.
     chmod 755 "$root" "$root/etc" "$root/muster"
     chmod 1777 "$root/tmp" "$root/muster"/*
-    # Without it, a static glibc asks the name server first, for localhost too.
+    # Without this file, a static glibc asks the name server first, even for localhost.
     printf 'passwd: files\ngroup: files\nhosts: files dns\n' >"$root/etc/nsswitch.conf"
     chmod 644 "$root/etc/nsswitch.conf"
 }

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A whole run in containers: coordinator, agents and a server. See --help.
+# Executes a complete run in containers: coordinator, agents and a server. See --help.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -9,16 +9,16 @@ usage() {
     cat <<'HELP'
 Usage: run.sh [--help] [PLAN]
 
-Runs PLAN [experiments/plans/smoke/local-docker.toml] with the images of build.sh: a coordinator, agents and a server, each
-in a container, on networks of their own that lead nowhere else. The plan's target and agents are replaced by these. The
-identity is made for this run; agents get a certificate of their own, and never the authority's key. Containers, networks
-and volumes are removed at the end, whatever way it comes. Ends with the coordinator's exit code.
+Runs PLAN [experiments/plans/smoke/local-docker.toml] with the images of build.sh. Coordinator, agents and server run in a
+container each, on networks without a route to the outside. They replace the plan's target and agents. The identity is
+created for this run; agents get their own certificate, and never the authority's key. The script removes containers,
+networks and volumes in every case when it ends. Its exit code is the coordinator's.
 
 Environment variables:
-  AGENTS               containers with an agent                            [3]
+  AGENTS               number of containers with an agent                  [3]
   SERVER               refserver, or openenv for the real openenv-core     [refserver]
-  MAX_CONCURRENT_ENVS  sessions at a time in each of its two workers       [16384]
-  RESULTS              folder in which the results folder is made          [experiments/results/docker]
+  MAX_CONCURRENT_ENVS  concurrent sessions in each of its two workers      [16384]
+  RESULTS              folder in which the results folder is created       [experiments/results/docker]
   RUN                  name of the results folder                          [the time]
   PREFIX, TAG          of the images                                       [muster, latest]
   NOFILE               open files of each container                        [20000]
@@ -78,14 +78,14 @@ done
 
 mkdir -p "$RESULTS" || fail "cannot make the folder RESULTS=$RESULTS"
 RESULTS=$(cd "$RESULTS" && pwd)
-# Whoever starts this owns the results; but nothing in a container runs as root.
+# The results belong to the user who starts this, except for root, because nothing in a container runs as root.
 MUSTER_USER=$(id -u):$(id -g)
 if [[ $(id -u) == 0 ]]; then
     MUSTER_USER=65532:65532
     chown "$MUSTER_USER" "$RESULTS"
 fi
 own=$(mktemp -d)
-# Its own copy, which that user can read whatever the original's mode is.
+# A copy of the plan that this user can read, whatever the original's mode is.
 install -m 644 "$PLAN" "$own/plan.toml"
 chmod 755 "$own"
 PLAN=$own/plan.toml
@@ -93,8 +93,8 @@ export PLAN AGENTS MAX_CONCURRENT_ENVS RESULTS RUN PREFIX TAG NOFILE MUSTER_USER
 export COMPOSE_PROJECT_NAME=${COMPOSE_PROJECT_NAME:-muster-$$}
 
 running=
-# Whatever way this script ends, nothing of it is left but the results.
-# shellcheck disable=SC2317 # it is a trap
+# However this script ends, only the results are left.
+# shellcheck disable=SC2317 # a trap calls it
 cleanup() {
     trap '' TERM INT HUP
     if [[ -n $running ]]; then
@@ -109,7 +109,7 @@ trap cleanup EXIT
 trap 'exit 143' TERM HUP
 trap 'exit 130' INT
 
-# In the background, because a trap runs only when no foreground command does.
+# In the background, because a trap does not run while a foreground command does.
 attend() {
     local ended=0
     "${compose[@]}" "${files[@]}" "$@" &
@@ -128,7 +128,7 @@ done
 plain=()
 [[ -t 1 ]] || plain=(--no-color)
 code=0
-# Ended by the coordinator alone: an agent that is lost is the coordinator's business.
+# Only the end of the coordinator ends the run; the coordinator itself handles lost agents.
 attend up "${plain[@]}" --exit-code-from coordinator coordinator || code=$?
 if [[ $code != 0 ]]; then
     printf 'run.sh: the coordinator ended with %s; what the others said last:\n' "$code" >&2

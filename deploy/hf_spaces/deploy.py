@@ -1,7 +1,7 @@
-"""What deploy.sh asks of the Hub: a list of calls, which a dry run prints and a real one makes.
+"""The calls that deploy.sh makes to the Hub. A dry run prints them, a real run makes them.
 
-Everything comes from deploy.sh, checked: the folder to push as the argument, the rest as environment variables. A dry run
-imports nothing but the standard library.
+deploy.sh passes checked values: the folder to upload as the argument, everything else as environment variables. A dry run
+imports only the standard library.
 """
 
 import json
@@ -21,12 +21,12 @@ VARIABLES = {name: os.environ[name] for name in ("WORKERS", "MAX_CONCURRENT_ENVS
 PRIVATE = os.environ["PRIVATE"] == "1"
 POLL_SECONDS = 2.0
 
-# The call that is being made, for what is said when it fails.
+# The current call, for the message if it fails.
 step = "whoami"
 
-# The line of README.md by which a Space of an earlier deployment is known, whatever else its README says.
+# A README.md with this line belongs to a Space of an earlier deployment.
 MARK = "<!-- muster:openenv-benchmark "
-# What the Hub puts into a Space that it makes, and the one thing that its README then says.
+# The files that the Hub puts into a new Space, and the only text of its README.
 FIRST_FILES = {".gitattributes", "README.md"}
 FIRST_TEXT = "huggingface.co/docs/hub/spaces-config-reference"
 OVERWRITE = os.environ["OVERWRITE"] == "1"
@@ -34,7 +34,7 @@ OVERWRITE = os.environ["OVERWRITE"] == "1"
 Call = tuple[str, dict[str, Any]]
 OF_SPACE = {"repo_id": REPO_ID, "repo_type": "space"}
 LOOK: Call = ("space_info", {"repo_id": REPO_ID})
-# Not with exist_ok: it takes a Space that is there as it is, public or not, seen or not.
+# Not with exist_ok, which would accept any existing Space, even a public one or one that the token can't see.
 MAKE: Call = ("create_repo", {**OF_SPACE, "space_sdk": "docker", "private": PRIVATE})
 HIDE: Call = ("update_repo_settings", {**OF_SPACE, "private": True})
 
@@ -44,13 +44,13 @@ def readme(folder: Path | str) -> Call:
 
 
 def calls(folder: Path) -> list[Call]:
-    """To a Space that is there, in order. Variables come before the files, since a change of them starts it anew."""
+    """The calls to an existing Space, in order. Variables come before the files, because changing them restarts the Space."""
     of_space = {"repo_id": REPO_ID}
     made: list[Call] = []
     for key, value in VARIABLES.items():
         made.append(("add_space_variable", {**of_space, "key": key, "value": value}))
     if HARDWARE:
-        # Apart from create_repo, which is not asked for a Space that is there already.
+        # Not in create_repo, which is not called for an existing Space.
         made.append(("request_space_hardware", {**of_space, "hardware": HARDWARE}))
     made.append(
         (
@@ -67,7 +67,7 @@ def calls(folder: Path) -> list[Call]:
 
 
 def expected_url() -> str:
-    """Where the Hub puts a Space, unless it says otherwise."""
+    """The url that the Hub gives a Space, unless it reports another one."""
     return "https://" + re.sub(r"[^a-z0-9]+", "-", REPO_ID.lower()) + ".hf.space"
 
 
@@ -121,27 +121,27 @@ def dry_run(folder: Path) -> None:
 
 
 def visibility(info: Any) -> str:
-    """As the Hub tells it. Of a protected Space only the code is hidden."""
+    """The visibility that the Hub reports. A protected Space hides only its code."""
     plain = {True: "private", False: "public"}.get(info.private, "of unknown visibility")
     return getattr(info, "visibility", None) or plain
 
 
 def ours(api: Any, files: set[str]) -> bool:
-    """Is what the Space holds an earlier deployment, or nothing that anybody has put there?"""
+    """Whether the Space is an earlier deployment, or contains nothing that a user has put there."""
     if "README.md" not in files:
         return files <= FIRST_FILES
     with tempfile.TemporaryDirectory() as folder:
         text = Path(ask(api, readme(folder))).read_text(encoding="utf-8", errors="replace")
     if any(line.startswith(MARK) for line in text.splitlines()):
         return True
-    # A deployment that ended between making the Space and pushing the files must be possible again.
+    # It must be possible to repeat a deployment that ended between the creation of the Space and the upload.
     body = re.sub(r"\A---\n.*?^---$", "", text, flags=re.DOTALL | re.MULTILINE).split("\n")
     said = [line for line in body if line.strip()]
     return files <= FIRST_FILES and (not said or (len(said) == 1 and FIRST_TEXT in said[0]))
 
 
 def make_room(api: Any) -> None:
-    """The Space is there, may be written, and is private if it has to be; or this ends."""
+    """Makes sure that the Space exists, may be overwritten, and is private if it must be; otherwise exits."""
     from huggingface_hub.errors import RepositoryNotFoundError
 
     try:
@@ -195,7 +195,7 @@ def served(api: Any, deadline: float) -> tuple[str, str]:
                     if reply.status == 200:
                         return url, visibility(info)
             except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
-                # Running, but not yet behind the proxy; the deadline ends it.
+                # The Space runs, but the proxy does not reach it yet; the deadline ends this wait.
                 reason = error
             else:
                 reason = f"status {reply.status}"
@@ -229,7 +229,7 @@ def deploy(folder: Path) -> None:
     deadline = time.monotonic() + float(os.environ["START_SECONDS_MAX"])
     api = HfApi()
     try:
-        # A token that is wrong is told before anything is made.
+        # Report a wrong token before anything is created.
         api.whoami()
         make_room(api)
         for call in calls(folder):
@@ -255,7 +255,7 @@ def deploy(folder: Path) -> None:
     except (HTTPError, OSError) as error:
         sys.exit(f"deploy.sh: {step}: {error}; is the Hub reachable from here?")
     target = Path(os.environ["CONNECTION_FILE"])
-    # In the same folder, so that the move is atomic.
+    # In the same folder, so that the rename is atomic.
     with tempfile.NamedTemporaryFile("w", dir=target.parent, delete=False) as file:
         file.write(connection(url))
     os.chmod(file.name, 0o644)

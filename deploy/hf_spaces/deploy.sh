@@ -8,21 +8,21 @@ usage() {
     cat <<'HELP'
 Usage: deploy.sh --repo-id OWNER/NAME [--private] [--overwrite] [--hardware FLAVOUR] [--dry-run]
 
-Makes the Space if it is not there, sets its variables, pushes the environment (what is no longer part of it is deleted),
-waits until it serves, and writes a connection file for the plan. Its token is that of `hf auth login`, or HF_TOKEN.
+Creates the Space if it does not exist, sets its variables, uploads the environment (and deletes files that are no longer
+part of it), waits until it serves, and writes a connection file for the plan. It uses the token of `hf auth login`, or HF_TOKEN.
 
   --repo-id OWNER/NAME  the Space
-  --private             make it private, also if it is there and public; Muster's agents send no token, so that only public
-                        Spaces can be loaded. Without it a new Space is public, and one that is private stays so.
-  --overwrite           replace whatever the Space holds; without it, only an earlier deployment or an empty Space
-  --hardware FLAVOUR    ask for this hardware, such as cpu-basic or cpu-upgrade (which is paid for)
+  --private             make the Space private, even if it exists and is public. Muster's agents send no token, so they can
+                        load public Spaces only. Without this flag a new Space is public, and a private Space stays private.
+  --overwrite           replace any content of the Space; without it, only an earlier deployment or an empty Space
+  --hardware FLAVOUR    request this hardware, such as cpu-basic or cpu-upgrade (which costs money)
   --dry-run             show every file and every call, and send nothing; needs no token and no network
 
 Environment variables:
-  WORKERS              uvicorn's worker processes                       [2]
-  MAX_CONCURRENT_ENVS  WebSocket sessions at a time in each worker      [100]
-  CONNECTION_FILE      where to write how to reach the Space            [deploy/hf_spaces/connection.toml]
-  VENV                 Python virtual environment, made if missing      [deploy/hf_spaces/.venv]
+  WORKERS              worker processes of uvicorn                      [2]
+  MAX_CONCURRENT_ENVS  concurrent WebSocket sessions per worker         [100]
+  CONNECTION_FILE      file to write with the Space's address           [deploy/hf_spaces/connection.toml]
+  VENV                 Python virtual environment, created if missing   [deploy/hf_spaces/.venv]
   START_SECONDS_MAX    how long the Space may take to build and start   [1200]
 HELP
 }
@@ -75,7 +75,7 @@ command -v python3 >/dev/null || fail "python3 is not installed (Debian, Ubuntu:
 
 own=$(mktemp -d)
 child=
-# shellcheck disable=SC2317 # it is a trap
+# shellcheck disable=SC2317 # a trap calls it
 cleanup() {
     trap '' TERM INT HUP
     if [[ -n $child ]]; then
@@ -88,7 +88,7 @@ trap cleanup EXIT
 trap 'exit 143' TERM HUP
 trap 'exit 130' INT
 
-# Installs requirements.txt into $VENV unless the stamp says that exactly this has been done.
+# Installs requirements.txt into $VENV, unless the stamp shows that exactly these packages are installed.
 install_packages() {
     local stamp=$VENV/.requirements.sha256 wanted
     wanted=$(sha256sum "$here/requirements.txt" | cut -d ' ' -f 1)
@@ -115,11 +115,11 @@ if [[ $dry_run == 0 ]]; then
     python=$VENV/bin/python
 fi
 command="WORKERS=$WORKERS MAX_CONCURRENT_ENVS=$MAX_CONCURRENT_ENVS ./deploy/hf_spaces/deploy.sh --repo-id $repo_id"
-# Without --overwrite: after this deployment it is not needed, and whoever repeats the command should be asked again.
+# Without --overwrite: after this deployment it is not needed, and a repeated command should check the Space again.
 [[ $private == 0 ]] || command+=" --private"
 [[ -z $hardware ]] || command+=" --hardware $hardware"
 
-# In the background, because a trap runs only when no foreground command does.
+# In the background, because a trap does not run while a foreground command does.
 REPO_ID=$repo_id PRIVATE=$private OVERWRITE=$overwrite HARDWARE=$hardware DRY_RUN=$dry_run WORKERS=$WORKERS \
     MAX_CONCURRENT_ENVS=$MAX_CONCURRENT_ENVS CONNECTION_FILE=$CONNECTION_FILE START_COMMAND=$command \
     START_SECONDS_MAX=$START_SECONDS_MAX LIBRARY=$(head -n 1 "$here/requirements.txt") \

@@ -9,25 +9,25 @@ usage() {
     cat <<'HELP'
 Usage: stand_in.sh [--help]
 
-Starts what a Space looks like from outside, stays in the foreground, and stops it on SIGTERM or SIGINT: HAProxy with TLS
-in front of the environment. Of all connections at most CONNECTIONS_MAX are let in at a time, the others are refused at
-once; /reset and /step over HTTP are not to be found (404), /ws and /health are. The certificate comes from an authority
-that is made for this start; its key is deleted right away. Once all is up, a connection file is written and the command
-for the coordinator is printed; connection file and certificate are removed at exit.
+Imitates a Space: starts HAProxy with TLS in front of the environment, stays in the foreground, and stops both on SIGTERM or
+SIGINT. It accepts at most CONNECTIONS_MAX connections at a time and refuses all others immediately. Over HTTP, /reset and
+/step answer 404; /ws and /health work. The certificate comes from an authority that is created for this start, whose key is
+deleted right away. Once everything is up, the script writes a connection file and prints the command for the coordinator.
+It removes connection file and certificate at exit.
 
 Environment variables:
   SERVER               openenv (run_uvicorn.sh) or refserver              [openenv]
   WORKERS              worker processes of the server                     [2]
-  MAX_CONCURRENT_ENVS  WebSocket sessions at a time in each worker        [256]
-  CONNECTIONS_MAX      connections at a time                              [200]
+  MAX_CONCURRENT_ENVS  concurrent WebSocket sessions per worker           [256]
+  CONNECTIONS_MAX      concurrent connections                             [200]
   HOST                 address to listen on                               [127.0.0.1]
   PORT                 port to listen on                                  [8443]
   SERVER_PORT          port of the server behind it, on the loopback      [PORT + 1]
   REFSERVER            command that starts refserver, words separated by
                        spaces                                             [target/release/refserver]
   VENV                 of run_uvicorn.sh                                  [its own]
-  CONNECTION_FILE      where to write how to reach it                     [deploy/hf_spaces/connection.toml]
-  CA_FILE              where to write the authority's certificate         [deploy/hf_spaces/ca.pem]
+  CONNECTION_FILE      file to write with the server's address            [deploy/hf_spaces/connection.toml]
+  CA_FILE              file to write with the authority's certificate     [deploy/hf_spaces/ca.pem]
   START_SECONDS_MAX    how long it may take to start                      [180]
 HELP
 }
@@ -62,13 +62,13 @@ for name in WORKERS MAX_CONCURRENT_ENVS CONNECTIONS_MAX PORT START_SECONDS_MAX; 
 done
 SERVER_PORT=${SERVER_PORT:-$((PORT + 1))}
 [[ $SERVER_PORT =~ ^[1-9][0-9]{0,4}$ ]] || fail "SERVER_PORT must be a positive whole number, not '$SERVER_PORT'"
-# Two descriptors each in the proxy; a Space lets far fewer in.
+# Each connection takes two descriptors of the proxy. A Space accepts far fewer connections.
 ((CONNECTIONS_MAX <= 4000)) || fail "CONNECTIONS_MAX must be 4000 at most, not $CONNECTIONS_MAX"
 [[ $HOST =~ ^[0-9]{1,3}(\.[0-9]{1,3}){3}$ ]] || fail "HOST must be an IPv4 address of this machine, not '$HOST'"
 [[ $SERVER == openenv || $SERVER == refserver ]] || fail "SERVER must be openenv or refserver, not '$SERVER'"
 for name in CONNECTION_FILE CA_FILE; do
     [[ -d $(dirname "${!name}") ]] || fail "the folder of $name=${!name} does not exist"
-    # Shown in a command that may be run elsewhere.
+    # An absolute path, because the printed command may be run in another folder.
     declare "$name=$(cd "$(dirname "${!name}")" && pwd)/$(basename "${!name}")"
 done
 for pair in haproxy:haproxy openssl:openssl; do
@@ -87,14 +87,14 @@ waiter=
 marker="# stand_in.sh, pid $$"
 run=$(mktemp -d)
 
-# Ends a process, with TERM and in time, or else with KILL.
+# Ends a process with SIGTERM, or with SIGKILL if that takes too long.
 # shellcheck disable=SC2317 # a trap calls it
 end() {
     [[ -n $1 ]] || return 0
     kill -TERM "$1" 2>/dev/null || true
-    # run_uvicorn.sh has ten seconds of its own.
+    # Longer than the ten seconds that run_uvicorn.sh may need.
     for ((tenths = 0; tenths < 150; tenths++)); do
-        # Gone, or ended and not waited for yet.
+        # Stop waiting if the process is gone or a zombie.
         [[ $(sed 's/.*) //' "/proc/$1/stat" 2>/dev/null) == [^Z]* ]] || break
         sleep 0.1
     done
@@ -102,14 +102,14 @@ end() {
     wait "$1" 2>/dev/null || true
 }
 
-# Whatever way this script ends, no process of it is left.
-# shellcheck disable=SC2317 # it is a trap
+# However this script ends, it leaves no process.
+# shellcheck disable=SC2317 # a trap calls it
 cleanup() {
     trap '' TERM INT HUP
     end "$waiter"
     end "$proxy"
     end "$server"
-    # Another one may have written the same files since.
+    # Another stand-in may have written the same files in the meantime.
     if [[ $(head -n 1 "$CONNECTION_FILE" 2>/dev/null) == "$marker" ]]; then
         rm -f "$CONNECTION_FILE"
     fi
@@ -128,11 +128,11 @@ die_with_log() {
     exit 1
 }
 
-# An authority, a certificate for HOST, and then no authority any more: nobody can make another certificate.
+# Creates an authority and a certificate for HOST, and deletes the authority's key, so that nobody can issue another certificate.
 certificates() {
     local key=(-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes)
     printf 'subjectAltName=IP:%s\nextendedKeyUsage=serverAuth\nbasicConstraints=critical,CA:FALSE\n' "$HOST" >"$run/leaf.ext"
-    # With the system's own configuration there would be extensions that nobody asked for, or two of a kind.
+    # The system's own configuration could add unwanted or duplicate extensions.
     printf '[req]\ndistinguished_name = name\n[name]\n' >"$run/openssl.cnf"
     openssl req -x509 -config "$run/openssl.cnf" "${key[@]}" -days 2 -subj "/CN=stand_in.sh" \
         -keyout "$run/ca.key" -out "$run/ca.pem" \
@@ -147,8 +147,8 @@ certificates() {
 umask 077
 certificates >"$run/log" 2>&1 || die_with_log "openssl could not make the certificates"
 
-# Rejected connections get no TLS handshake: who is refused knows at once, as on a Space. Nothing queues, which is why
-# maxconn is far above: what waits there would look slow, not refused.
+# Rejected connections get no TLS handshake, so clients notice the refusal immediately, as on a Space. maxconn is far above the
+# limit, so that no connection queues: a queued connection would look slow, not refused.
 cat >"$run/haproxy.cfg" <<CONFIG
 global
     maxconn $((CONNECTIONS_MAX + 4000))
@@ -171,10 +171,10 @@ backend environment
     server environment 127.0.0.1:$SERVER_PORT
 CONFIG
 
-# Every session is a file descriptor.
+# Every session needs a file descriptor.
 ulimit -n "$(ulimit -Hn)"
 if [[ $SERVER == openenv ]]; then
-    # The certificates' umask is not for its virtual environment.
+    # The umask above is for the certificates and not for the server's virtual environment.
     (umask 022 && WORKERS=$WORKERS PORT=$SERVER_PORT HOST=127.0.0.1 MAX_CONCURRENT_ENVS=$MAX_CONCURRENT_ENVS \
         START_SECONDS_MAX=$START_SECONDS_MAX CONNECTION_FILE=$run/server.toml \
         exec "$here/../local/run_uvicorn.sh") >>"$run/log" 2>&1 &
@@ -188,23 +188,23 @@ proxy=$!
 
 serves() {
     if [[ $SERVER == openenv ]]; then
-        # Written when all its workers serve.
+        # The file exists once all workers serve.
         [[ -e $run/server.toml ]]
     else
         "${refserver[@]}" health --listen "127.0.0.1:$SERVER_PORT" >/dev/null 2>&1
     fi
 }
 
-# The whole way, certificate included.
+# Whether the server answers through the proxy, with a valid certificate.
 proxied() {
     printf 'GET /health HTTP/1.0\r\n\r\n' |
         timeout 5 openssl s_client -quiet -connect "$HOST:$PORT" -CAfile "$run/ca.pem" -verify_return_error 2>/dev/null |
         grep -q healthy
 }
 
-# In the background, because a trap runs only when no foreground command does.
+# In the background, because a trap does not run while a foreground command does.
 wait_for_both() {
-    # Installing the Python packages for the first time is not the server's start.
+    # 300 s more, because the first start also installs the Python packages.
     local end=$((SECONDS + START_SECONDS_MAX + 300))
     while ((SECONDS < end)); do
         kill -0 "$server" 2>/dev/null || exit 3

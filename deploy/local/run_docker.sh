@@ -8,27 +8,27 @@ usage() {
     cat <<'HELP'
 Usage: run_docker.sh [--help]
 
-Starts the image of the OpenEnv benchmark environment in a container, stays in the foreground, and removes the container
-at the end, whatever way it comes (SIGTERM and SIGINT among them). The image is built first if it is not there. Once every
-worker serves, a connection file is written; it is removed at exit.
+Starts the image of the OpenEnv benchmark environment in a container and stays in the foreground. It removes the container
+in every case when it ends, for example by SIGTERM or SIGINT. It builds the image first if it is missing. Once every worker
+serves, it writes a connection file, which it removes at exit.
 
 Environment variables:
   WORKERS              worker processes                                   [8]
   HOST                 address of this machine to publish the port on     [127.0.0.1]
   PORT                 port to publish                                    [8000]
-  MAX_CONCURRENT_ENVS  WebSocket sessions at a time in each worker        [100]
-  REACH                published: clients go through the published port, and on a loopback address through a process
-                       of Docker's that takes five descriptors a connection; address: they go to the container's own
-                       address, which only this machine can           [published]
-  CPUS                 processors' worth of time it may use; 0: no limit  [0]
+  MAX_CONCURRENT_ENVS  concurrent WebSocket sessions per worker           [100]
+  REACH                published: clients use the published port, and on a loopback address a process of Docker that takes
+                       five descriptors per connection; address: clients use the container's own address, which works only
+                       from this machine                                  [published]
+  CPUS                 limit of processor time, in CPUs; 0: no limit      [0]
   NOFILE               open files of each worker                          [20000]
   IMAGE                image, PREFIX/openenv:TAG                          [muster/openenv:latest]
-  BASE                 base image, if it is built                         [python:3.11-slim-bookworm]
+  BASE                 base image, if the image must be built             [python:3.11-slim-bookworm]
   BUILD_FLAGS          more flags for `docker build`
   NAME                 name of the container                              [muster-openenv-PORT]
-  CONNECTION_FILE      where to write how to reach the server             [deploy/local/connection-docker.toml]
-  LOG_LEVEL            uvicorn's; below critical, every client that goes
-                       without a goodbye costs a traceback                [critical]
+  CONNECTION_FILE      file to write with the server's address            [deploy/local/connection-docker.toml]
+  LOG_LEVEL            of uvicorn; below critical, it logs a traceback for
+                       every client that sends no close frame             [critical]
   START_SECONDS_MAX    how long the server may take to start              [180]
 HELP
 }
@@ -85,22 +85,22 @@ container=
 run=$(mktemp -d)
 marker="# run_docker.sh, pid $$"
 
-# Whatever way this script ends, the container is gone.
-# shellcheck disable=SC2317 # it is a trap
+# However this script ends, it removes the container.
+# shellcheck disable=SC2317 # a trap calls it
 cleanup() {
     trap '' TERM INT HUP
     if [[ -n $child ]]; then
         kill "$child" 2>/dev/null || true
         wait "$child" 2>/dev/null || true
     fi
-    # Written as soon as there is a container, a failed start included.
+    # Docker writes the id as soon as the container exists, even if its start fails.
     container=$(cat "$run/id" 2>/dev/null || true)
     if [[ -n $container ]]; then
         docker stop --time 10 "$container" >/dev/null 2>&1 || true
         docker rm --force "$container" >/dev/null 2>&1 ||
             printf 'run_docker.sh: cannot remove the container %s\n' "$NAME" >&2
     fi
-    # Another server may have written the same file since.
+    # Another server may have written the same file in the meantime.
     if [[ $(head -n 1 "$CONNECTION_FILE" 2>/dev/null) == "$marker" ]]; then
         rm -f "$CONNECTION_FILE"
     fi
@@ -110,7 +110,7 @@ trap cleanup EXIT
 trap 'exit 143' TERM HUP
 trap 'exit 130' INT
 
-# In the background, because a trap runs only when no foreground command does.
+# In the background, because a trap does not run while a foreground command does.
 attend() {
     local ended=0
     "$@" &
@@ -153,12 +153,12 @@ if [[ $REACH == address ]]; then
     reach=$(docker inspect --format '{{range .NetworkSettings.Networks}}{{.IPAddress}} {{end}}' "$container" | cut -d ' ' -f 1)
     [[ -n $reach ]] || die_with_log "the container has no address"
 else
-    # 0.0.0.0 is no address to connect to.
+    # Clients can't connect to 0.0.0.0.
     reach=${HOST/#0.0.0.0/127.0.0.1}
 fi
 url=http://$reach:$PORT
 
-# 0 when all workers serve; the image's own check is asked sooner and more often than Docker would.
+# Returns 0 when all workers serve. It runs the image's health check sooner and more often than Docker does.
 # shellcheck disable=SC2317 # attend calls it
 ready() {
     local end=$((SECONDS + START_SECONDS_MAX))
@@ -182,7 +182,7 @@ esac
 write_connection_file() {
     local temporary cores=$CPUS
     [[ ${#limit[@]} -gt 0 ]] || cores=$(nproc)
-    # In the same folder, so that the move below is atomic.
+    # In the same folder, so that the mv below is atomic.
     temporary=$(mktemp -p "$(dirname "$CONNECTION_FILE")")
     cat >"$temporary" <<TOML
 $marker

@@ -10,25 +10,25 @@ usage() {
 Usage: run_uvicorn.sh [--install | --help]
 
 Starts the OpenEnv benchmark environment under uvicorn, stays in the foreground, and stops it on SIGTERM or SIGINT.
-Its Python packages are installed on first use. Once every worker serves, a connection file is written; it is removed
-at exit. With --install only the packages are installed.
+It installs the Python packages on first use. Once every worker serves, it writes a connection file, which it removes
+at exit. With --install it only installs the packages.
 
 Environment variables:
   WORKERS              worker processes                                   [8]
   HOST                 address to listen on                               [127.0.0.1]
   PORT                 port to listen on                                  [8000]
   REACH                name by which clients reach this machine           [HOST]
-  MAX_CONCURRENT_ENVS  WebSocket sessions at a time in each worker        [100]
+  MAX_CONCURRENT_ENVS  concurrent WebSocket sessions per worker           [100]
   OPENENV              the server's version: 0.3.0 (openenv-core) or
                        0.10.0 (openenv)                                   [0.3.0]
-  VENV                 Python virtual environment, made if missing        [deploy/openenv/.venv, .venv-0.10.0]
+  VENV                 Python virtual environment, created if missing     [deploy/openenv/.venv, .venv-0.10.0]
   APP_DIR, APP         folder and module:name of another application;
                        it gets the environment variables of this script   [deploy/openenv, benchmark_env.app:app]
   UVICORN_FLAGS        more flags of uvicorn, separated by spaces         []
-  CONNECTION_FILE      where to write how to reach the server             [deploy/local/connection.toml]
-  START_COMMAND        how it is started, for the connection file         [this script]
-  LOG_LEVEL            uvicorn's; below critical, every client that goes
-                       without a goodbye costs a traceback                [critical]
+  CONNECTION_FILE      file to write with the server's address            [deploy/local/connection.toml]
+  START_COMMAND        start command to record in the connection file     [this script]
+  LOG_LEVEL            of uvicorn; below critical, it logs a traceback for
+                       every client that sends no close frame             [critical]
   START_SECONDS_MAX    how long the server may take to start              [180]
 HELP
 }
@@ -66,7 +66,7 @@ read -r -a uvicorn_flags <<<"${UVICORN_FLAGS-}"
 CONNECTION_FILE=${CONNECTION_FILE:-$here/connection.toml}
 LOG_LEVEL=${LOG_LEVEL:-critical}
 START_SECONDS_MAX=${START_SECONDS_MAX:-180}
-# The server runs in another folder.
+# An absolute path, because the server runs in another folder.
 [[ $VENV == /* ]] || VENV=$PWD/$VENV
 
 for name in WORKERS PORT MAX_CONCURRENT_ENVS START_SECONDS_MAX; do
@@ -75,7 +75,7 @@ done
 [[ $HOST =~ ^[0-9A-Za-z.:_-]+$ ]] || fail "HOST must be a host name or an address, not '$HOST'"
 [[ -d $(dirname "$CONNECTION_FILE") ]] || fail "the folder of CONNECTION_FILE=$CONNECTION_FILE does not exist"
 
-# Installs requirements.txt into $VENV unless the stamp says that exactly this has been done.
+# Installs requirements.txt into $VENV, unless the stamp shows that exactly these packages are installed.
 install() {
     local stamp=$VENV/.requirements.sha256 wanted
     if [[ ! -x $VENV/bin/python ]]; then
@@ -88,10 +88,10 @@ install() {
         fi
     fi
     wanted=$(sha256sum "$requirements" | cut -d ' ' -f 1)
-    # Done already: then nothing is written, and nothing locked.
+    # If that is done, write nothing and lock nothing.
     [[ $(cat "$stamp" 2>/dev/null) != "$wanted" ]] || return 0
     mkdir -p "$VENV" || fail "the folder VENV=$VENV can't be made; VENV=FOLDER names another"
-    # Two starts at once: the second waits here and then finds the work done.
+    # If two scripts start at once, the second waits here and then finds the work done.
     exec 9>"$VENV/.lock"
     flock 9 || fail "$VENV/.lock can't be locked: some network file systems have no locks; VENV=FOLDER on another one"
     if [[ $(cat "$stamp" 2>/dev/null) != "$wanted" ]]; then
@@ -109,22 +109,22 @@ server=
 waiter=
 marker="# run_uvicorn.sh, pid $$"
 
-# Whatever way this script ends, no process of the server is left: it has a process group of its own.
-# shellcheck disable=SC2317 # it is a trap
+# However this script ends, it leaves no process of the server: the server has its own process group.
+# shellcheck disable=SC2317 # a trap calls it
 cleanup() {
     trap '' TERM INT HUP
     [[ -z $waiter ]] || kill "$waiter" 2>/dev/null || true
     if [[ -n $server ]]; then
         kill -TERM "$server" 2>/dev/null || true
         for ((tenths = 0; tenths < 100; tenths++)); do
-            # Gone, or ended and not waited for yet.
+            # Stop waiting if the process is gone or a zombie.
             [[ $(sed 's/.*) //' "/proc/$server/stat" 2>/dev/null) == [^Z]* ]] || break
             sleep 0.1
         done
         kill -KILL -- "-$server" 2>/dev/null || true
         wait "$server" 2>/dev/null || true
     fi
-    # Another server may have written the same file since.
+    # Another server may have written the same file in the meantime.
     if [[ $(head -n 1 "$CONNECTION_FILE" 2>/dev/null) == "$marker" ]]; then
         rm -f "$CONNECTION_FILE"
     fi
@@ -142,7 +142,7 @@ die_with_log() {
     exit 1
 }
 
-# 0.0.0.0 and :: are no addresses to connect to.
+# Clients can't connect to 0.0.0.0 or ::.
 case ${REACH:-$HOST} in
     0.0.0.0) reach=127.0.0.1 ;;
     ::) reach='[::1]' ;;
@@ -153,7 +153,7 @@ url=http://$reach:$PORT
 
 write_connection_file() {
     local temporary
-    # In the same folder, so that the move below is atomic.
+    # In the same folder, so that the mv below is atomic.
     temporary=$(mktemp -p "$(dirname "$CONNECTION_FILE")")
     cat >"$temporary" <<TOML
 $marker
@@ -192,7 +192,7 @@ trap cleanup EXIT
 trap 'exit 143' TERM HUP
 trap 'exit 130' INT
 
-# Every session is a file descriptor.
+# Every session needs a file descriptor.
 ulimit -n "$(ulimit -Hn)"
 [[ -d $APP_DIR ]] || fail "APP_DIR=$APP_DIR is no folder"
 cd "$APP_DIR"
@@ -203,7 +203,7 @@ setsid "$VENV/bin/python" -m uvicorn "$APP" \
 server=$!
 cd "$OLDPWD"
 
-# In the background, because a trap runs only when no foreground command does.
+# In the background, because a trap does not run while a foreground command does.
 "$VENV/bin/python" - "$url" "$WORKERS" "$START_SECONDS_MAX" "$server" "$run/ready" <<'PYTHON' &
 import os, sys, time, urllib.request
 

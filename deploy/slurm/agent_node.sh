@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# One agent: what sweep.sh starts by srun. Its arguments are the program and its flags; its exit code is the agent's.
+# Runs one agent; sweep.sh starts it with srun. Its arguments are the program and its flags. Its exit code is the agent's.
 #
-# With --no-kill a job outlives the node that its batch script ran on, and nothing would end it before its time limit. So an agent
-# that has lost the coordinator for good looks whether that node is down, and if so cancels the job.
+# With --no-kill a job outlives the node of its batch script, and nothing else would end it before its time limit. So after an
+# agent has lost the coordinator for good, this script checks whether that node is down, and if so cancels the job.
 set -euo pipefail
 script_name="agent_node.sh on ${SLURMD_NODENAME:?started by srun only}"
 # shellcheck source=deploy/slurm/common.sh
@@ -10,14 +10,14 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 COORDINATOR_LOST=11
 
-# When SLURM calls a node down: SlurmdTimeout, and twice that to be sure; 0 is never.
+# Seconds after which SLURM has certainly marked a lost node as down: twice SlurmdTimeout, and a minute. SlurmdTimeout=0: never.
 down_seconds() {
     local timeout
     timeout=$(scontrol show config 2>/dev/null | sed -nE 's/^SlurmdTimeout *= *([0-9]+) sec.*/\1/p')
     printf '%s' $((${timeout:-300} * 2 + 60))
 }
 
-# The agent gets signals too, and reports before it ends: it is waited for.
+# The agent gets the signals too and reports before it ends, so wait for it.
 signalled=
 trap 'signalled=1' TERM INT
 code=0
@@ -32,9 +32,9 @@ if ((code == COORDINATOR_LOST)) && command -v sinfo >/dev/null; then
                 cancel_job "$SLURM_JOB_ID"
                 break
                 ;;
-            # It does not answer, or SLURM does not: there is more to come.
+            # The node or SLURM does not answer: the state may still change.
             *'*' | '') ;;
-            # It is up: the batch script is there to say what this means.
+            # The node is up, so the batch script still runs and handles the loss.
             *) ((waited < 60)) || break ;;
         esac
         pause 5

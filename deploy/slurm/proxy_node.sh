@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# One node's proxies: what serve.sh starts by srun, one task a node, by the table that `coordinator balancer` wrote.
+# Runs the proxies of one node, from the table that `coordinator balancer` wrote. serve.sh starts it with srun, one task per node.
 set -euo pipefail
 script_name="proxy_node.sh on ${SLURMD_NODENAME:?started by srun only}"
 # shellcheck source=deploy/slurm/common.sh
@@ -20,7 +20,7 @@ while IFS=$'\t' read -r _ node _ file; do
     [[ $node == "$SLURMD_NODENAME" ]] || continue
     case $BALANCER in
         haproxy) "$PROXY_PROGRAM" -db -q -f "$RUN_DIR/$file" & ;;
-        # Each needs a number of its own on a machine: they share memory by it.
+        # Each envoy on a machine needs its own base id, which identifies its shared memory.
         envoy) "$PROXY_PROGRAM" --config-path "$RUN_DIR/$file" --log-level error --use-dynamic-base-id & ;;
     esac
     pids+=("$!")

@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# shellcheck disable=SC2154 # repository and slurm_dir are of common.sh
-# Servers on the nodes of a job, and proxies in front of them if wanted. Sourced; see serve_multi_batch.sh for the settings.
+# shellcheck disable=SC2154 # common.sh sets repository and slurm_dir
+# Starts servers on the nodes of a job, and proxies in front of them if wanted. Sourced; see serve_multi_batch.sh for the settings.
 
 server_steps=()
 run_dir=
@@ -15,7 +15,7 @@ serve_settings() {
     proxies_per_node_max=$((PORTS_PER_JOB - 2))
     [[ -z ${PORT:-} ]] || proxies_per_node_max=1000
     PORT=${PORT:-$(job_port 2)}
-    # Where the plans look for it; of an installation that only others can write to, where the job was submitted.
+    # Where the plans expect it; or, if that folder is not writable, where the job was submitted.
     if [[ -z ${CONNECTION_FILE:-} ]]; then
         CONNECTION_FILE=$slurm_dir/connection.toml
         [[ -w $slurm_dir ]] || CONNECTION_FILE=$SLURM_SUBMIT_DIR/connection.toml
@@ -43,27 +43,27 @@ serve_settings() {
     [[ -n $START_COMMAND ]] || fail "START_COMMAND is empty"
 }
 
-# Starts everything on the nodes of SERVER_NODELIST and returns once all of it answers. SERVER_GROUP: srun's --het-group, if
-# there are several.
+# Starts everything on the nodes of SERVER_NODELIST and returns once all of it answers. SERVER_GROUP is srun's --het-group in a
+# heterogeneous job.
 serve_start() {
     local nodes node deadline flags proxies_per_node_max
     serve_settings
     mapfile -t nodes < <(scontrol show hostnames "$SERVER_NODELIST")
     ((${#nodes[@]} > 0)) || fail "scontrol does not say which nodes $SERVER_NODELIST are"
     deadline=$((SECONDS + START_SECONDS_MAX))
-    # Where every node can read it: beside the connection file, which has to be anyway.
+    # Beside the connection file, because every node can read that folder.
     local folder
     folder=$(dirname "$CONNECTION_FILE")/.serve-$SLURM_JOB_ID
     mkdir -m 700 "$folder" || fail "$folder can't be made, or is left of a job of that number: remove it, or CONNECTION_FILE=FILE elsewhere"
     run_dir=$folder
-    # Whatever is missing is said before anything is started.
+    # Report what is missing before anything is started.
     if [[ $BALANCER != none ]]; then
         COORDINATOR=$(program coordinator) || exit 1
         PROXY_PROGRAM=${PROXY_PROGRAM:-$(command -v "$BALANCER" || PATH=/usr/sbin:/sbin command -v "$BALANCER")} ||
             fail "$BALANCER is not installed; BALANCER=none does without, PROXY_PROGRAM=PATH names it"
     fi
     case $SERVER in
-        # Once, and not by every node at the same time.
+        # Install once here, and not on every node at the same time.
         openenv) "$repository/deploy/local/run_uvicorn.sh" --install ;;
         refserver) REFSERVER=$(program refserver) || exit 1 ;;
     esac
@@ -77,7 +77,7 @@ serve_start() {
     server_steps+=("muster-servers:$!")
     for node in "${nodes[@]}"; do
         await "the server on $node" "$node" "$BACKEND_PORT" "${server_steps[0]##*:}" "$deadline"
-        # It answers with its first worker; the file is there once it has all of them.
+        # The server answers as soon as one worker runs; the file exists once all of them do.
         until [[ $SERVER != openenv || -e $run_dir/$node.toml ]]; do
             kill -0 "${server_steps[0]##*:}" 2>/dev/null || fail "the server on $node ended while it started; its message is above"
             ((SECONDS < deadline)) ||
@@ -102,18 +102,18 @@ await() { # WHAT HOST PORT PID DEADLINE
     esac
 }
 
-# Proxies on PROXY_NODES (every server's node), as many as SESSIONS need.
+# Starts as many proxies as SESSIONS need on PROXY_NODES (by default the nodes of the servers).
 balance() { # DEADLINE NODE...
     local deadline=$1 node url names step count least
     shift
     PROXY_NODES=${PROXY_NODES:-$*}
-    # NODE=ADDRESS,ADDRESS is a node too.
+    # An entry may be NODE=ADDRESS,ADDRESS.
     mapfile -t names < <(tr ' ' '\n' <<<"$PROXY_NODES" | sed 's/=.*//' | sort -u)
     count=${#names[@]}
     step=(srun ${SERVER_GROUP:+"--het-group=$SERVER_GROUP"} --overlap --nodes="$count" --ntasks="$count" --ntasks-per-node=1
         --cpus-per-task="$(cpus_least "$SERVER_CPUS")" --nodelist="$(IFS=,; echo "${names[*]}")")
-    # What a proxy has there, and not here.
-    # shellcheck disable=SC2016 # it expands there
+    # The limits on the proxies' nodes, not on this one.
+    # shellcheck disable=SC2016 # it expands on the nodes
     least=$("${step[@]}" --job-name=muster-limits bash -c \
         'read -r first last </proc/sys/net/ipv4/ip_local_port_range; echo "$(ulimit -Hn) $((last - first + 1))"') ||
         fail "the proxies' nodes (${names[*]}) can't be asked for their limits; srun's message is above"
@@ -157,12 +157,12 @@ write_connection() { # NODE...
         echo "start_command = \"$(toml_text "$START_COMMAND")\""
     } >"$temporary"
     chmod 644 "$temporary"
-    # At once or not at all: others wait for it.
+    # Atomic, because other scripts wait for the file.
     mv "$temporary" "$CONNECTION_FILE"
     say "serving; connection file: $CONNECTION_FILE"
 }
 
-# Until a server or proxy ends, which none should by itself.
+# Waits until a server or proxy ends, which is a failure.
 serve_watch() {
     while serve_alive; do pause 0.5; done
     fail "a server or proxy ended by itself; its message is above"
@@ -178,7 +178,7 @@ serve_alive() {
 serve_stop() {
     local step
     [[ -n $run_dir ]] || return 0
-    # First of all: who goes by it must not take what comes now for a measurement.
+    # Remove the file first, so that a sweep that uses it does not take the following failures for measurements.
     if [[ $(job_of "$CONNECTION_FILE") == "$SLURM_JOB_ID" ]]; then rm -f "$CONNECTION_FILE"; fi
     for ((n = ${#server_steps[@]} - 1; n >= 0; n--)); do
         step=${server_steps[n]}

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Servers and a sweep as two jobs, and an end to both. Run it where you would run sbatch; see --help.
+# Submits servers and a sweep as two jobs, and ends both. Run it where you would run sbatch; see --help.
 set -euo pipefail
 script_name=serve_and_sweep.sh
 # shellcheck source=deploy/slurm/common.sh
@@ -10,16 +10,16 @@ usage() {
 Usage: serve_and_sweep.sh [OPTIONS] PLAN [flags of coordinator run]
 
 Submits serve_multi_batch.sh (serve_single.sh for one node), and sweep.sbatch, which depends on it and waits for its connection
-file; stays until the sweep is over, shows its output, and ends the server's job, whatever happened. Its exit code is the
-coordinator's. Interrupted, it cancels both jobs.
+file. It stays until the sweep is over, shows its output, and then ends the server's job in every case. Its exit code is the
+coordinator's. If it is interrupted, it cancels both jobs.
 
 Options:
   --server-nodes N      nodes with servers                              [2]
   --agent-nodes N       nodes with agents; none of them has a server    [4]
   --partition P, --account A, --time T, --qos Q, --constraint C
                         of both jobs, as of sbatch
-  --server-flags FLAGS  further flags of sbatch for the server's job. It starts first, so with a --time of its own it should
-                        have more: "--time 3:00:00". When it ends, the sweep is stopped
+  --server-flags FLAGS  further flags of sbatch for the server's job. That job starts first, so if you limit its time, give it
+                        more than the sweep: "--time 3:00:00". When it ends, the sweep is stopped
   --sweep-flags FLAGS   further flags of sbatch for the sweep
 
 Settings of serve_multi_batch.sh and sweep.sbatch, such as SERVER, WORKERS or AGENTS_PER_NODE, are environment variables. Run it in a
@@ -53,7 +53,7 @@ plan=$1
 whole_number server_nodes agent_nodes
 command -v sbatch >/dev/null || fail "no sbatch here: run this on a login node of the cluster"
 
-# Run inside another job, its wishes would be taken for those of these two.
+# Inside another job, that job's settings are in the environment and would apply to these two.
 for name in ${!SLURM_@}; do
     case $name in
         SLURM_CONF | SLURM_CLUSTERS) ;;
@@ -64,12 +64,12 @@ done
 server_job='' sweep_job='' follower=''
 work=$PWD/.muster-jobs-$(uname -n)-$$
 mkdir -m 700 "$work" || fail "$work can't be made; run this in a folder that all nodes see and you can write to"
-# shellcheck disable=SC2317 # it is a trap
+# shellcheck disable=SC2317 # a trap calls it
 cleanup() {
     trap '' TERM INT HUP
     [[ -z $follower ]] || kill "$follower" 2>/dev/null || true
     for job in $sweep_job $server_job; do cancel_job "$job"; done
-    # Servers still take their leave; when they have, nothing is left.
+    # Wait until the servers have shut down, so that nothing is left.
     local begun=$SECONDS
     until [[ -z $server_job ]] || job_ended "$server_job" || ((SECONDS - begun > 60)); do sleep 1; done
     rm -rf "$work"
@@ -81,18 +81,18 @@ trap 'exit 130' INT
 serve=serve_multi_batch.sh
 ((server_nodes > 1)) || serve=serve_single.sh
 if [[ ${SERVER:-openenv} == openenv ]]; then
-    # Here there is a way to a package index; on a compute node there may be none.
+    # This machine can reach a package index; a compute node may not.
     "$repository/deploy/local/run_uvicorn.sh" --install || say "the packages could not be installed here; the job will try"
 fi
 export CONNECTION_FILE=$work/connection.toml
-# Whatever a site's default is: the settings have to get there.
+# --export=ALL, whatever the site's default is: the jobs need the settings.
 submit() { sbatch --parsable --export=ALL "$@"; }
 server_job=$(submit --nodes="$server_nodes" "${both[@]}" "${server_flags[@]}" "$slurm_dir/$serve") ||
     fail "the server's job was not taken; sbatch's message is above"
 server_job=${server_job%%;*}
 say "job $server_job: servers on $server_nodes node(s), output in muster-serve-$server_job.out"
 export SERVER_JOB=$server_job END_SERVER_JOB=1
-# Cancelled together with what it waits for: a server that never starts leaves no sweep that waits for ever.
+# SLURM cancels the sweep if the server's job can never start; otherwise the sweep would wait for ever.
 sweep_job=$(submit --nodes="$agent_nodes" --dependency="after:$server_job" --kill-on-invalid-dep=yes \
     "${both[@]}" "${sweep_flags[@]}" "$slurm_dir/sweep.sbatch" "$@") ||
     fail "the sweep's job was not taken; sbatch's message is above"
@@ -100,19 +100,19 @@ sweep_job=${sweep_job%%;*}
 output=muster-sweep-$sweep_job.out
 say "job $sweep_job: agents on $agent_nodes node(s), output in $output"
 
-# In the background, because a trap runs only when no foreground command does.
+# In the background, because a trap does not run while a foreground command does.
 touch "$output" 2>/dev/null || true
 tail -n +1 -F "$output" 2>/dev/null &
 follower=$!
 begun=$SECONDS
 until job_ended "$sweep_job"; do pause "$(patience "$begun")"; done
-# What it wrote last may take a moment to be seen here.
+# The last output may take a moment to appear here.
 pause 1
 kill "$follower" 2>/dev/null || true
 wait "$follower" 2>/dev/null || true
 follower=''
 
-# "STATE EXIT_CODE SIGNAL". Ended before it began, or by its time limit, a job has the exit code 0.
+# Prints "STATE EXIT_CODE SIGNAL". A job that ended before it began, or by its time limit, has the exit code 0.
 verdict() {
     scontrol show job "$sweep_job" 2>/dev/null |
         sed -nE 's/.*JobState=([A-Z_]+).*/\1/p; s/.* ExitCode=([0-9]+):([0-9]+).*/\1 \2/p' | head -n 2 | tr '\n' ' '

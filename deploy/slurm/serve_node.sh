@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# One node's server: what serve.sh starts by srun, one task a node.
+# Runs the server of one node. serve.sh starts it with srun, one task per node.
 set -euo pipefail
 script_name="serve_node.sh on ${SLURMD_NODENAME:?started by srun only}"
 # shellcheck source=deploy/slurm/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-# Every session is a file descriptor, here and in what is started.
+# Every session needs a file descriptor.
 ulimit -n "$(ulimit -Hn)"
 case $SERVER in
     openenv)

@@ -4,15 +4,15 @@
 #SBATCH --exclusive
 #SBATCH --no-requeue
 #SBATCH --output=muster-serve-%j.out
-# slurm-single: a server on one node, until the job ends.
+# slurm-single: runs a server on one node until the job ends.
 #
 #   sbatch [--partition P] [--account A] [--time T] deploy/slurm/serve_single.sh
 #
-# Settings are environment variables, as of serve_multi_batch.sh beside it; there is no balancer.
+# Settings are the same environment variables as of serve_multi_batch.sh; there is no balancer.
 set -euo pipefail
 script_name=serve_single.sh
 here=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
-# sbatch runs a copy of this file; SLURM knows of which.
+# sbatch runs a copy of this file; SLURM knows the original's path.
 [[ -e $here/common.sh ]] ||
     here=$(dirname "$(scontrol show job "${SLURM_JOB_ID:-}" | sed -nE '/^ *Command=/{s/^ *Command=([^ ]*).*/\1/p;q}')")
 [[ -e $here/common.sh ]] || here=${MUSTER_HOME:-$SLURM_SUBMIT_DIR}/deploy/slurm

@@ -1,18 +1,18 @@
 # shellcheck shell=bash
-# shellcheck disable=SC2154 # slurm_dir is of common.sh
-# A coordinator on this node and agents on the nodes of a job. Sourced; see sweep.sbatch for the settings.
+# shellcheck disable=SC2154 # common.sh sets slurm_dir
+# Starts a coordinator on this node and agents on the nodes of a job. Sourced; see sweep.sbatch for the settings.
 
 coordinator=
 agents=
 
-# Runs coordinator and agents on the nodes of SWEEP_NODELIST; its status is the coordinator's exit code. SWEEP_GROUP: srun's
-# --het-group, if there are several.
+# Runs coordinator and agents on the nodes of SWEEP_NODELIST; its status is the coordinator's exit code. SWEEP_GROUP is srun's
+# --het-group in a heterogeneous job.
 sweep() { # coordinator's arguments
     local nodes per_node tasks cpus flags identity=() connection=() code=0 alone='' server_gone='' server_job=''
     AGENTS_PER_NODE=${AGENTS_PER_NODE:-1}
     COORDINATOR_PORT=${COORDINATOR_PORT:-$(job_port 1)}
     CONNECTION_SECONDS_MAX=${CONNECTION_SECONDS_MAX:-600}
-    # Between the end of the last agent and that of a coordinator that still waits for some.
+    # A coordinator without agents is stopped this many seconds after the last agent has ended.
     AGENTLESS_SECONDS_MAX=${AGENTLESS_SECONDS_MAX:-30}
     whole_number AGENTS_PER_NODE COORDINATOR_PORT CONNECTION_SECONDS_MAX AGENTLESS_SECONDS_MAX
     mapfile -t nodes < <(scontrol show hostnames "$SWEEP_NODELIST")
@@ -33,16 +33,16 @@ sweep() { # coordinator's arguments
         await_connection
         server_job=$(job_of "$CONNECTION_FILE")
         connection=(--set "server.connection=$CONNECTION_FILE")
-        # A run that goes on has its urls, and takes no others.
+        # A resumed run uses its original urls.
         [[ " $* " != *' --resume '* ]] || connection=()
     fi
 
-    # Agents come by themselves here: nobody has to be told how to start them.
+    # This script starts the agents, so the coordinator need not print how to start them.
     MUSTER_AGENTS_COME=1 "$COORDINATOR" run "$@" --agents "$tasks" --listen "0.0.0.0:$COORDINATOR_PORT" "${identity[@]}" "${connection[@]}" &
     coordinator=$!
-    # What the loss of one agent, or of its node, means is the coordinator's to say: it ends no others. What they say has a
-    # file of its own: of hundreds it would bury the table.
-    # shellcheck disable=SC2086 # AGENT_FLAGS are several
+    # The flags keep the other agents running when one agent or its node is lost; the coordinator decides what a loss means. The
+    # agents' output goes to its own file, because the output of hundreds of agents would bury the table.
+    # shellcheck disable=SC2086 # AGENT_FLAGS holds several flags
     srun "${flags[@]}" --job-name=muster-agents --no-kill --kill-on-bad-exit=0 --wait=0 --label --output="$AGENTS_OUTPUT" \
         "$slurm_dir/agent_node.sh" "$AGENT" --coordinator "$SLURMD_NODENAME:$COORDINATOR_PORT" "${identity[@]}" ${AGENT_FLAGS:-} &
     agents=$!
@@ -56,7 +56,7 @@ sweep() { # coordinator's arguments
             say "all agents have ended; without others the coordinator is stopped in $AGENTLESS_SECONDS_MAX s"
         fi
         [[ -z $alone ]] || ((SECONDS < alone)) || kill -TERM "$coordinator" 2>/dev/null || true
-        # A server that is gone refuses everything, which looks like a measurement.
+        # A stopped server refuses everything, which would look like a measurement.
         if [[ -n $server_gone ]] || server_is_there; then continue; fi
         server_gone=1
         say "the server's job ${server_job:-} has ended: the sweep is stopped, for what comes now says nothing of it"
@@ -64,7 +64,7 @@ sweep() { # coordinator's arguments
     done
     wait "$coordinator" || code=$?
     coordinator=
-    # Dismissed, they end by themselves; on a node that is lost nothing does.
+    # Dismissed agents end by themselves, except on a lost node.
     for ((n = 0; n < 10; n++)); do
         kill -0 "$agents" 2>/dev/null || break
         pause 0.5
@@ -73,15 +73,15 @@ sweep() { # coordinator's arguments
     agents=
     case $code in
         0 | 130) ;;
-        # The coordinator says what is missing, and the agents why.
+        # The coordinator's message says what is missing; the agents' messages say why.
         *) grep -v ' INFO ' "$AGENTS_OUTPUT" | tail -n 12 || true ;;
     esac
     say "the coordinator's exit code is $code; the agents' output is in $AGENTS_OUTPUT"
     return "$code"
 }
 
-# Whether the connection file is still the one that the sweep began with, and, asked seldom, whether its job runs: a node that
-# fails takes no file along.
+# Whether the connection file is still the one that the sweep began with, and (checked every 30 s) whether its job still runs. A
+# node that fails does not remove its file.
 server_is_there() {
     [[ -n $server_job ]] || return 0
     [[ $(job_of "$CONNECTION_FILE") == "$server_job" ]] || return 1
@@ -91,7 +91,7 @@ server_is_there() {
     fi
 }
 
-# A signal for the batch script: the coordinator cuts the batch, keeps what is finished and says how to go on.
+# Handles a signal to the batch script: the coordinator cuts the batch, keeps finished batches and prints how to continue.
 sweep_signalled() {
     if [[ -z $coordinator ]]; then
         say "stopped before the coordinator was started"
@@ -100,7 +100,7 @@ sweep_signalled() {
     kill -TERM "$coordinator" 2>/dev/null || true
 }
 
-# Every node has the program, and the coordinator's version of it: told in a second, and not after minutes of waiting.
+# Checks that every node has the agent in the coordinator's version. This takes a second and saves minutes of waiting.
 same_version() { # NODES
     local ours theirs
     ours=$("$COORDINATOR" --version)
@@ -111,7 +111,7 @@ same_version() { # NODES
         fail "the nodes have other versions of agent ($theirs) than the coordinator's (${ours#coordinator })"
 }
 
-# SERVER_JOB, if it is given, is the job that writes it. A file whose job has ended is none.
+# Waits for the connection file. SERVER_JOB, if it is set, is the job that will write it. A file whose job has ended does not count.
 await_connection() {
     local begun=$SECONDS asked=$SECONDS told=''
     [[ $CONNECTION_FILE == /* ]] || CONNECTION_FILE=$SLURM_SUBMIT_DIR/$CONNECTION_FILE

@@ -3,34 +3,19 @@
 //!
 //! Every message has one list of fields, in `orders` (from the coordinator) or `reports` (from an agent).
 
+mod invalid;
 mod orders;
 mod reports;
 mod value;
 
+pub use self::invalid::Invalid;
+use self::invalid::{Checked, need};
 use self::value::{Value, at_most};
 use crate::limits as max;
 use crate::message::{FromAgent, FromCoordinator};
 use crate::pb;
 use crate::spec::Mode;
 pub use crate::units::micros;
-
-/// What is wrong with a message.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{field}: {problem}")]
-pub struct Invalid {
-    pub field: &'static str,
-    pub problem: String,
-}
-
-type Checked<T> = Result<T, Invalid>;
-
-fn invalid<T>(field: &'static str, problem: impl Into<String>) -> Checked<T> {
-    Err(Invalid { field, problem: problem.into() })
-}
-
-fn need<T>(field: &'static str, value: Option<T>) -> Checked<T> {
-    value.ok_or(Invalid { field, problem: "missing".to_owned() })
-}
 
 /// Converts between the two forms of a stream's messages. `whole` variants hold a type that has a message of its own.
 /// The others are given with their fields: in brackets those that are messages themselves, then all others. `check`

@@ -1,8 +1,8 @@
-//! PURE: one process of a layout as an Envoy bootstrap, in JSON
+//! PURE: formats one process of a layout as an Envoy bootstrap, in JSON
 //! (<https://www.envoyproxy.io/docs/envoy/latest/api-v3/config/bootstrap/v3/bootstrap.proto>).
 //!
-//! Envoy's defaults would end a session: routes time out after 15 s, idle streams after 5 min, and a cluster takes 1,024
-//! connections and requests at once. Each is set to what the layout is sized for.
+//! Envoy's defaults would end sessions: routes time out after 15 s, idle streams after 5 min, and a cluster takes 1,024
+//! connections and requests at once. Each of these limits is set to what the layout needs.
 
 use serde_json::{Value, json};
 
@@ -61,7 +61,7 @@ fn listener(proxy: &Proxy) -> Value {
             "virtual_hosts": [{
                 "name": "all",
                 "domains": ["*"],
-                // 0 is no limit; the default is 15 s.
+                // 0 means no limit; the default is 15 s.
                 "routes": [{ "match": { "prefix": "/" }, "route": { "cluster": "environments", "timeout": "0s" } }],
             }],
         },
@@ -92,7 +92,7 @@ fn cluster(wanted: &Wanted, sessions: u64, proxy: &Proxy) -> Value {
         "dns_lookup_family": "V4_PREFERRED",
         "connect_timeout": seconds(CONNECT_SECONDS_MAX),
         "lb_policy": "LEAST_REQUEST",
-        // With every server out, none is tried: it would be counted as if it served.
+        // With every server out, no server is tried: such a request would count as if it were served.
         "common_lb_config": { "healthy_panic_threshold": { "value": 0.0 } },
         "load_assignment": { "cluster_name": "environments", "endpoints": [{ "lb_endpoints": endpoints }] },
         "circuit_breakers": { "thresholds": [{

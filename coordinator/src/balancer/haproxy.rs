@@ -1,4 +1,4 @@
-//! PURE: one process of a layout as a configuration of HAProxy 2.4 or newer
+//! PURE: formats one process of a layout as a configuration of HAProxy 2.4 or newer
 //! (<https://docs.haproxy.org/2.6/configuration.html>).
 
 use std::net::IpAddr;

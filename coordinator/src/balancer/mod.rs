@@ -1,7 +1,7 @@
-//! PURE: how many proxies N sessions need, and where; [`haproxy`] and [`envoy`] write the same layout down for each.
+//! PURE: how many proxies N sessions need, and on which addresses. [`haproxy`] and [`envoy`] format the layout.
 //!
-//! A proxied session costs its proxy two descriptors (towards the client and towards the backend) and one source port
-//! towards its backend. Descriptors belong to a process; source ports to an address, once for every backend.
+//! A proxied session needs two descriptors in its proxy (towards the client and towards the backend) and one source
+//! port towards its backend. Descriptors are per process; source ports are per address and backend.
 
 pub mod envoy;
 pub mod haproxy;
@@ -12,22 +12,22 @@ use std::str::FromStr;
 
 use thiserror::Error;
 
-use crate::report::format::count;
+use crate::text::count;
 
-/// Listeners, pollers, health checks and standard streams of one process.
+/// Descriptors of one process for listeners, pollers, health checks and standard streams.
 const DESCRIPTORS_RESERVED: u64 = 256;
 const DESCRIPTORS_PER_SESSION: u64 = 2;
-/// More processes than this are a mistake in the numbers.
+/// More processes than this must be a mistake in the numbers.
 const PROXIES_MAX: u64 = 1_024;
 
-/// Longer than any session; a balancer's time limit would look like the server's fault.
+/// Longer than any session: a balancer's timeout would look like a fault of the server.
 pub const IDLE_SECONDS_MAX: u32 = 3_600;
-/// A server that is busy is not taken out for it: five checks of ten seconds must fail.
+/// Interval of health checks. A busy server must not be taken out: that needs five failed checks of ten seconds each.
 pub const CHECK_SECONDS: u32 = 2;
 pub const CHECK_SECONDS_MAX: u32 = 10;
 pub const CHECK_FALL: u32 = 5;
 pub const CONNECT_SECONDS_MAX: u32 = 10;
-/// The kernel's own limit (`net.core.somaxconn`) still holds.
+/// The kernel's own limit (`net.core.somaxconn`) applies as well.
 pub const BACKLOG: u32 = 65_535;
 
 /// A server behind the balancer, `HOST:PORT`.
@@ -37,7 +37,7 @@ pub struct Backend {
     pub port: u16,
 }
 
-/// A machine that runs proxies, `NAME` or `NAME=ADDRESS,ADDRESS`: each address brings source ports of its own.
+/// A machine that runs proxies, `NAME` or `NAME=ADDRESS,ADDRESS`. Each address has source ports of its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Node {
     pub name: String,
@@ -49,22 +49,22 @@ pub struct Wanted {
     pub sessions: u64,
     pub backends: Vec<Backend>,
     pub nodes: Vec<Node>,
-    /// Of the first process on a node; the next ones count up.
+    /// Port of the first process on a node; the next ones count up.
     pub port: u16,
-    /// Open files that one process may have.
+    /// Limit of open files of one process.
     pub descriptors: u64,
     /// Ephemeral ports of one address towards one backend.
     pub ports: u64,
-    /// Of each process; `None` leaves it to the proxy.
+    /// Threads of each process; `None` leaves the number to the proxy.
     pub threads: Option<u32>,
 }
 
-/// One process.
+/// One proxy process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Proxy {
     pub number: usize,
     pub node: String,
-    /// Where it listens and where it connects from; `None` is any.
+    /// The address on which it listens and from which it connects; `None` means any.
     pub address: Option<IpAddr>,
     pub port: u16,
 }
@@ -80,15 +80,15 @@ impl Proxy {
     }
 }
 
-/// Every process that is started, and what each carries.
+/// All processes, and how many sessions each carries.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layout {
     pub proxies: Vec<Proxy>,
-    /// Its share of the sessions that were asked for.
+    /// Each process's share of the wanted sessions.
     pub sessions_each: u64,
-    /// What its descriptors, and its part of the source ports, allow.
+    /// Most sessions that one process's descriptors and its share of the source ports allow.
     pub sessions_max: u64,
-    /// Source ports that the busiest address needs, and has.
+    /// Source ports that the busiest address needs; below it, those that it has.
     pub ports_used: u64,
     pub ports_had: u64,
 }
@@ -113,10 +113,10 @@ pub enum LayoutError {
     PortRange { port: u16, processes: usize, node: String },
 }
 
-/// The smallest number of processes that descriptors and ports allow, as many on every address.
+/// The smallest layout that descriptors and ports allow, with the same number of processes on every address.
 ///
 /// # Errors
-/// If the nodes' addresses have too few source ports, or the numbers make no sense.
+/// If the nodes have too few source ports, or the numbers make no sense.
 pub fn layout(wanted: &Wanted) -> Result<Layout, LayoutError> {
     let sessions_max = wanted.descriptors.saturating_sub(DESCRIPTORS_RESERVED) / DESCRIPTORS_PER_SESSION;
     if sessions_max == 0 {
@@ -147,7 +147,7 @@ pub fn layout(wanted: &Wanted) -> Result<Layout, LayoutError> {
     }
     let processes_per_place = per_place.div_ceil(sessions_max).max(1);
     let processes = processes_per_place.saturating_mul(addresses);
-    // Processes of one address share its source ports.
+    // Processes on one address share its source ports.
     let sessions_max = sessions_max.min(ports_had.div_ceil(processes_per_place));
     if processes > PROXIES_MAX {
         return Err(LayoutError::Many(processes));
@@ -176,7 +176,7 @@ pub fn layout(wanted: &Wanted) -> Result<Layout, LayoutError> {
     })
 }
 
-/// A host name or an address, as far as it must not break a configuration file.
+/// Accepts a host name or an address that can't break a configuration file.
 fn host(text: &str) -> Result<String, String> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_.:".contains(c);
     if text.is_empty() || !text.chars().all(plain) {
@@ -316,7 +316,7 @@ pub(crate) mod tests {
                 listens.sort();
                 listens.dedup();
                 prop_assert_eq!(listens.len(), layout.proxies.len(), "no two processes share a port");
-                // One process fewer an address would not carry it.
+                // One process fewer on each address would not carry the sessions.
                 if layout.proxies.len() > nodes.len() {
                     prop_assert!((count - nodes.len() as u64) * layout.sessions_max < sessions + nodes.len() as u64 * layout.sessions_max);
                 }

@@ -1,13 +1,13 @@
-//! `coordinator balancer`: writes the configurations of the proxies in front of several servers.
+//! `coordinator balancer`: writes the configurations of proxies in front of several servers.
 
 use std::fs;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::{Problem, Talk};
+use super::{Output, Problem};
 use crate::balancer::{Backend, Layout, Node, Wanted, envoy, haproxy, layout};
-use crate::report::format::count;
+use crate::text::count;
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Kind {
@@ -54,7 +54,7 @@ pub(super) struct BalancerArgs {
     out: PathBuf,
 }
 
-pub(super) fn run(args: BalancerArgs, talk: Talk) -> Result<u8, Problem> {
+pub(super) fn run(args: BalancerArgs, talk: Output) -> Result<u8, Problem> {
     let descriptors = args.descriptors.map_or_else(descriptors_max, Ok)?;
     let wanted = Wanted {
         sessions: args.sessions,
@@ -99,7 +99,7 @@ pub(super) fn run(args: BalancerArgs, talk: Talk) -> Result<u8, Problem> {
     talk.print(&describe(program, &wanted, &layout, &args.out.display().to_string()))
 }
 
-/// What a plan has to know of it: scripts put the server's facts beside.
+/// The keys of a connection file that depend on the balancer; scripts add those of the servers.
 fn connection(program: &str, layout: &Layout) -> String {
     let urls: Vec<String> = layout.proxies.iter().map(|proxy| format!("\"{}\"", proxy.url())).collect();
     format!("urls = [{}]\nbalancer = \"{program}\"\nproxy_sessions_max = {}\n", urls.join(", "), layout.sessions_max)

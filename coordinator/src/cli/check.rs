@@ -1,15 +1,15 @@
-//! PURE: what a plan amounts to, for people.
+//! PURE: describes a plan for people.
 
 use proto::{Launch, Mode, Process};
 
 use crate::plan::expand::{Batch, sessions_per_url};
 use crate::plan::{Order, Plan};
-use crate::report::format::{count, duration, seconds_short};
+use crate::text::{count, duration, seconds_short};
 
-/// Batches listed one by one; a longer grid is cut in the middle.
+/// Most batches that are listed; of a longer grid the middle is left out.
 const LISTED_MAX: usize = 40;
 
-/// Grid in order, expected duration, and what it needs.
+/// The grid in order, its expected duration, and the resources that it needs.
 #[must_use]
 pub(super) fn describe(plan: &Plan) -> String {
     let batches = plan.batches();
@@ -107,7 +107,7 @@ fn needs(plan: &Plan) -> String {
         n => format!(", {n} of them started by the coordinator"),
     };
     if let Launch::Arrivals { over_us, .. } = plan.session.launch {
-        // Little's law: what is open at once is the rate of arrivals times how long each stays.
+        // Little's law: sessions open at once are the arrival rate times the time each stays open.
         let longest_us = plan.grid.waits_us.iter().map(|wait_us| plan.session_floor_us(*wait_us)).max().unwrap_or(0);
         let open = u128::from(largest) * u128::from(longest_us) / u128::from(over_us.max(1));
         return format!(
@@ -130,7 +130,7 @@ fn needs(plan: &Plan) -> String {
     )
 }
 
-/// What the proxies in front of the servers carry of it.
+/// What the proxies in front of the servers carry.
 fn proxies(plan: &Plan) -> String {
     let (Some(balancer), urls) = (&plan.server.balancer, plan.target.urls.len() as u64) else { return String::new() };
     let largest = plan.grid.batch_sizes.iter().copied().max().unwrap_or(0);
@@ -143,10 +143,10 @@ fn proxies(plan: &Plan) -> String {
     format!("proxies    {urls} {balancer}, {each} sessions each of the largest batch: {carries}\n{warning}")
 }
 
-/// A batch that the balancer refuses says nothing of the servers behind it.
+/// A warning if batches exceed the proxies' capacity: they would measure the balancer instead of the servers.
 #[must_use]
 pub(super) fn beyond_the_proxies(plan: &Plan) -> Option<String> {
-    // Of arrivals it is not known how many are open at once.
+    // It is not known how many arrivals are open at once.
     if matches!(plan.session.launch, Launch::Arrivals { .. }) {
         return None;
     }
@@ -163,10 +163,10 @@ pub(super) fn beyond_the_proxies(plan: &Plan) -> Option<String> {
     ))
 }
 
-/// Batches of more sessions than the server says it takes.
+/// A warning if batches exceed the capacity that the server states.
 #[must_use]
 pub(super) fn beyond_the_server(plan: &Plan) -> Option<String> {
-    // Of arrivals it is not known how many are open at once; over HTTP there are no sessions to be counted.
+    // It is not known how many arrivals are open at once, and HTTP has no sessions to count.
     if matches!(plan.session.launch, Launch::Arrivals { .. }) || !plan.target.mode.list().contains(&Mode::Ws) {
         return None;
     }
@@ -189,7 +189,7 @@ pub(super) fn beyond_the_server(plan: &Plan) -> Option<String> {
     })
 }
 
-/// Every batch, or the first and last ones around a gap.
+/// All batches, or the first and the last ones with `None` for those left out.
 fn shown(batches: &[Batch]) -> Vec<Option<&Batch>> {
     if batches.len() <= LISTED_MAX {
         return batches.iter().map(Some).collect();

@@ -1,6 +1,6 @@
-//! `coordinator health`: does a coordinator of this network namespace wait for agents? For health checks of containers.
+//! `coordinator health`: whether a coordinator in this network namespace waits for agents. For container health checks.
 //!
-//! The kernel is asked: a connection would be a stranger at the door, which has few places.
+//! It asks the kernel, because a connection would use up one of the listener's places.
 
 use agent::host::capacity::diag;
 use clap::Args;

@@ -1,12 +1,12 @@
-//! `coordinator identity`: made and handed out by hand, where a shared home folder does not do it.
+//! `coordinator identity`: creates identities and issues folders to agents that don't share the home folder.
 
 use std::path::PathBuf;
 
 use agent::identity::Identity;
 use clap::Subcommand;
 
-use super::{Problem, Talk};
-use crate::identity;
+use super::{Output, Problem};
+use crate::net::identity;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum IdentityCommand {
@@ -32,7 +32,7 @@ pub(super) enum IdentityCommand {
     },
 }
 
-pub(super) fn run(command: &IdentityCommand, talk: Talk) -> Result<u8, Problem> {
+pub(super) fn run(command: &IdentityCommand, talk: Output) -> Result<u8, Problem> {
     let usage = |error: agent::identity::IdentityError| Problem::usage(error.to_string());
     match command {
         IdentityCommand::Init { identity } => {

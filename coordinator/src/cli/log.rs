@@ -1,4 +1,4 @@
-//! `coordinator log`: a run becomes an entry of the experiment log.
+//! `coordinator log`: adds runs to the experiment log.
 
 use std::fs::{self, File};
 use std::io;
@@ -6,17 +6,18 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::{Problem, Talk};
+use super::{Output, Problem};
 use crate::exit;
+use crate::log::entry::{Links, body};
+use crate::log::logbook::{EMPTY, LogError, Logged, NewEntry, Overview, folder_of, log};
+use crate::publish;
 use crate::report::charts;
-use crate::report::entry::{Links, body};
-use crate::report::logbook::{EMPTY, LogError, Logged, NewEntry, Overview, folder_of, log};
 use crate::report::overview::OverviewRow;
 use crate::report::published;
-use crate::report::run::Run;
-use crate::report::summary::rfc3339;
+use crate::results::run::Run;
 use crate::store::read::read;
-use crate::store::{SUMMARY, named, publish};
+use crate::store::{SUMMARY, named};
+use crate::text::rfc3339;
 
 #[derive(Debug, Args)]
 pub(super) struct LogArgs {
@@ -29,7 +30,7 @@ pub(super) struct LogArgs {
     into: PathBuf,
 }
 
-pub(super) fn run(args: &LogArgs, talk: Talk) -> Result<u8, Problem> {
+pub(super) fn run(args: &LogArgs, talk: Output) -> Result<u8, Problem> {
     let mut runs = Vec::new();
     for dir in &args.dirs {
         runs.push((dir, read(dir).map_err(|error| Problem::usage(error.to_string()))?));
@@ -41,12 +42,12 @@ pub(super) fn run(args: &LogArgs, talk: Talk) -> Result<u8, Problem> {
     Ok(exit::DONE)
 }
 
-/// Everything is worked out first, then the files are written that the entry links to, then the log.
-fn one(dir: &Path, run: &Run, into: &Path, talk: Talk) -> Result<String, Problem> {
+/// Adds one run. Everything is computed first; then the files that the entry links to are written, and the log last.
+fn one(dir: &Path, run: &Run, into: &Path, talk: Output) -> Result<String, Problem> {
     let unwritten = |error: io::Error| Problem::internal(format!("the run is not in the log: {error}"));
     let beside = into.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::create_dir_all(beside).map_err(|error| unwritten(named(beside)(error)))?;
-    // Another run may be on its way into the same log.
+    // Another process may be adding a run to the same log.
     let _one_at_a_time = lock(beside);
     let text = match fs::read_to_string(into) {
         Ok(text) => text,
@@ -91,7 +92,7 @@ fn one(dir: &Path, run: &Run, into: &Path, talk: Talk) -> Result<String, Problem
     Ok(said(into, &logged, run))
 }
 
-/// Held until it is dropped. A file system without locks is no reason not to write.
+/// Locks the folder until the file is dropped. On a file system without locks the log is written without one.
 fn lock(folder: &Path) -> Option<File> {
     let folder = File::open(folder).ok()?;
     folder.lock().ok().map(|()| folder)

@@ -1,11 +1,11 @@
-//! The command line: flags, and what each command does with them.
+//! The command line: the flags, and the commands.
 
 mod balancer;
-mod begin;
 mod check;
 mod health;
 mod identity;
 mod log;
+mod prepare;
 mod report;
 mod run;
 mod shell;
@@ -21,7 +21,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::exit;
 use crate::store::fault::Faults;
-use crate::{children, plan::template::TEMPLATE};
+use crate::{children, plan::schema};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -37,7 +37,7 @@ Examples:
   coordinator run plan.toml --agents 4            (on each node: agent --coordinator THIS_HOST:50051)
   coordinator run --resume experiments/results/local/2026-11-24";
 
-/// The exit codes matter where a run is part of a script.
+/// The help of `run` lists the exit codes, since scripts depend on them.
 fn run_help() -> String {
     format!("{RUN_EXAMPLES}\n\n{EXIT_CODES}")
 }
@@ -98,7 +98,7 @@ The folder gets one configuration a process, proxies.tsv (number, node, url, fil
 )]
 struct Cli {
     #[command(flatten)]
-    talk: Talk,
+    talk: Output,
 
     #[command(subcommand)]
     command: Command,
@@ -106,7 +106,7 @@ struct Cli {
 
 /// How much is said.
 #[derive(Debug, Clone, Copy, Args)]
-struct Talk {
+struct Output {
     /// Say only where results are, and what is wrong
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     quiet: bool,
@@ -268,7 +268,7 @@ struct RunArgs {
     ui: Option<Option<String>>,
 }
 
-/// A command that did not end well, with what to print.
+/// Why a command failed: its exit code, and the message to print.
 #[derive(Debug)]
 struct Problem {
     code: u8,
@@ -285,10 +285,10 @@ impl Problem {
     }
 }
 
-/// The program. `args` includes its name.
+/// Runs the program. `args` includes its name.
 #[must_use]
 pub fn main_from(args: Vec<OsString>) -> ExitCode {
-    // A child of a run is this same executable in another role.
+    // Child processes of a run are this same executable in another role.
     match args.get(1).and_then(|role| role.to_str()) {
         Some(children::AGENT) => {
             let rest = args.into_iter().skip(2);
@@ -316,7 +316,7 @@ pub fn main_from(args: Vec<OsString>) -> ExitCode {
         Command::Identity { command } => identity::run(&command, talk),
         Command::Report(args) => report::run(&args, talk),
         Command::Log(args) => log::run(&args, talk),
-        Command::Plan { command: PlanCommand::Init } => print(TEMPLATE),
+        Command::Plan { command: PlanCommand::Init } => print(&schema::template()),
         Command::Completions(args) => shell::completions(&args),
         Command::Man(args) => shell::man(&args),
     };
@@ -329,19 +329,19 @@ pub fn main_from(args: Vec<OsString>) -> ExitCode {
     }
 }
 
-impl Talk {
-    /// To standard output, unless nothing is to be said.
+impl Output {
+    /// Prints to standard output, unless `--quiet` was given.
     fn print(self, text: &str) -> Result<u8, Problem> {
         if self.quiet { Ok(exit::DONE) } else { print(text) }
     }
 }
 
-/// A line to standard error; with that gone there is nobody left to tell.
+/// Prints a line to standard error. If that fails, it can't be reported anywhere.
 fn tell(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 
-/// To standard output; a closed pipe is the reader's choice.
+/// Prints to standard output; a closed pipe is the reader's choice.
 fn print(text: &str) -> Result<u8, Problem> {
     let mut stdout = std::io::stdout();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {

@@ -1,4 +1,4 @@
-//! `coordinator report`: tables, figures and pages of runs, from their folders alone.
+//! `coordinator report`: writes tables, figures and pages of runs, from their folders alone.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -6,14 +6,14 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::{Problem, Talk, print};
+use super::{Output, Problem, print};
 use crate::exit;
+use crate::publish::{self, PAGE};
 use crate::report::document::{Document, in_short, of_run, of_runs};
 use crate::report::markdown;
 use crate::report::published::{self, Published};
-use crate::report::run::Run;
 use crate::report::tables::final_tables;
-use crate::store::publish::{self, PAGE};
+use crate::results::run::Run;
 use crate::store::read::read;
 
 #[derive(Debug, Args)]
@@ -41,7 +41,7 @@ pub(super) struct ReportArgs {
     no_published: bool,
 }
 
-pub(super) fn run(args: &ReportArgs, talk: Talk) -> Result<u8, Problem> {
+pub(super) fn run(args: &ReportArgs, talk: Output) -> Result<u8, Problem> {
     let rows = rows(args)?;
     let mut runs = Vec::new();
     let mut problems = Vec::new();
@@ -68,7 +68,7 @@ fn rows(args: &ReportArgs) -> Result<Vec<Published>, Problem> {
     }
 }
 
-fn show(args: &ReportArgs, talk: Talk, runs: Vec<(&Path, Run)>, rows: &[Published]) -> Result<(), Problem> {
+fn show(args: &ReportArgs, talk: Output, runs: Vec<(&Path, Run)>, rows: &[Published]) -> Result<(), Problem> {
     if let Some(output) = args.output.as_ref().filter(|_| runs.len() > 1) {
         let same = |dir: &Path| {
             dir == output || dir.canonicalize().ok().is_some_and(|dir| output.canonicalize().ok() == Some(dir))
@@ -87,7 +87,7 @@ fn show(args: &ReportArgs, talk: Talk, runs: Vec<(&Path, Run)>, rows: &[Publishe
             written.push(dir.join(PAGE));
         }
     }
-    // A run's own report does not depend on what else was asked for.
+    // A run's own report must not depend on the other runs, so names are made distinct only after it was written.
     let mut runs: Vec<Run> = runs.into_iter().map(|(_, run)| run).collect();
     apart(&mut runs);
     if let Some(output) = &args.output {
@@ -117,7 +117,7 @@ fn show(args: &ReportArgs, talk: Talk, runs: Vec<(&Path, Run)>, rows: &[Publishe
     Ok(())
 }
 
-/// Runs of one infrastructure and day are told apart by a number where their folders do not do it.
+/// Numbers runs of the same infrastructure and day whose folders have no distinct suffix.
 fn apart(runs: &mut [Run]) {
     let mut seen = BTreeSet::new();
     for run in runs {
@@ -130,7 +130,7 @@ fn apart(runs: &mut [Run]) {
     }
 }
 
-fn write(dir: &Path, document: &Document, talk: Talk) -> Result<(), Problem> {
+fn write(dir: &Path, document: &Document, talk: Output) -> Result<(), Problem> {
     let written = publish::report(dir, document).map_err(|error| {
         Problem::internal(format!(
             "the report can't be written: {error}; --output DIR writes it elsewhere, --print only prints it"
@@ -142,10 +142,10 @@ fn write(dir: &Path, document: &Document, talk: Talk) -> Result<(), Problem> {
     Ok(())
 }
 
-/// After a run: what it wrote, seen as a report. Returns the page.
+/// Writes the report of a finished run. Returns the path of its page.
 ///
 /// # Errors
-/// Why there is none; the results themselves are safe.
+/// Why there is no report; the results themselves are safe.
 pub(super) fn of_finished(dir: &Path) -> Result<PathBuf, String> {
     let run = read(dir).map_err(|error| error.to_string())?;
     publish::report(dir, &of_run(&run, &published::built_in())).map_err(|error| error.to_string())?;

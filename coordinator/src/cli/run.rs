@@ -1,61 +1,64 @@
-//! `coordinator run`: everything that is needed around the event loop.
+//! `coordinator run`: everything around the event loop.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
 
 use agent::host::slurm::{self, Job};
+use jiff::Timestamp;
 use proto::RunId;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tracing_subscriber::EnvFilter;
 
-use super::begin::{self, Begun, Trust, What};
-use super::{Problem, RunArgs, Talk, check, print, report};
+use super::prepare::{self, AgentAuth, Prepared, RunSource};
+use super::{Output, Problem, RunArgs, check, print, report};
 use crate::children;
-use crate::door;
+use crate::net::listener;
+use crate::net::rpc::{self, LastHeard};
 use crate::plan::{OnShortfall, Plan};
 use crate::progress::{Progress, Verbosity};
-use crate::report::cells::Done;
-use crate::report::remarks;
+use crate::report::caveats;
 use crate::report::tables::final_tables;
+use crate::results::cells::Done;
+use crate::results::metadata::RunState;
 use crate::run::event_loop::{self, Frame, Outcome, Outside};
 use crate::run::machine::{Machine, Setup};
-use crate::service::{self, Alive};
-use crate::store::run_json::{Facts, RunJson};
+use crate::store::schema::run_json::RunJson;
 
-/// Events that wait for the loop; beyond it agents wait.
+/// Bound of the queue of events for the loop; beyond it agents wait.
 const HEARD_MAX: usize = 256;
 
-pub(super) fn run(args: RunArgs, talk: Talk, command: Vec<OsString>) -> Result<u8, Problem> {
+pub(super) fn run(args: RunArgs, talk: Output, command: Vec<OsString>) -> Result<u8, Problem> {
     if args.ui.is_some() {
         return Err(Problem::usage("--ui is not supported yet; leave it out"));
     }
     let filter = EnvFilter::try_from_env("MUSTER_LOG")
         .unwrap_or_else(|_| EnvFilter::new(if talk.verbose { "info" } else { "warn" }));
-    // Only the first subscriber of a process counts.
+    // This fails if the process has a subscriber already.
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(agent::cli::colours())
         .with_target(false)
         .try_init();
-    let what = begin::what(&args)?;
+    let source = prepare::source(&args)?;
     if args.dry_run {
-        return print(&check::describe(&what.plan));
+        return print(&check::describe(&source.plan));
     }
-    let trust = begin::trust(&args, &what.plan)?;
-    // Sessions of local agents are not ours, but thousands of agents are.
+    let auth = prepare::auth(&args, &source.plan)?;
+    // Raises the limit of open files: thousands of agents may connect.
     let _ = agent::host::capacity::measure(&agent::host::capacity::CapacityOptions::default());
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .map_err(|error| Problem::internal(format!("can't start: {error}")))?;
-    let code = runtime.block_on(go(&args, talk, what, trust, command));
+    let code = runtime.block_on(go(&args, talk, source, auth, command));
     runtime.shutdown_background();
     code
 }
@@ -71,7 +74,7 @@ fn ca_pem(plan: &Plan, folder: &Path) -> Result<Vec<u8>, Problem> {
     read_ca(&folder.join(file))
 }
 
-/// Agents are given the contents and no name: a file that adds nothing to trust is named here, before the run.
+/// Reads `target.ca_file`. Agents get its contents without its name, so a file without certificates is reported here.
 fn read_ca(path: &Path) -> Result<Vec<u8>, Problem> {
     let refused = |cause: String| Problem {
         code: crate::exit::PLAN_INVALID,
@@ -82,8 +85,14 @@ fn read_ca(path: &Path) -> Result<Vec<u8>, Problem> {
     Ok(pem)
 }
 
-async fn go(args: &RunArgs, talk: Talk, what: What, trust: Trust, command: Vec<OsString>) -> Result<u8, Problem> {
-    let What { plan, folder: plan_folder, stored } = what;
+async fn go(
+    args: &RunArgs,
+    talk: Output,
+    source: RunSource,
+    auth: AgentAuth,
+    command: Vec<OsString>,
+) -> Result<u8, Problem> {
+    let RunSource { plan, folder: plan_folder, stored } = source;
     let ca_pem = ca_pem(&plan, &plan_folder)?;
     let listen = listen_address(args, &plan);
     let listener = TcpListener::bind(listen).await.map_err(|error| {
@@ -92,15 +101,15 @@ async fn go(args: &RunArgs, talk: Talk, what: What, trust: Trust, command: Vec<O
         ))
     })?;
     let address = listener.local_addr().map_err(|error| Problem::internal(error.to_string()))?;
-    // Signals are caught from here on: a folder that exists is always left in order.
+    // Signals are caught before the results folder is created, so that it is always left in order.
     let (outside_tx, outside) = mpsc::channel(16);
     catch_signals(&outside_tx)?;
     let command: Vec<String> = command.iter().map(|word| word.to_string_lossy().into_owned()).collect();
-    let Begun { store, run, mut papers, history, cells, notes } = begin::begin(args, &plan, stored)?;
-    if papers.command.is_empty() {
-        papers.command.clone_from(&command);
+    let Prepared { store, run, mut metadata, history, cells, notes } = prepare::results(args, &plan, stored)?;
+    if metadata.command.is_empty() {
+        metadata.command.clone_from(&command);
     }
-    papers.plan_folder = std::path::absolute(&plan_folder).unwrap_or(plan_folder).display().to_string();
+    metadata.plan_folder = std::path::absolute(&plan_folder).unwrap_or(plan_folder).display().to_string();
     let dir = store.dir().to_path_buf();
 
     let verbosity = match (talk.quiet, talk.verbose) {
@@ -114,19 +123,19 @@ async fn go(args: &RunArgs, talk: Talk, what: What, trust: Trust, command: Vec<O
     for note in &notes {
         progress.warn(note);
     }
-    trust.tell(&progress);
+    auth.tell(&progress);
     for warning in [check::beyond_the_proxies(&plan), check::beyond_the_server(&plan)].into_iter().flatten() {
         progress.warn(&format!("note: {warning}"));
     }
 
-    let mut setup = Setup { plan: plan.clone(), run, urls: plan.target.urls.clone(), ca_pem, history };
+    let mut setup = Setup { plan: Arc::new(plan.clone()), run, urls: plan.target.urls.clone(), ca_pem, history };
     if args.resume.is_some() {
         let (done, all) = (setup.history.decided.len(), plan.batches().len());
         progress.say(&format!("taken up again: {done} of {all} batches are done and stand"));
     }
     let mut kept = Vec::new();
-    let (heard_tx, heard) = mpsc::channel(HEARD_MAX);
-    let alive = Alive::default();
+    let (incoming_tx, incoming) = mpsc::channel(HEARD_MAX);
+    let last_heard = LastHeard::default();
     let mut server = None;
     if !Machine::new(setup.clone()).nothing_left() {
         if plan.target.embedded {
@@ -136,8 +145,8 @@ async fn go(args: &RunArgs, talk: Talk, what: What, trust: Trust, command: Vec<O
             progress.say(&format!("target  {url}, embedded"));
             setup.urls = vec![url];
         }
-        server = Some(service::serve(door::open(listener, trust.security()), heard_tx, alive.clone()));
-        let flags = trust.child_flags(&setup.urls);
+        server = Some(rpc::serve(listener::open(listener, auth.security()), incoming_tx, last_heard.clone()));
+        let flags = auth.child_flags(&setup.urls);
         let local = children::agents(plan.agents.local, address, &flags, talk.verbose).map_err(Problem::internal)?;
         for (name, child) in local {
             kept.push(children::watch(format!("agent {name}"), child, outside_tx.clone()));
@@ -146,7 +155,7 @@ async fn go(args: &RunArgs, talk: Talk, what: What, trust: Trust, command: Vec<O
             let missing = plan.agents.count - plan.agents.local;
             progress.say(&format!(
                 "agents  waiting for {missing} on {address}; {}",
-                how_to_start(missing, address, &trust.agent_flags())
+                how_to_start(missing, address, &auth.agent_flags())
             ));
         }
         if plan.agents.on_shortfall == OnShortfall::Continue {
@@ -155,7 +164,8 @@ async fn go(args: &RunArgs, talk: Talk, what: What, trust: Trust, command: Vec<O
     }
 
     let (run, urls) = (setup.run, setup.urls.clone());
-    let frame = Frame { store, papers, heard, alive, outside, enforce: args.enforce, cells };
+    let frame =
+        Frame { store, metadata, incoming, last_heard, outside, enforce: args.enforce, cells, wall: Timestamp::now };
     let outcome = event_loop::run(setup, frame, |event| progress.on(event)).await;
     if let Some(server) = server {
         server.abort();
@@ -200,7 +210,7 @@ fn conclude(
             .flat_map(|summary| summary.hosts.keys().cloned())
             .collect();
         let seen: Vec<String> = seen.into_iter().collect();
-        progress.warn(&remarks::missing_hosts(plan.target.expected_hosts.unwrap_or(0), &seen));
+        progress.warn(&caveats::missing_hosts(plan.target.expected_hosts.unwrap_or(0), &seen));
     }
     match report::of_finished(dir) {
         Ok(page) => progress.say(&format!("report in {}", page.display())),
@@ -209,11 +219,11 @@ fn conclude(
         )),
     }
     if args.json {
-        let facts = Facts {
+        let facts = RunState {
             run,
             plan,
             urls,
-            papers: &outcome.papers,
+            metadata: &outcome.metadata,
             output: place.clone(),
             ended: Some(outcome.ended),
             end: Some((&outcome.end, code)),
@@ -228,9 +238,9 @@ fn conclude(
     Ok(code)
 }
 
-/// What a person types to start `agents` agents on other machines.
+/// How a person starts `agents` agents on other machines.
 fn how_to_start(agents: u32, address: SocketAddr, flags: &str) -> String {
-    // Whoever started this starts them too.
+    // The script that started this process starts them too.
     if slurm::variable("MUSTER_AGENTS_COME").is_some() {
         return "they are being started".to_owned();
     }
@@ -249,11 +259,11 @@ fn how_to_start(agents: u32, address: SocketAddr, flags: &str) -> String {
     }
 }
 
-/// The agent that was built with this coordinator; other nodes of a job find it at the same place.
+/// The agent that was built with this coordinator; other nodes of a job find it at the same path.
 fn agent_beside_this() -> String {
     let beside = std::env::current_exe().ok().map(|path| path.with_file_name("agent")).filter(|path| path.is_file());
     let plain = |c: char| c.is_ascii_alphanumeric() || "/-_.+".contains(c);
-    // What a shell would take apart is left to PATH.
+    // A path that a shell would split is not used: PATH must find the agent then.
     beside
         .map(|path| path.display().to_string())
         .filter(|path| path.chars().all(plain))
@@ -261,7 +271,7 @@ fn agent_beside_this() -> String {
 }
 
 fn catch_signals(outside: &mpsc::Sender<Outside>) -> Result<(), Problem> {
-    // A terminal that hangs up is no reason to lose the bookkeeping.
+    // A terminal that hangs up must not end the process without its records.
     for kind in [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()] {
         let mut stream = signal(kind).map_err(|error| Problem::internal(format!("signals: {error}")))?;
         let outside = outside.clone();
@@ -269,7 +279,7 @@ fn catch_signals(outside: &mpsc::Sender<Outside>) -> Result<(), Problem> {
             let mut said = 0;
             while stream.recv().await.is_some() {
                 said += 1;
-                // Schedulers send SIGTERM more than once; twice Ctrl-C is a person's wish.
+                // Only a second Ctrl-C stops at once: schedulers send SIGTERM more than once.
                 let twice = kind == SignalKind::interrupt() && said > 1;
                 if outside.send(if twice { Outside::AtOnce } else { Outside::Interrupt }).await.is_err() {
                     return;

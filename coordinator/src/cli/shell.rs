@@ -1,4 +1,4 @@
-//! `coordinator completions` and `coordinator man`: from the very definition of the flags.
+//! `coordinator completions` and `coordinator man`, generated from the definition of the flags.
 
 use std::fs;
 use std::io;
@@ -74,7 +74,7 @@ pub(super) fn man(args: &ManArgs) -> Result<u8, Problem> {
     Ok(exit::DONE)
 }
 
-/// One page a command, as `git-log` is for `git log`.
+/// Writes one page per command, named like `git-log` for `git log`.
 fn pages(dir: &Path) -> io::Result<()> {
     fs::create_dir_all(dir)?;
     for program in Program::value_variants() {
@@ -94,7 +94,7 @@ fn below(command: &Command, name: &str, dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// What stands below the options is in lines that must stay as they are: examples are copied.
+/// One manual page. The text below the options is not filled, since people copy examples from it.
 fn page(command: &Command, name: &str) -> io::Result<Vec<u8>> {
     let man = clap_mangen::Man::new(command.clone()).title(name);
     let mut page = Vec::new();
@@ -115,7 +115,7 @@ fn page(command: &Command, name: &str) -> io::Result<Vec<u8>> {
     Ok(page)
 }
 
-/// `Examples:` and lines below it, as a section that is not filled.
+/// Formats `Examples:` and the lines below it as a section that is not filled.
 fn section(part: &str) -> String {
     let (title, text) = match part.split_once(":\n") {
         Some((title @ ("Examples" | "Exit codes"), rest)) => {
@@ -125,7 +125,7 @@ fn section(part: &str) -> String {
     };
     let lines = text.lines().map(|line| {
         let line = line.replace('\\', "\\e").replace('-', "\\-");
-        // At its beginning these two are commands.
+        // At the start of a line these two characters begin a roff command.
         if line.starts_with(['.', '\'']) { format!("\\&{line}\n") } else { format!("{line}\n") }
     });
     format!(".SH \"{title}\"\n.nf\n{}.fi\n", lines.collect::<String>())

@@ -1,4 +1,4 @@
-//! From flags and files to a checked plan: the edge around the pure `plan` module.
+//! Builds a checked plan from flags and files: the input side of the pure `plan` module.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,17 +7,17 @@ use toml::Value;
 
 use super::{ModeArg, PlanArgs, Problem};
 use crate::exit;
-use crate::plan::parse::{Fault, Layer, Shape};
+use crate::plan::layers::{Fault, FaultKind, Layer, Shape};
 use crate::plan::{Plan, check::check};
 
-/// A plan, and where relative paths in it start.
+/// A plan, and the folder that its relative paths start from.
 #[derive(Debug)]
 pub(super) struct Loaded {
     pub(super) plan: Plan,
     pub(super) folder: PathBuf,
 }
 
-/// Reads, layers and checks. `output` is the flag of `run`.
+/// Reads, layers and checks a plan. `output` is the flag of `run`.
 pub(super) fn plan(args: &PlanArgs, output: Option<&Path>) -> Result<Loaded, Problem> {
     if args.plan.is_none() && args.target.is_empty() && args.set.is_empty() {
         return Err(Problem::usage(
@@ -33,7 +33,7 @@ pub(super) fn plan(args: &PlanArgs, output: Option<&Path>) -> Result<Loaded, Pro
         }
         let text = fs::read_to_string(path).map_err(|error| {
             let hint = match error.kind() {
-                // Only where nothing is there: advice must not cost anyone a file.
+                // Only if there is no file: the hint must not overwrite one.
                 std::io::ErrorKind::NotFound => {
                     format!("; `coordinator plan init > {}` writes one to begin with", path.display())
                 }
@@ -60,11 +60,10 @@ pub(super) fn plan(args: &PlanArgs, output: Option<&Path>) -> Result<Loaded, Pro
                 faults.extend(found);
                 layers.insert(0, layer);
             }
-            // With urls of its own the plan needs no connection file: a server that is not up yet is no fault.
+            // A plan with its own urls needs no connection file: the server may not be up yet.
             Err(_) if layers.iter().any(|layer| layer.find_urls()) => {}
-            Err(error) => faults.push(Fault::general(
+            Err(error) => faults.push(Fault::connection(
                 &path.display().to_string(),
-                "server.connection",
                 format!(
                     "{error}; start the server with its deploy script, which writes this file, or give --target URL"
                 ),
@@ -72,7 +71,7 @@ pub(super) fn plan(args: &PlanArgs, output: Option<&Path>) -> Result<Loaded, Pro
         }
     }
     // With the connection file missing its urls are missing too, and one message says enough.
-    let unreadable = faults.iter().any(Fault::is_missing_connection);
+    let unreadable = faults.iter().any(|fault| fault.is(FaultKind::Connection));
     match check(&layers, faults) {
         Ok(plan) => Ok(Loaded { plan, folder }),
         Err(faults) => {
@@ -86,7 +85,7 @@ pub(super) fn plan(args: &PlanArgs, output: Option<&Path>) -> Result<Loaded, Pro
     }
 }
 
-/// Flags are layers too: each overrides one key, and is named when its value is wrong.
+/// Turns flags into layers: each overrides one key, and is named if its value is wrong.
 fn flags(args: &PlanArgs, output: Option<&Path>) -> Vec<Layer> {
     let text = |value: &str| Value::String(value.to_owned());
     let number = |value: u64| Value::Integer(i64::try_from(value).unwrap_or(i64::MAX));

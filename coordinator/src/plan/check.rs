@@ -7,9 +7,8 @@ mod sections;
 use std::cell::RefCell;
 
 use self::reader::Reader;
-pub use self::sections::{CONNECTION_TARGET_KEYS, KEYS};
-use super::Plan;
-use super::parse::{Fault, Layer};
+use super::layers::{Fault, FaultKind, Layer};
+use super::{Plan, schema};
 
 /// Makes a plan of layers, lowest first. `earlier` are faults found while reading them.
 ///
@@ -34,10 +33,10 @@ pub fn check(layers: &[Layer], earlier: Vec<Fault>) -> Result<Plan, Vec<Fault>> 
         agents,
     };
     let longest_us = plan.grid.waits_us.iter().map(|wait_us| plan.session_floor_us(*wait_us)).max().unwrap_or(0);
-    if let Some(found) = reader.find("session", "total_timeout_seconds")
+    if let Some(found) = reader.key(&schema::session::TOTAL_TIMEOUT)
         && plan.session.total_timeout_us.is_some_and(|total_us| total_us < longest_us)
     {
-        let at_least = crate::report::format::seconds_short(longest_us);
+        let at_least = crate::text::seconds_short(longest_us);
         reader.wrong(
             &found,
             format!("no session can meet it: steps x (wait + think) is {at_least} s; give more than that"),
@@ -45,8 +44,8 @@ pub fn check(layers: &[Layer], earlier: Vec<Fault>) -> Result<Plan, Vec<Fault>> 
     }
     let mut faults = reader.faults.into_inner();
     // What stands behind a syntax error may not have been read: it is not called missing.
-    if faults.iter().any(Fault::is_syntax) {
-        faults.retain(|fault| !fault.is_missing());
+    if faults.iter().any(|fault| fault.is(FaultKind::Syntax)) {
+        faults.retain(|fault| !fault.is(FaultKind::Missing));
     }
     faults.sort();
     faults.dedup();
@@ -58,14 +57,14 @@ pub fn check(layers: &[Layer], earlier: Vec<Fault>) -> Result<Plan, Vec<Fault>> 
 /// # Errors
 /// Every fault, one a line.
 pub fn plan_of(text: &str) -> Result<Plan, String> {
-    let (layer, faults) = Layer::file("plan.toml", text, super::parse::Shape::Plan);
+    let (layer, faults) = Layer::file("plan.toml", text, super::layers::Shape::Plan);
     check(&[layer], faults).map_err(|faults| faults.iter().map(|f| format!("{f}\n")).collect())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::parse::Shape;
+    use crate::plan::layers::Shape;
 
     const SMALL: &str = "[target]\nurls = [\"http://h:1\"]\n[grid]\nbatch_sizes = [8]\n";
 

@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::Plan;
+use super::schema::names_of;
 
 /// One line a key whose value differs, without those that are no part of what is measured (see [`Plan::hash`]).
 #[must_use]
@@ -37,24 +38,27 @@ fn flatten(prefix: &str, value: &Value, keys: &mut Vec<(String, String)>) {
             }
         }
         Value::Null => {}
-        value => keys.push(in_seconds(prefix, value)),
+        value => keys.push(in_units_of_keys(prefix, value)),
     }
 }
 
-/// Inside, times are microseconds; in a plan they are seconds.
-fn in_seconds(name: &str, value: &Value) -> (String, String) {
+/// In a plan times are in seconds or milliseconds, as the names of their keys say; here they are microseconds.
+fn in_units_of_keys(path: &str, value: &Value) -> (String, String) {
     #[expect(clippy::cast_precision_loss, reason = "for the eye")]
-    fn seconds(value: &Value) -> Value {
+    fn scaled(value: &Value, us: f64) -> Value {
         match value {
-            Value::Array(all) => Value::Array(all.iter().map(seconds).collect()),
-            Value::Number(number) => number.as_u64().map_or(Value::Null, |us| Value::from(us as f64 / 1e6)),
+            Value::Array(all) => Value::Array(all.iter().map(|value| scaled(value, us)).collect()),
+            Value::Number(number) => number.as_u64().map_or(Value::Null, |n| Value::from(n as f64 / us)),
             other => other.clone(),
         }
     }
-    match name.strip_suffix("_us") {
-        Some(stem) => (format!("{}_seconds", stem.trim_end_matches('s')), seconds(value).to_string()),
-        None => (name.to_owned(), value.to_string()),
+    let Some(stem) = path.strip_suffix("_us") else { return (path.to_owned(), value.to_string()) };
+    let in_ms = format!("{stem}_ms");
+    let is_key = |path: &str| path.split_once('.').is_some_and(|(section, name)| names_of(section).contains(&name));
+    if is_key(&in_ms) {
+        return (in_ms, scaled(value, 1e3).to_string());
     }
+    (format!("{}_seconds", stem.trim_end_matches('s')), scaled(value, 1e6).to_string())
 }
 
 #[cfg(test)]
@@ -80,5 +84,9 @@ mod tests {
         );
         let limited = plan("[session]\ntotal_timeout_seconds=9");
         assert_eq!(differences(&before, &limited), ["session.total_timeout_seconds: not given in the run, 9.0 now"]);
+        let exact = plan("[measure]\nmax_clock_error_ms=5");
+        assert_eq!(differences(&before, &exact), ["measure.max_clock_error_ms: 2.0 in the run, 5.0 now"]);
+        let ramp = plan("[session]\nlaunch={kind=\"ramp\",over_seconds=5}");
+        assert!(differences(&before, &ramp)[0].contains("session.launch"), "{:?}", differences(&before, &ramp));
     }
 }

@@ -1,13 +1,13 @@
 //! PURE: from the text of a plan to the batches it asks for.
 //!
-//! [`parse`] reads TOML into layers (flags over `--set` over the plan over the connection file), [`check`] makes a
+//! [`schema`] lists the keys, [`layers`] reads TOML into layers (flags over `--set` over the plan over the connection file), [`check`] makes a
 //! [`Plan`] of them or names every fault at its place, [`expand`] lists the batches in order.
 
 pub mod check;
 pub mod diff;
 pub mod expand;
-pub mod parse;
-pub mod template;
+pub mod layers;
+pub mod schema;
 
 use std::time::Duration;
 

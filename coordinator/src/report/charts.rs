@@ -2,37 +2,72 @@
 
 use proto::Metric;
 
-use super::cells::Cell;
-use super::comparison::max_loads;
-use super::figures::{
+use crate::plan::expand::Batch;
+use crate::report::comparison::max_loads;
+use crate::report::figures::{
     self, AgentLaunch, Bar, Figure, HeatCell, Heatmap, Latency, Launch, PhaseBar, ScalingLine, ScalingPoint, Source,
     SpectrumLine, Timeline,
 };
-use super::format::{count, seconds_short};
-use super::overview::{infrastructures, max_batch, published_row};
-use super::published::{Published, Table, latest};
-use super::run::Run;
-use super::summary::Summary;
-use crate::plan::expand::Batch;
+use crate::report::overview::{infrastructures, max_batch, published_row};
+use crate::report::published::{Published, PublishedTable, latest};
+use crate::results::batch::Summary;
+use crate::results::cells::Cell;
+use crate::results::run::Run;
+use crate::results::timeline::BatchTimeline;
+use crate::text::{count, seconds_short};
 
 /// Lines that one picture can still tell apart.
 const LINES_MAX: usize = 8;
 
-/// All figures of one run; what there is nothing of is left out.
+/// A kind of figure.
+#[derive(Debug, Clone, Copy)]
+pub struct FigureKind {
+    /// The name of its file, without the ending; the beginning of it where there are several.
+    pub stem: &'static str,
+    pub extent: Extent,
+    draw: fn(&[Run], &[Published]) -> Vec<Figure>,
+}
+
+/// What a kind of figure shows, and how many of it there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extent {
+    /// One figure, of one run or of several that are compared.
+    Runs,
+    /// One figure for each batch or mode of a single run. Their names begin with the stem.
+    EachOfRun,
+}
+
+/// All kinds of figures, in the order of the report. To add one: a file in `figures/`, and a row here.
+pub const FIGURES: &[FigureKind] = &[
+    FigureKind { stem: "scaling", extent: Extent::Runs, draw: draw_scaling },
+    FigureKind { stem: "max-batch", extent: Extent::Runs, draw: draw_max_batch },
+    FigureKind { stem: "batch-per-core", extent: Extent::Runs, draw: draw_batch_per_core },
+    FigureKind {
+        stem: "p99-heatmap",
+        extent: Extent::Runs,
+        draw: |runs, _| vec![figures::p99_heatmap(&heatmaps(runs))],
+    },
+    FigureKind { stem: "phases", extent: Extent::Runs, draw: draw_phases },
+    FigureKind {
+        stem: "spectrum-",
+        extent: Extent::EachOfRun,
+        draw: |runs, _| runs.iter().flat_map(spectra).collect(),
+    },
+    FigureKind {
+        stem: "timeline-",
+        extent: Extent::EachOfRun,
+        draw: |runs, _| runs.iter().flat_map(timelines).collect(),
+    },
+    FigureKind { stem: "launch-", extent: Extent::EachOfRun, draw: |runs, _| runs.iter().flat_map(launches).collect() },
+];
+
+/// All figures of one run; figures without data are left out.
 #[must_use]
 pub fn of_run(run: &Run, published: &[Published]) -> Vec<Figure> {
     let runs = std::slice::from_ref(run);
     let mut all = of_runs(runs, published);
-    all.extend(spectra(run));
-    for traced in &run.traced {
-        all.push(figures::timeline(&Timeline {
-            name: short(&traced.batch),
-            batch: long(&traced.batch),
-            bin_us: traced.bin_us,
-            agents: traced.agents.clone(),
-        }));
-    }
-    all.extend(launches(run));
+    let each = FIGURES.iter().filter(|kind| kind.extent == Extent::EachOfRun);
+    all.extend(each.flat_map(|kind| (kind.draw)(runs, published)));
     all
 }
 
@@ -42,7 +77,17 @@ pub fn of_runs(runs: &[Run], published: &[Published]) -> Vec<Figure> {
     if runs.iter().all(|run| run.results.is_empty()) {
         return Vec::new();
     }
-    let criterion = runs.first().map_or(0.95, |run| run.plan.success.min_success_rate);
+    let compare = FIGURES.iter().filter(|kind| kind.extent == Extent::Runs);
+    compare.flat_map(|kind| (kind.draw)(runs, published)).collect()
+}
+
+/// The success criterion that is drawn: that of the first run.
+fn criterion(runs: &[Run]) -> f64 {
+    runs.first().map_or(0.95, |run| run.plan.success.min_success_rate)
+}
+
+fn draw_scaling(runs: &[Run], published: &[Published]) -> Vec<Figure> {
+    let criterion = criterion(runs);
     let mut remark = String::new();
     if runs.len() > 1 {
         remark.push_str("Of each run its first protocol at its smallest wait.");
@@ -51,20 +96,35 @@ pub fn of_runs(runs: &[Run], published: &[Published]) -> Vec<Figure> {
     if runs.iter().any(|run| run.plan.success.min_success_rate != criterion) {
         remark.push_str(&format!(" Not all runs have the same criterion: that of {} is drawn.", runs[0].title()));
     }
-    let mut all = vec![figures::scaling(&scaling(runs, published), criterion, remark.trim())];
-    let bars = max_batches(runs, published);
-    all.push(figures::max_batch(&bars, criterion));
+    vec![figures::scaling(&scaling(runs, published), criterion, remark.trim())]
+}
+
+fn draw_max_batch(runs: &[Run], published: &[Published]) -> Vec<Figure> {
+    vec![figures::max_batch(&max_batches(runs, published), criterion(runs))]
+}
+
+fn draw_batch_per_core(runs: &[Run], published: &[Published]) -> Vec<Figure> {
     let per_core = per_core(runs, published);
     // Published rows alone would be a figure of somebody else's run.
-    if per_core.iter().any(|bar| bar.source == Source::Here && bar.value.is_some()) {
-        all.push(figures::batch_per_core(&per_core));
-    }
-    all.push(figures::p99_heatmap(&heatmaps(runs)));
+    let own = per_core.iter().any(|bar| bar.source == Source::Here && bar.value.is_some());
+    own.then(|| figures::batch_per_core(&per_core)).into_iter().collect()
+}
+
+fn draw_phases(runs: &[Run], _: &[Published]) -> Vec<Figure> {
     let phases = phases(runs);
-    if !phases.is_empty() {
-        all.push(figures::phases(&phases));
-    }
-    all
+    (!phases.is_empty()).then(|| figures::phases(&phases)).into_iter().collect()
+}
+
+fn timelines(run: &Run) -> Vec<Figure> {
+    let of = |traced: &BatchTimeline| {
+        figures::timeline(&Timeline {
+            name: short(&traced.batch),
+            batch: long(&traced.batch),
+            bin_us: traced.bin_us,
+            agents: traced.agents.clone(),
+        })
+    };
+    run.traced.iter().map(of).collect()
 }
 
 /// A run's own lines are told by mode and wait, those of several runs by their names.
@@ -95,7 +155,7 @@ fn scaling(runs: &[Run], published: &[Published]) -> Vec<ScalingLine> {
     }
     // What was published comes on top only as long as all can be told apart.
     for name in infrastructures(runs) {
-        let rows = latest(published, name, Table::Scaling);
+        let rows = latest(published, name, PublishedTable::Scaling);
         let points: Vec<ScalingPoint> = rows.iter().filter_map(|row| published_point(row)).collect();
         if lines.len() < LINES_MAX && !points.is_empty() {
             // Beside a single run it is clear of what.
@@ -138,7 +198,7 @@ fn max_batches(runs: &[Run], published: &[Published]) -> Vec<Bar> {
         }
     }
     for name in infrastructures(runs) {
-        for row in latest(published, name, Table::Summary) {
+        for row in latest(published, name, PublishedTable::Summary) {
             bars.push(Bar {
                 label: format!("{}-{name} · {}, wait {:.1} s", row.date, row.mode, row.wait_seconds),
                 source: Source::Published,
@@ -179,7 +239,7 @@ fn per_core(runs: &[Run], published: &[Published]) -> Vec<Bar> {
 
 /// Whether a published maximum is the largest size that was tried, as its table of sizes says.
 fn is_largest(published: &[Published], row: &Published) -> bool {
-    let sizes = latest(published, &row.infrastructure, Table::Scaling);
+    let sizes = latest(published, &row.infrastructure, PublishedTable::Scaling);
     let tried = sizes.iter().filter(|size| size.mode == row.mode).filter_map(|size| size.batch_size).max();
     row.batch_size.is_some() && row.batch_size == tried
 }
@@ -356,10 +416,10 @@ mod tests {
     use proto::Mode;
 
     use super::*;
-    use crate::report::cells::{CellHistograms, Done};
     use crate::report::published::built_in;
-    use crate::report::run::tests::run_of;
     use crate::report::tables::tests::{done, with};
+    use crate::results::cells::{CellHistograms, Done};
+    use crate::results::run::tests::run_of;
 
     /// Two sizes, of which the larger holds too, or not.
     fn run(plan: &str, mode: Mode, held: u64) -> Run {
@@ -437,5 +497,21 @@ mod tests {
         assert_eq!(cut("[session]\ntimeout_seconds=2\n"), (Some(508.0 / 512.0), None));
         // Cut at 0.5 s at connect: among those that succeeded after 1.2 s.
         assert_eq!(cut("[session]\nconnect_timeout_seconds=0.5\n"), (None, None));
+    }
+
+    #[test]
+    fn figures_are_named_after_their_kind() {
+        let batch = Batch { index: 0, mode: proto::Mode::Ws, batch_size: 8, wait_us: 1_000_000, repetition: 1 };
+        let done = crate::results::cells::Done::Ran(Box::new(Summary::empty(batch)));
+        let run = run_of("[experiment]\ncores=4\n", "2026-01-09T00:00:00Z", vec![done], CellHistograms::default());
+        let figures = of_run(&run, &[]);
+        assert!(!figures.is_empty());
+        for figure in figures {
+            let of = |kind: &&FigureKind| match kind.extent {
+                Extent::Runs => figure.name == kind.stem,
+                Extent::EachOfRun => figure.name.starts_with(kind.stem),
+            };
+            assert_eq!(FIGURES.iter().filter(of).count(), 1, "{}", figure.name);
+        }
     }
 }

@@ -1,25 +1,26 @@
-//! PURE: runs, waits and protocols side by side.
+//! PURE: tables that compare runs, waits and protocols.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use proto::{Metric, Mode};
 
-use super::cells::{Cell, Grid};
-use super::format::{count, latency, rate, seconds_short};
-use super::overview::infrastructures;
-use super::published::{Published, Table, latest};
-use super::run::Run;
-use super::sheet::Sheet;
-use super::summary::Summary;
-use super::tables::{p99, success};
+use crate::cells;
+use crate::report::overview::infrastructures;
+use crate::report::published::{Published, PublishedTable, latest};
+use crate::report::table::{Table, TableCell};
+use crate::report::wording::{p99_text, success};
+use crate::results::batch::Summary;
+use crate::results::cells::{Cell, Grid};
+use crate::results::run::Run;
+use crate::text::{count, latency, rate, seconds_short};
 
-/// The max batch of every run and mode, a column a wait; then what was published of the same infrastructures.
+/// The max batch of every run and mode, with one column per wait; then the published ones of the same infrastructures.
 #[must_use]
-pub fn by_wait(runs: &[Run], published: &[Published]) -> Sheet {
+pub fn by_wait(runs: &[Run], published: &[Published]) -> Table {
     let published: Vec<(&str, Vec<&Published>)> = infrastructures(runs)
         .into_iter()
-        .map(|name| (name, latest(published, name, Table::Summary)))
+        .map(|name| (name, latest(published, name, PublishedTable::Summary)))
         .filter(|(_, rows)| !rows.is_empty())
         .collect();
     let mut waits: BTreeSet<u64> =
@@ -27,7 +28,7 @@ pub fn by_wait(runs: &[Run], published: &[Published]) -> Sheet {
     waits.extend(published.iter().flat_map(|(_, rows)| rows.iter().map(|row| wait_us(row))));
     let names = ["Infrastructure".to_owned(), "Mode".to_owned()];
     let columns = waits.iter().map(|wait_us| format!("wait={}s", seconds_short(*wait_us)));
-    let mut sheet = Sheet::new(names.into_iter().chain(columns), 2..2 + waits.len());
+    let mut sheet = Table::new(names.into_iter().chain(columns), 2..2 + waits.len());
     for run in runs {
         let grid = run.grid();
         for mode in run.plan.target.mode.list() {
@@ -52,17 +53,17 @@ pub fn by_wait(runs: &[Run], published: &[Published]) -> Sheet {
     sheet
 }
 
-/// Published waits have one decimal.
+/// The wait in microseconds; published waits have one decimal.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a few seconds")]
 fn wait_us(row: &Published) -> u64 {
     (row.wait_seconds * 1e6).round() as u64
 }
 
-/// What one protocol held, of the sizes that were done in both.
+/// The largest batch size at which one protocol met the criterion, of the sizes that both protocols ran.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Held {
     pub size: Option<u64>,
-    /// It is the largest that was done in both: what it holds at most is not known.
+    /// Whether it is the largest size that both ran, so that the limit is unknown.
     pub largest: bool,
 }
 
@@ -76,7 +77,7 @@ impl fmt::Display for Held {
     }
 }
 
-/// WebSocket and HTTP at one wait, over the sizes that were done in both with a verdict that counts. `None` if there are none.
+/// WebSocket and HTTP at one wait, over the sizes that both ran with a verdict that counts; `None` if there are none.
 #[must_use]
 pub fn in_both(run: &Run, grid: &Grid<'_>, wait_us: u64) -> Option<(Held, Held)> {
     let of = |mode| grid.lines.get(&(mode, wait_us));
@@ -96,11 +97,11 @@ pub fn in_both(run: &Run, grid: &Grid<'_>, wait_us: u64) -> Option<(Held, Held)>
     Some((held(ws), held(http)))
 }
 
-/// The max batches of WebSocket beside those of HTTP, a row a wait, for the runs that did both: over the sizes of both.
+/// The max batches of WebSocket and HTTP, with one row per wait, for runs of both: over the sizes that both ran.
 #[must_use]
 #[expect(clippy::cast_precision_loss, reason = "for people")]
-pub fn protocols(runs: &[Run]) -> Sheet {
-    let mut sheet = Sheet::new(["Infrastructure", "wait_s", "WS Max", "HTTP Max", "WS/HTTP Ratio", "Winner"], 1..5);
+pub fn protocols(runs: &[Run]) -> Table {
+    let mut sheet = Table::new(["Infrastructure", "wait_s", "WS Max", "HTTP Max", "WS/HTTP Ratio", "Winner"], 1..5);
     for run in runs {
         let grid = run.grid();
         for (_, wait_us) in grid.lines.keys().filter(|(mode, _)| *mode == Mode::Ws) {
@@ -130,10 +131,10 @@ pub fn protocols(runs: &[Run]) -> Sheet {
     sheet
 }
 
-/// What several runs did with the same batch, a column a run: success, p99 and throughput. Batches that only one run did are
-/// left out, and so are these tables where there are more runs than a page has room for.
+/// Success, p99 and throughput of the same batches in several runs, with one column per run. Batches of a single run
+/// are left out; with more runs than a page has room for, so are the tables.
 #[must_use]
-pub fn by_batch(runs: &[Run]) -> Vec<(&'static str, Sheet)> {
+pub fn by_batch(runs: &[Run]) -> Vec<(&'static str, Table)> {
     const RUNS_MAX: usize = 6;
     if runs.len() < 2 || runs.len() > RUNS_MAX {
         return Vec::new();
@@ -150,27 +151,28 @@ pub fn by_batch(runs: &[Run]) -> Vec<(&'static str, Sheet)> {
     if cells.is_empty() {
         return Vec::new();
     }
-    type Of = fn(&Cell<'_>) -> String;
-    let per_second: Of = |cell| if cell.succeeded() == 0 { "-".to_owned() } else { rate(cell.rps()) };
-    let tables: [(&'static str, Of); 3] = [("Success Rate", success), ("p99 Latency", p99), ("RPS", per_second)];
+    type Of = fn(&Cell<'_>) -> TableCell;
+    let per_second: Of = |cell| if cell.succeeded() == 0 { "-".into() } else { rate(cell.rps()).into() };
+    let tables: [(&'static str, Of); 3] =
+        [("Success Rate", success), ("p99 Latency", |cell| p99_text(cell).into()), ("RPS", per_second)];
     let header = || ["Mode", "wait_s", "Batch Size"].map(str::to_owned).into_iter().chain(runs.iter().map(Run::title));
     let sheet = |of: Of| {
-        let mut sheet = Sheet::new(header(), 1..3 + runs.len());
+        let mut sheet = Table::new(header(), 1..3 + runs.len());
         for ((mode, wait_us, size), done) in &cells {
             let by_run = (0..runs.len())
-                .map(|n| done.iter().find(|(run, _)| *run == n).map_or_else(String::new, |(_, cell)| of(cell)));
-            sheet.row([mode.to_string(), seconds_short(*wait_us), size.to_string()].into_iter().chain(by_run));
+                .map(|n| done.iter().find(|(run, _)| *run == n).map_or_else(TableCell::default, |(_, cell)| of(cell)));
+            sheet.row(cells![mode.to_string(), seconds_short(*wait_us), size.to_string()].into_iter().chain(by_run));
         }
         sheet
     };
     tables.into_iter().map(|(title, of)| (title, sheet(of))).collect()
 }
 
-/// Every batch size of a run over WebSocket beside the same over HTTP.
+/// Every batch size of a run over WebSocket beside the same size over HTTP.
 #[must_use]
-pub fn protocols_by_size(run: &Run) -> Sheet {
+pub fn protocols_by_size(run: &Run) -> Table {
     let grid = run.grid();
-    let mut sheet = Sheet::new(
+    let mut sheet = Table::new(
         ["wait_s", "Batch Size", "Success (ws)", "Success (http)", "p99 (ws)", "p99 (http)", "RPS (ws)", "RPS (http)"],
         0..8,
     );
@@ -180,13 +182,13 @@ pub fn protocols_by_size(run: &Run) -> Sheet {
             let http = http.and_then(|line| line.iter().find(|cell| cell.batch_size == ws.batch_size));
             let Some(http) = http else { continue };
             let per_second = |cell: &Cell<'_>| if cell.succeeded() == 0 { "-".to_owned() } else { rate(cell.rps()) };
-            sheet.row([
+            sheet.row(cells![
                 seconds_short(*wait_us),
                 ws.batch_size.to_string(),
                 success(ws),
                 success(http),
-                p99(ws),
-                p99(http),
+                p99_text(ws),
+                p99_text(http),
                 per_second(ws),
                 per_second(http),
             ]);
@@ -195,15 +197,15 @@ pub fn protocols_by_size(run: &Run) -> Sheet {
     sheet
 }
 
-/// The cell of each mode and wait that is shown in detail, with its mode and wait.
+/// The cell of each mode and wait that is shown in detail.
 #[must_use]
 pub fn max_loads<'a, 'b>(grid: &'b Grid<'a>) -> Vec<&'b Cell<'a>> {
     grid.lines.values().filter_map(|line| grid.max_load(line).map(|n| &line[n])).collect()
 }
 
-/// Where the time goes at maximum load, from the repetitions' merged histograms.
+/// The time in each phase at maximum load, from the repetitions' merged histograms.
 #[must_use]
-pub fn breakdown(runs: &[Run]) -> Sheet {
+pub fn breakdown(runs: &[Run]) -> Table {
     let header = [
         "Infrastructure",
         "Mode",
@@ -220,10 +222,10 @@ pub fn breakdown(runs: &[Run]) -> Sheet {
         "Total p99",
         "Wire p99",
     ];
-    let mut sheet = Sheet::new(header, 2..14);
+    let mut sheet = Table::new(header, 2..14);
     for run in runs {
         for cell in max_loads(&run.grid()) {
-            // Where the histograms are not: one repetition's own, or the largest, which the merged one does not exceed.
+            // Without merged histograms: one repetition's own value, or the largest, which bounds the merged one.
             let stored = |metric, quantile: f64| {
                 let of = |run: &&Summary| {
                     let percentiles = match metric {
@@ -242,7 +244,7 @@ pub fn breakdown(runs: &[Run]) -> Sheet {
             let most_us = cell.runs.iter().map(|run| run.total_max_us).max().filter(|us| *us > 0).unwrap_or(u64::MAX);
             let at = |metric, quantile| {
                 let values = run.cells.get(cell.mode, cell.batch_size, cell.wait_us, metric);
-                // No part takes longer than the whole, and the upper edge of a bucket is a little above what is in it.
+                // No phase takes longer than the whole, but the upper edge of a bucket may exceed its values.
                 let us = values.map(|v| v.value_at_quantile(quantile).min(v.max()).min(most_us));
                 us.or_else(|| stored(metric, quantile)).map_or_else(|| "-".to_owned(), latency)
             };
@@ -259,7 +261,7 @@ pub fn breakdown(runs: &[Run]) -> Sheet {
                 at(Metric::Step, 0.99),
                 at(Metric::Close, 0.99),
                 at(Metric::Total, 0.5),
-                p99(cell),
+                p99_text(cell),
                 at(Metric::Wire, 0.99),
             ]);
         }
@@ -267,12 +269,12 @@ pub fn breakdown(runs: &[Run]) -> Sheet {
     sheet
 }
 
-/// A single run is told by its name alone.
+/// The label of a run: its name if it is the only one, else its title.
 fn told_by(runs: &[Run], run: &Run) -> String {
     if runs.len() == 1 { run.name() } else { run.title() }
 }
 
-/// What the columns of [`breakdown`] mean.
+/// The explanation of the columns of [`breakdown`].
 pub const BREAKDOWN: &str = "\
 Of succeeded sessions, all repetitions together. The step contains the wait that it asks for; wire is the step until the kernel of \
 the agent's machine had the reply. Percentiles of phases do not add up to those of the total: a session that is slow in one phase \
@@ -283,10 +285,10 @@ mod tests {
     use hdrhistogram::Histogram;
 
     use super::*;
-    use crate::report::cells::{CellHistograms, Done};
     use crate::report::published::built_in;
-    use crate::report::run::tests::run_of;
     use crate::report::tables::tests::done;
+    use crate::results::cells::{CellHistograms, Done};
+    use crate::results::run::tests::run_of;
 
     #[test]
     fn waits_protocols_and_phases() {

@@ -1,17 +1,17 @@
 //! PURE: what a report says, before it is Markdown or HTML. Verdicts first, then numbers, then figures, then how it was run.
 
-use super::comparison::{BREAKDOWN, breakdown, by_batch, by_wait, protocols, protocols_by_size};
-use super::figures::Figure;
-use super::format::count;
-use super::observations::observations;
-use super::overview::{COMPARABLE, infrastructures, overview, published_row, side_by_side, unlimited};
-use super::published::Published;
-use super::remarks;
-use super::run::Run;
-use super::sheet::Sheet;
-use super::tables::{answer, results_summary, scalings};
-use super::vitals::{AGENTS, BATCHES, VERDICTS, agents, batches, configuration, times, verdicts};
-use super::{charts, entry};
+use crate::report::caveats;
+use crate::report::charts;
+use crate::report::commands::commands;
+use crate::report::comparison::{BREAKDOWN, breakdown, by_batch, by_wait, protocols, protocols_by_size};
+use crate::report::figures::Figure;
+use crate::report::findings::observations;
+use crate::report::overview::{COMPARABLE, infrastructures, overview, published_row, side_by_side, unlimited};
+use crate::report::published::Published;
+use crate::report::table::Table;
+use crate::report::tables::{Answer, answer, results_summary, scalings};
+use crate::report::vitals::{AGENTS, BATCHES, VERDICTS, agents, batches, configuration, times, verdicts};
+use crate::results::run::{Run, Status};
 
 /// A piece of a report.
 #[derive(Debug, Clone)]
@@ -20,11 +20,11 @@ pub enum Block {
     Heading(u8, String),
     Paragraph(String),
     /// The one thing that a reader came for.
-    Answer(String),
+    Answer(Answer),
     /// Something that keeps the numbers from being taken at face value.
     Warning(String),
     Bullets(Vec<String>),
-    Table(Sheet),
+    Table(Table),
     Code(String),
     Figure(Figure),
 }
@@ -60,7 +60,7 @@ pub fn of_run(run: &Run, published: &[Published]) -> Document {
     let mut to = Writer::default();
     to.warnings(run);
     to.heading(2, "Verdict");
-    to.put(Block::Answer(answer(&run.plan, &run.grid()).trim().to_owned()));
+    to.put(Block::Answer(answer(&run.plan, &run.grid())));
     for (mode, sheet) in verdicts(run) {
         to.heading(3, &format!("What the batches are worth ({mode})"));
         to.table(sheet);
@@ -89,7 +89,7 @@ pub fn of_run(run: &Run, published: &[Published]) -> Document {
     }
     to.heading(2, "How it was run");
     to.put(Block::Bullets(std::iter::once(times(run)).chain(configuration(run)).collect()));
-    to.put(Block::Code(entry::commands(run)));
+    to.put(Block::Code(commands(run)));
     Document { title: run.title(), blocks: to.whole() }
 }
 
@@ -114,7 +114,7 @@ pub fn of_runs(runs: &[Run], published: &[Published]) -> Document {
     for run in runs {
         to.heading(2, &run.title());
         to.warnings(run);
-        to.put(Block::Answer(answer(&run.plan, &run.grid()).trim().to_owned()));
+        to.put(Block::Answer(answer(&run.plan, &run.grid())));
         to.put(Block::Bullets(configuration(run)));
         to.numbers(run);
         to.beside(run, published);
@@ -162,28 +162,23 @@ impl Writer {
         self.put(Block::Paragraph(text.to_owned()));
     }
 
-    fn table(&mut self, sheet: Sheet) {
+    fn table(&mut self, sheet: Table) {
         if !sheet.is_empty() {
             self.put(Block::Table(sheet));
         }
     }
 
     fn warnings(&mut self, run: &Run) {
-        match run.status.as_str() {
-            "complete" => {}
-            "running" => self.put(Block::Warning(
-                "The run has not ended, or was killed before it could say so: what follows is what was finished."
-                    .to_owned(),
-            )),
-            other => {
-                let what = match other {
-                    "failed" => "The run failed",
-                    "interrupted" => "The run was interrupted",
-                    _ => "How the run ended is not known",
-                };
-                let why = run.failure.as_ref().map_or_else(String::new, |why| format!(": {why}"));
-                self.put(Block::Warning(format!("{what}{why}; what follows is what was finished.")));
-            }
+        let (what, then) = match run.status {
+            Status::Complete => ("", ""),
+            Status::Running => ("The run has not ended, or was killed before it could say so", ":"),
+            Status::Failed => ("The run failed", ";"),
+            Status::Interrupted => ("The run was interrupted", ";"),
+            Status::Unknown => ("How the run ended is not known", ";"),
+        };
+        if !what.is_empty() {
+            let why = run.failure.as_ref().map_or_else(String::new, |why| format!(": {why}"));
+            self.put(Block::Warning(format!("{what}{why}{then} what follows is what was finished.")));
         }
         for note in &run.notes {
             self.put(Block::Warning(format!("Not whole: {note}.")));
@@ -202,14 +197,14 @@ impl Writer {
         let grid = run.grid();
         self.heading(3, "Results Summary");
         self.table(results_summary(&run.plan, &grid));
-        let timeouts = remarks::timeouts(&run.results);
+        let timeouts = caveats::timeouts(&run.results);
         let mut lines = timeouts.lines().map(str::to_owned);
         if let Some(first) = lines.next() {
             self.paragraph(&first);
             self.put(Block::Bullets(lines.collect()));
         }
         for (mode, wait_us, sheet) in scalings(&run.plan, &grid) {
-            let wait = super::format::seconds_short(wait_us);
+            let wait = crate::text::seconds_short(wait_us);
             self.heading(3, &format!("Scaling Behavior ({mode}, wait {wait} s)"));
             self.table(sheet);
         }
@@ -218,7 +213,7 @@ impl Writer {
             self.heading(3, "WebSocket beside HTTP");
             self.table(by_size);
         }
-        if let Some((of, sheet)) = remarks::spread(&run.results) {
+        if let Some((of, sheet)) = caveats::spread(&run.results) {
             self.heading(3, &format!("Hosts ({of})"));
             self.table(sheet);
         }
@@ -298,13 +293,4 @@ pub fn in_short(runs: &[Run], published: &[Published]) -> Document {
         to.table(sheet);
     }
     Document { title: format!("{} runs", runs.len()), blocks: to.whole() }
-}
-
-/// `3 agents`
-#[must_use]
-pub fn agents_of(run: &Run) -> String {
-    match run.agents.len() {
-        1 => "1 agent".to_owned(),
-        n => format!("{} agents", count(n as u64)),
-    }
 }

@@ -2,31 +2,14 @@
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-use super::document::{Block, Document};
-use super::figures::{Figure, dark_css};
-use super::sheet::Sheet;
+use crate::report::document::{Block, Document};
+use crate::report::figures::{Figure, dark_css};
+use crate::report::table::{Table, TableCell, Tone};
 
 const STYLE: &str = include_str!("html.css");
 
-/// Cells that are shown as badges; their text says the same as their colour.
-const BADGES: [(&str, &str); 10] = [
-    ("valid", "good"),
-    ("none", "good"),
-    ("generator-limited", "doubt"),
-    ("generator", "doubt"),
-    ("degraded", "bad"),
-    ("invalid", "bad"),
-    ("server", "note"),
-    ("unknown", "quiet"),
-    ("skipped", "quiet"),
-    ("not judged", "quiet"),
-];
-
 /// Tables with more columns than this are set in smaller letters.
 const WIDE: usize = 12;
-
-/// What a status of the overview begins with, and how it is shown: not every machine has a font with these signs.
-const STATUS: [(&str, &str); 4] = [("✅ ", "good"), ("⏸ ", "doubt"), ("❌ ", "bad"), ("⏳ ", "quiet")];
 
 #[must_use]
 pub fn render(document: &Document) -> String {
@@ -72,7 +55,7 @@ fn of(n: usize, block: &Block) -> Markup {
             Block::Heading(2, title) => { h2 id=(format!("s{n}")) { (title) } }
             Block::Heading(_, title) => { h3 { (title) } }
             Block::Paragraph(text) => { p { (text) } }
-            Block::Answer(text) => { p.answer { @for part in text.split("   ").map(str::trim).filter(|part| !part.is_empty()) { span { (part) } " " } } }
+            Block::Answer(answer) => { p.answer { @for part in answer.parts.iter().chain(&answer.per_core) { span { (part) } " " } } }
             Block::Warning(text) => { p.warning role="alert" { (text) } }
             Block::Bullets(lines) => { ul { @for line in lines { li { (line) } } } }
             Block::Table(sheet) => { (table(sheet)) }
@@ -96,7 +79,7 @@ fn without_prolog(svg: &str) -> &str {
     svg.find("<svg").map_or(svg, |at| &svg[at..])
 }
 
-fn table(sheet: &Sheet) -> Markup {
+fn table(sheet: &Table) -> Markup {
     let class = |n: usize| if sheet.numbers.contains(&n) { Some("number") } else { None };
     let columns = sheet.header.len() - usize::from(sheet.prose);
     html! {
@@ -107,11 +90,11 @@ fn table(sheet: &Sheet) -> Markup {
                 }
                 tbody {
                     @for row in &sheet.rows {
-                        @let prose = row.get(columns).filter(|text| !text.is_empty());
+                        @let prose = row.get(columns).filter(|cell| !cell.is_empty());
                         tr class=[prose.map(|_| "told")] {
                             @for (n, cell) in row.iter().take(columns).enumerate() { td class=[class(n)] { (badged(cell)) } }
                         }
-                        @if let Some(text) = prose { tr { td.prose colspan=(columns) { (text) } } }
+                        @if let Some(text) = prose { tr { td.prose colspan=(columns) { (text.text) } } }
                     }
                 }
             }
@@ -119,38 +102,39 @@ fn table(sheet: &Sheet) -> Markup {
     }
 }
 
-/// `valid ×2, generator-limited ×1` is two badges.
-fn badged(cell: &str) -> Markup {
-    if let Some((sign, class)) = STATUS.iter().find(|(sign, _)| cell.starts_with(sign)) {
-        return html! { span class=(format!("badge {class}")) { (cell[sign.len()..]) } };
+fn badged(cell: &TableCell) -> Markup {
+    // A colon that leads to badges is not needed where they are coloured.
+    let head = cell.text.strip_suffix(": ").filter(|_| !cell.badges.is_empty());
+    html! {
+        @if let Some(head) = head { (head) " " } @else { (cell.text) }
+        @for badge in &cell.badges { span class=(format!("badge {}", class(badge.tone))) { (badge.text) } " " }
     }
-    // `39.1%: valid · server ×2`: text, then badges.
-    let (head, cell) = match cell.split_once("%: ") {
-        Some((head, rest)) => (Some(format!("{head}% ")), rest),
-        None => (None, cell),
-    };
-    let kind = |part: &str| {
-        let word = part.split([' ', '×']).next().unwrap_or(part);
-        let word = if part.starts_with("not judged") { part } else { word };
-        BADGES.iter().find(|(text, _)| *text == word).map(|(_, class)| *class)
-    };
-    let badges: Option<Vec<(&str, &str)>> = cell.split(", ").map(|part| Some((part, kind(part)?))).collect();
-    match badges {
-        Some(badges) => {
-            html! { @if let Some(head) = head { (head) } @for (text, class) in badges { span class=(format!("badge {class}")) { (text) } " " } }
-        }
-        None => html! { @if let Some(head) = head { (head) } (cell) },
+}
+
+fn class(tone: Tone) -> &'static str {
+    match tone {
+        Tone::Good => "good",
+        Tone::Doubt => "doubt",
+        Tone::Bad => "bad",
+        Tone::Note => "note",
+        Tone::Quiet => "quiet",
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cells;
+    use crate::report::table::Badge;
+    use crate::results::verdict::Validity;
 
     #[test]
     fn what_others_said_is_text_and_nothing_else() {
-        let mut sheet = Sheet::new(["<b>", "n"], 1..2);
-        sheet.row(["<script>alert(1)</script>", "valid, invalid"]);
+        let mut sheet = Table::new(["<b>", "n"], 1..2);
+        sheet.row(cells![
+            "<script>alert(1)</script>",
+            TableCell::badges("", [Validity::Valid, Validity::Invalid].map(Badge::from))
+        ]);
         let document = Document {
             title: "a & b</title>".to_owned(),
             blocks: vec![

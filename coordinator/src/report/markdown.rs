@@ -1,9 +1,9 @@
-//! PURE: a report as Markdown.
+//! PURE: formats a report as Markdown.
 
-use super::document::{Block, Document, FIGURES};
-use super::sheet::{fenced, plain};
+use crate::report::document::{Block, Document, FIGURES};
+use crate::report::table::{fenced, plain};
 
-/// Where the figures lie, seen from the file; `None` leaves them out.
+/// The path from the file to the figures; `None` leaves them out.
 pub type Figures<'a> = Option<&'a str>;
 
 #[must_use]
@@ -11,11 +11,11 @@ pub fn render(document: &Document, figures: Figures<'_>) -> String {
     let mut text = format!("# {}\n", document.title);
     for block in &document.blocks {
         match block {
-            // Without figures there is nothing below their title.
+            // Without figures their heading would be empty.
             Block::Heading(_, title) if title == FIGURES && figures.is_none() => {}
             Block::Heading(level, title) => text.push_str(&format!("\n{} {title}\n", "#".repeat((*level).into()))),
             Block::Paragraph(line) => text.push_str(&format!("\n{}\n", plain(line))),
-            Block::Answer(line) => text.push_str(&format!("\n**{}**\n", plain(line))),
+            Block::Answer(answer) => text.push_str(&format!("\n**{}**\n", plain(&answer.to_string()))),
             Block::Warning(line) => text.push_str(&format!("\n> {}\n", plain(line))),
             Block::Bullets(lines) => {
                 text.push('\n');

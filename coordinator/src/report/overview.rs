@@ -1,39 +1,41 @@
-//! PURE: several runs in one table, beside what others have published.
+//! PURE: the overview of several runs, beside published rows.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proto::Mode;
 
-use super::cells::Cell;
-use super::format::{count, latency, rate, seconds_short};
-use super::published::{Published, Table, latest, of_batch};
-use super::run::{Client, Run, status};
-use super::sheet::Sheet;
-use super::tables::{p99, success};
+use crate::cells;
+use crate::report::published::{Published, PublishedTable, latest, of_batch};
+use crate::report::table::{Badge, Table, TableCell};
+use crate::report::wording::{not_judged, p99_text, per_core, status, success};
+use crate::results::batch::Summary;
+use crate::results::cells::Cell;
+use crate::results::run::{Client, Run, Status};
+use crate::text::{count, latency, rate, seconds_short};
 
 const THERE: &str = "published, Python script";
 
-/// A row of the overview, as the experiment log has it.
+/// A row of the overview, as in the experiment log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OverviewRow {
     pub name: String,
-    pub status: String,
+    pub status: Status,
     /// `YYYY-MM-DD`.
     pub date: String,
     pub max: Option<u64>,
     pub cores: Option<u64>,
 }
 
-/// The columns of [`OverviewRow::cells`].
+/// The names of the columns of [`OverviewRow::cells`].
 pub const COLUMNS: [&str; 6] = ["Infrastructure", "Status", "Last Run", "Max Batch (WS)", "Cores", "Batch/Core"];
 
 impl OverviewRow {
-    /// Of the smallest wait over WebSocket.
+    /// The row of a run; its max batch is that over WebSocket at the smallest wait.
     #[must_use]
     pub fn of(run: &Run) -> Self {
         Self {
             name: run.name(),
-            status: status(&run.status).to_owned(),
+            status: run.status,
             date: run.date(),
             max: max_batch(run).map(|(size, _)| size),
             cores: run.plan.experiment.cores,
@@ -44,24 +46,12 @@ impl OverviewRow {
     pub fn cells(&self) -> [String; 6] {
         [
             self.name.clone(),
-            self.status.clone(),
+            status(self.status),
             self.date.clone(),
             self.max.map_or_else(|| "-".to_owned(), count),
             self.cores.map_or_else(|| "unknown".to_owned(), |cores| cores.to_string()),
             self.max.zip(self.cores).map_or_else(|| "-".to_owned(), |(max, cores)| per_core(max, cores)),
         ]
-    }
-}
-
-/// `256`, `170.7`, `0.021`
-#[must_use]
-#[expect(clippy::cast_precision_loss, reason = "for people")]
-pub fn per_core(max: u64, cores: u64) -> String {
-    let ratio = max as f64 / cores as f64;
-    match ratio {
-        _ if max.is_multiple_of(cores) => count(max / cores),
-        0.1.. => format!("{ratio:.1}"),
-        _ => format!("{ratio:.3}"),
     }
 }
 
@@ -73,14 +63,14 @@ pub fn max_batch(run: &Run) -> Option<(u64, bool)> {
     grid.max_batch(line).map(|n| (line[n].batch_size, n + 1 == line.len()))
 }
 
-/// The published row of an infrastructure: its last date, the smallest wait.
+/// The published row of an infrastructure: that of its latest date and smallest wait, over WebSocket.
 #[must_use]
 pub fn published_row<'a>(published: &'a [Published], infrastructure: &str) -> Option<&'a Published> {
-    let rows = latest(published, infrastructure, Table::Summary);
+    let rows = latest(published, infrastructure, PublishedTable::Summary);
     rows.into_iter().filter(|row| row.mode == Mode::Ws).min_by(|a, b| a.wait_seconds.total_cmp(&b.wait_seconds))
 }
 
-/// The infrastructures of the runs that published rows may be set beside, each once, in their order.
+/// The infrastructures of runs that can be compared with published rows, each once, in order.
 #[must_use]
 pub fn infrastructures(runs: &[Run]) -> Vec<&str> {
     let mut names: Vec<&str> = Vec::new();
@@ -93,15 +83,20 @@ pub fn infrastructures(runs: &[Run]) -> Vec<&str> {
     names
 }
 
-/// One row a run, then the published rows of the same infrastructures.
+/// One row per run, then the published rows of the same infrastructures.
 #[must_use]
-pub fn overview(runs: &[Run], published: &[Published]) -> Sheet {
+pub fn overview(runs: &[Run], published: &[Published]) -> Table {
     let published: Vec<&Published> =
         infrastructures(runs).into_iter().filter_map(|name| published_row(published, name)).collect();
-    // Who measured it is told where there is more than one.
+    // The client is named if there is more than one.
     let mixed = !published.is_empty() || runs.iter().any(|run| run.client == Client::Script);
-    let mut sheet = Sheet::new(COLUMNS.into_iter().chain(mixed.then_some("Measured by")), 3..6);
-    let mut add = |row: &OverviewRow, by: String| sheet.row(row.cells().into_iter().chain(mixed.then_some(by)));
+    let mut sheet = Table::new(COLUMNS.into_iter().chain(mixed.then_some("Measured by")), 3..6);
+    let mut add = |row: &OverviewRow, by: String| {
+        let mut cells: Vec<TableCell> =
+            row.cells().into_iter().chain(mixed.then_some(by)).map(TableCell::from).collect();
+        cells[1] = Badge::from(row.status).into();
+        sheet.row(cells);
+    };
     for run in runs {
         let row = OverviewRow::of(run);
         add(&OverviewRow { name: format!("{}{}", row.name, run.again), ..row }, run.client());
@@ -109,7 +104,7 @@ pub fn overview(runs: &[Run], published: &[Published]) -> Sheet {
     for row in published {
         let published = OverviewRow {
             name: row.infrastructure.clone(),
-            status: status("complete").to_owned(),
+            status: Status::Complete,
             date: row.date.clone(),
             max: row.batch_size,
             cores: row.cores,
@@ -119,7 +114,7 @@ pub fn overview(runs: &[Run], published: &[Published]) -> Sheet {
     sheet
 }
 
-/// Whose largest batch held, so that what they hold at most is not known.
+/// A remark that names the runs whose largest batch met the criterion, so that their limit is unknown.
 #[must_use]
 pub fn unlimited(runs: &[Run]) -> Option<String> {
     let names: Vec<String> = runs
@@ -132,10 +127,10 @@ pub fn unlimited(runs: &[Run]) -> Option<String> {
         .then(|| format!("The largest batch that was tried held in {names}: what these hold at most was not reached."))
 }
 
-/// The batches of one run of which something was published, each beside it: the same mode, wait and size, on whatever date;
-/// and the dates.
+/// The batches of a run beside published ones of the same mode, wait and size, whatever their date; and a remark on the
+/// dates.
 #[must_use]
-pub fn side_by_side(run: &Run, published: &[Published]) -> (Sheet, Option<String>) {
+pub fn side_by_side(run: &Run, published: &[Published]) -> (Table, Option<String>) {
     let grid = run.grid();
     let header = [
         "Mode",
@@ -149,7 +144,7 @@ pub fn side_by_side(run: &Run, published: &[Published]) -> (Sheet, Option<String
         "Limit",
         "Verdict",
     ];
-    let mut sheet = Sheet::new(header, 1..8);
+    let mut sheet = Table::new(header, 1..8);
     let mut dates = BTreeSet::new();
     let lines = grid.lines.iter().filter(|_| run.is_plain_burst());
     for ((mode, wait_us), line) in lines {
@@ -160,13 +155,13 @@ pub fn side_by_side(run: &Run, published: &[Published]) -> (Sheet, Option<String
                 continue;
             }
             dates.extend(others.iter().map(|row| row.date.as_str()));
-            sheet.row([
+            sheet.row(cells![
                 mode.to_string(),
                 seconds_short(*wait_us),
                 cell.batch_size.to_string(),
                 success(cell),
                 each_once(others.iter().map(|row| row.success.clone())),
-                p99(cell),
+                p99_text(cell),
                 each_once(others.iter().map(|row| row.p99_seconds.map_or_else(|| "-".to_owned(), published_seconds))),
                 if cell.succeeded() == 0 { "-".to_owned() } else { rate(cell.rps()) },
                 limits(run, cell),
@@ -188,7 +183,7 @@ fn published_seconds(seconds: f64) -> String {
     latency((seconds * 1e6).round() as u64)
 }
 
-/// In their order; `-` if there is none.
+/// The distinct values in their order; `-` if there are none.
 fn each_once(values: impl Iterator<Item = String>) -> String {
     let mut seen: Vec<String> = Vec::new();
     for value in values {
@@ -199,27 +194,29 @@ fn each_once(values: impl Iterator<Item = String>) -> String {
     if seen.is_empty() { "-".to_owned() } else { seen.join(", ") }
 }
 
-/// Who kept its repetitions from doing better.
+/// The bottlenecks of the cell's repetitions.
 #[must_use]
-pub fn limits(run: &Run, cell: &Cell<'_>) -> String {
-    all_of(run, cell, |summary| summary.verdict.limit.to_string())
+pub fn limits(run: &Run, cell: &Cell<'_>) -> TableCell {
+    all_of(run, cell, |summary| summary.verdict.limit.into())
 }
 
-/// What its repetitions are worth.
+/// The validity of the cell's repetitions.
 #[must_use]
-pub fn verdicts(run: &Run, cell: &Cell<'_>) -> String {
-    all_of(run, cell, |summary| summary.verdict.worth.to_string())
+pub fn verdicts(run: &Run, cell: &Cell<'_>) -> TableCell {
+    all_of(run, cell, |summary| summary.verdict.validity.into())
 }
 
-fn all_of(run: &Run, cell: &Cell<'_>, what: impl Fn(&super::summary::Summary) -> String) -> String {
+/// Each of them once, in the order of their texts.
+fn all_of(run: &Run, cell: &Cell<'_>, what: impl Fn(&Summary) -> Badge) -> TableCell {
     if !run.judged() {
-        return "not judged".to_owned();
+        return not_judged().into();
     }
-    let all: BTreeSet<String> = cell.runs.iter().map(|summary| what(summary)).collect();
-    if all.is_empty() { "-".to_owned() } else { all.into_iter().collect::<Vec<_>>().join(", ") }
+    let all: BTreeMap<String, Badge> =
+        cell.runs.iter().map(|summary| what(summary)).map(|badge| (badge.text.clone(), badge)).collect();
+    if all.is_empty() { "-".into() } else { TableCell::badges("", all.into_values()) }
 }
 
-/// What may be read from one beside the other.
+/// The explanation of what can be compared with published rows.
 pub const COMPARABLE: &str = "\
 What can be compared: the meaning of the columns. A session, its phases, success, the 95 % rule and RPS (successful sessions by \
 wall time) are the same here and there, and so is the shape of a deployment: a Space lets through 200 connections and has no \
@@ -235,10 +232,10 @@ which that matters is called generator-limited. A published success rate below 1
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::cells::CellHistograms;
     use crate::report::published::built_in;
-    use crate::report::run::tests::run_of;
     use crate::report::tables::tests::done;
+    use crate::results::cells::CellHistograms;
+    use crate::results::run::tests::run_of;
 
     #[test]
     fn runs_beside_the_published_rows() {
@@ -252,7 +249,7 @@ mod tests {
             run_of(single, "2026-11-24T10:00:00Z", held, cells),
             run_of("[experiment]\ninfrastructure=\"hf-spaces\"\n", "2026-11-25T10:00:00Z", refused, others),
         ];
-        runs[1].status = "interrupted".to_owned();
+        runs[1].status = Status::Interrupted;
         let beside = |run: &Run| {
             let (sheet, dates) = side_by_side(run, &published);
             format!("{}\n{}", sheet.markdown(), dates.unwrap_or_default())

@@ -1,54 +1,56 @@
-//! PURE: rows that others have published, measured with another client (`experiments/reports/published.csv`).
+//! PURE: rows that others have published, who measured with another client (`experiments/reports/published.csv`).
 
 use proto::Mode;
 use serde::Deserialize;
 
-/// Which of its tables a row comes from.
+/// The published table that a row comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Table {
-    /// The largest batch of a wait.
+pub enum PublishedTable {
+    /// The largest batch of each wait.
     Summary,
-    /// One batch size at the smallest wait.
+    /// The batch sizes at the smallest wait.
     Scaling,
 }
 
-/// One row, as it was published.
+/// A row, as published.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct Published {
     pub infrastructure: String,
     pub variant: String,
     /// `YYYY-MM-DD`.
     pub date: String,
-    pub table: Table,
+    pub table: PublishedTable,
     pub mode: Mode,
     pub wait_seconds: f64,
     pub batch_size: Option<u64>,
-    /// Text: some rows have a range.
+    /// Text, since some rows have a range.
     pub success: String,
     pub p99_seconds: Option<f64>,
     pub requests_per_second: Option<f64>,
-    /// As they were published: nothing is said of some machines.
+    /// As published; unknown for some machines.
     pub cores: Option<u64>,
     pub note: String,
 }
 
-/// The rows that come with the program: those of the experiment log until January 2026.
+/// The rows that are part of the program: those of the experiment log until January 2026.
 #[must_use]
 pub fn built_in() -> Vec<Published> {
     let text = include_str!("../../../experiments/reports/published.csv");
     parse(text).unwrap_or_else(|error| unreachable!("a test reads this very text: {error}"))
 }
 
+/// Reads published rows from CSV.
+///
 /// # Errors
 /// The line that can't be read, and why.
 pub fn parse(text: &str) -> Result<Vec<Published>, String> {
     csv::Reader::from_reader(text.as_bytes()).deserialize().collect::<Result<_, _>>().map_err(|error| error.to_string())
 }
 
-/// What was published of one batch: its infrastructure, mode, wait and size. Newest date first.
+/// The rows published on one batch, that is on its infrastructure, mode, wait and size. The newest date comes first.
 ///
-/// A row without a size tells of all sizes; it is taken if there is none of this size.
+/// A row without a size stands for all sizes; it is used if there is none of this size.
 #[must_use]
 pub fn of_batch<'a>(
     rows: &'a [Published],
@@ -70,15 +72,15 @@ pub fn of_batch<'a>(
     same
 }
 
-/// Published waits have one decimal.
+/// Whether the waits are equal; published waits have one decimal.
 #[expect(clippy::cast_precision_loss, reason = "a day in microseconds is exact")]
 fn same_wait(seconds: f64, us: u64) -> bool {
     (seconds * 1e6 - us as f64).abs() < 1.0
 }
 
-/// The rows of one infrastructure's latest date.
+/// The rows of an infrastructure's latest date.
 #[must_use]
-pub fn latest<'a>(rows: &'a [Published], infrastructure: &str, table: Table) -> Vec<&'a Published> {
+pub fn latest<'a>(rows: &'a [Published], infrastructure: &str, table: PublishedTable) -> Vec<&'a Published> {
     let of = |row: &&Published| row.infrastructure == infrastructure && row.variant.is_empty() && row.table == table;
     let last = rows.iter().filter(of).map(|row| row.date.as_str()).max();
     rows.iter().filter(of).filter(|row| Some(row.date.as_str()) == last).collect()
@@ -92,10 +94,11 @@ mod tests {
     fn the_file_in_the_repository_is_whole() {
         let rows = built_in();
         assert_eq!(rows.len(), 94);
-        let max = |name: &str| latest(&rows, name, Table::Summary).iter().filter_map(|row| row.batch_size).max();
+        let max =
+            |name: &str| latest(&rows, name, PublishedTable::Summary).iter().filter_map(|row| row.batch_size).max();
         let all = ["local-uvicorn", "local-docker", "hf-spaces", "slurm-single", "slurm-multi"].map(max);
         assert_eq!(all, [Some(2_048), Some(2_048), Some(128), Some(512), Some(16_384)], "the log's own overview");
-        assert!(latest(&rows, "hf-spaces", Table::Summary).iter().all(|row| row.date == "2026-01-13"));
+        assert!(latest(&rows, "hf-spaces", PublishedTable::Summary).iter().all(|row| row.date == "2026-01-13"));
     }
 
     #[test]
@@ -109,7 +112,7 @@ mod tests {
         assert_eq!(of("hf-spaces", Mode::Ws, 1_000_000, 512), both);
         assert_eq!(of("hf-spaces", Mode::Http, 5_000_000, 512), [("2026-01-13", "0%")], "of all sizes");
         assert_eq!(of("hf-spaces", Mode::Ws, 20_000_000, 32), [], "another variant's");
-        // 512 is in the summary of one wait and, of the other date, in the table of sizes of another wait.
+        // 512 is in the summary for one wait and, at the other date, in the table of sizes for another wait.
         assert_eq!(of("slurm-multi", Mode::Ws, 1_000_000, 512), [("2026-01-13", "100%")]);
         assert!(of("slurm-multi", Mode::Ws, 5_000_000, 512).iter().all(|row| *row == ("2026-01-12", "95.5%")));
     }

@@ -1,124 +1,132 @@
-//! PURE: the tables that people read at the end of a run, in the words and columns of the experiment log.
+//! PURE: the tables at the end of a run, in the words and columns of the experiment log.
+
+use std::fmt;
 
 use proto::Mode;
 
-use super::cells::{Cell, CellHistograms, Done, Grid};
-use super::format::{count, latency, percent, rate, seconds_short};
-use super::notes::{Place, note, unstable};
-use super::overview::per_core;
-use super::remarks;
-use super::sheet::Sheet;
+use crate::cells;
 use crate::plan::Plan;
+use crate::report::caveats;
+use crate::report::scaling_notes::{Place, note, unstable};
+use crate::report::table::{Table, TableCell};
+use crate::report::wording::{p99_text, per_core, success};
+use crate::results::cells::{Cell, CellHistograms, Done, Grid};
+use crate::text::{count, rate, seconds_short};
 
-/// Results summary, scaling behaviour and the one-line answer, as Markdown.
+/// The results summary, the scaling behaviour and the one-line answer, as Markdown.
 #[must_use]
 pub fn final_tables(plan: &Plan, results: &[Done], histograms: &CellHistograms) -> String {
     let grid = Grid::of(plan, results, histograms);
     let mut text = format!("Results Summary\n{}\n", results_summary(plan, &grid).markdown());
-    text.push_str(&remarks::timeouts(results));
+    text.push_str(&caveats::timeouts(results));
     for (mode, wait_us, sheet) in scalings(plan, &grid) {
         let wait = seconds_short(wait_us);
         text.push_str(&format!("\nScaling Behavior ({mode}, wait {wait} s)\n{}\n", sheet.markdown()));
     }
-    let hosts = remarks::hosts(results);
+    let hosts = caveats::hosts(results);
     if !hosts.is_empty() {
         text.push_str(&format!("\n{hosts}"));
     }
     text.push('\n');
-    text.push_str(&answer(plan, &grid));
+    text.push_str(&format!("{}\n", answer(plan, &grid)));
     text
 }
 
-/// `95`
+/// The success criterion in per cent: `95`.
 #[must_use]
 pub fn criterion(plan: &Plan) -> String {
     let text = format!("{:.1}", plan.success.min_success_rate * 100.0);
     text.strip_suffix(".0").unwrap_or(&text).to_owned()
 }
 
-/// What each mode and wait holds at most.
+/// The max batch of each mode and wait.
 #[must_use]
-pub fn results_summary(plan: &Plan, grid: &Grid<'_>) -> Sheet {
+pub fn results_summary(plan: &Plan, grid: &Grid<'_>) -> Table {
     let max = format!("Max Batch ({}%+)", criterion(plan));
-    let mut sheet = Sheet::new(["Mode", "wait_s", &max, "p99 Latency", "Success %", "RPS"], 1..6);
+    let mut sheet = Table::new(["Mode", "wait_s", &max, "p99 Latency", "Success %", "RPS"], 1..6);
     for ((mode, wait_us), line) in &grid.lines {
         let [size, p99, success, rps] = match grid.max_batch(line) {
             Some(n) => of_cell(&line[n]),
             // Nothing met it: what the smallest did instead.
-            None => ["-".to_owned(), "-".to_owned(), line.first().map_or_else(String::new, success), "-".to_owned()],
+            None => cells!["-", "-", line.first().map(success).unwrap_or_default(), "-"],
         };
-        sheet.row([mode.to_string(), seconds_short(*wait_us), size, p99, success, rps]);
+        sheet.row(cells![mode.to_string(), seconds_short(*wait_us), size, p99, success, rps]);
     }
     sheet
 }
 
-fn of_cell(cell: &Cell<'_>) -> [String; 4] {
-    [cell.batch_size.to_string(), p99(cell), success(cell), rate(cell.rps())]
+fn of_cell(cell: &Cell<'_>) -> [TableCell; 4] {
+    cells![cell.batch_size.to_string(), p99_text(cell), success(cell), rate(cell.rps())]
 }
 
-/// Pooled over the repetitions.
+/// The scaling table of each mode at its smallest wait, as in the experiment log.
 #[must_use]
-pub fn success(cell: &Cell<'_>) -> String {
-    if cell.runs.is_empty() { "skipped".to_owned() } else { percent(cell.succeeded(), cell.planned()) }
-}
-
-/// From the repetitions' merged histogram.
-#[must_use]
-pub fn p99(cell: &Cell<'_>) -> String {
-    cell.p99_us.map_or_else(|| "-".to_owned(), latency)
-}
-
-/// Of each mode at its smallest wait, as in the experiment log.
-#[must_use]
-pub fn scalings(plan: &Plan, grid: &Grid<'_>) -> Vec<(Mode, u64, Sheet)> {
+pub fn scalings(plan: &Plan, grid: &Grid<'_>) -> Vec<(Mode, u64, Table)> {
     let of = |mode: &Mode| grid.lines.iter().find(|((m, _), _)| m == mode);
     let lines = plan.target.mode.list().iter().filter_map(of);
     lines.map(|((mode, wait_us), line)| (*mode, *wait_us, scaling(plan, grid, line))).collect()
 }
 
-/// How one mode at one wait does as the batches grow.
+/// The results of one mode and wait by batch size.
 #[must_use]
-pub fn scaling(plan: &Plan, grid: &Grid<'_>, line: &[Cell<'_>]) -> Sheet {
-    let mut sheet = Sheet::new(["Batch Size", "Success Rate", "p99 Latency", "Notes"], 0..3);
+pub fn scaling(plan: &Plan, grid: &Grid<'_>, line: &[Cell<'_>]) -> Table {
+    let mut sheet = Table::new(["Batch Size", "Success Rate", "p99 Latency", "Notes"], 0..3);
     let max = grid.max_batch(line);
     for (n, cell) in line.iter().enumerate() {
         let place = Place { is_max: max == Some(n), is_largest: n + 1 == line.len() };
-        let rate =
-            if unstable(cell) { format!("~{:.0}% (inconsistent)", cell.success_rate() * 100.0) } else { success(cell) };
-        sheet.row([cell.batch_size.to_string(), rate, p99(cell), note(plan, cell, place)]);
+        let rate = if unstable(cell) {
+            TableCell::from(format!("~{:.0}% (inconsistent)", cell.success_rate() * 100.0))
+        } else {
+            success(cell)
+        };
+        sheet.row(cells![cell.batch_size.to_string(), rate, p99_text(cell), note(plan, cell, place)]);
     }
     sheet
 }
 
-/// `largest batch at 95 %   wait 1.0 s: 16,384   wait 5.0 s: 8,192   170.7 per core`
+/// What the run found. As text: `largest batch at 95 %   wait 1.0 s: 16,384   wait 5.0 s: 8,192      170.7 per core`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// The criterion, and one part for each mode and wait.
+    pub parts: Vec<String>,
+    pub per_core: Option<String>,
+}
+
+impl fmt::Display for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.parts.join("   "))?;
+        self.per_core.as_ref().map_or(Ok(()), |per_core| write!(f, "      {per_core}"))
+    }
+}
+
 #[must_use]
-pub fn answer(plan: &Plan, grid: &Grid<'_>) -> String {
-    let mut text = format!("largest batch at {} %", criterion(plan));
+pub fn answer(plan: &Plan, grid: &Grid<'_>) -> Answer {
+    let mut parts = vec![format!("largest batch at {} %", criterion(plan))];
     if grid.lines.is_empty() {
-        text.push_str("   none was measured");
+        parts.push("none was measured".to_owned());
     }
     let modes = plan.target.mode.list();
     for ((mode, wait_us), line) in &grid.lines {
         let size = grid.max_batch(line).map(|n| line[n].batch_size);
         let reliable = grid.reliable(line);
         let name = if modes.len() > 1 { format!("{mode} ") } else { String::new() };
-        text.push_str(&format!("   {name}wait {} s: ", seconds_short(*wait_us)));
-        text.push_str(&size.map_or_else(|| "none".to_owned(), count));
+        let mut part = format!("{name}wait {} s: ", seconds_short(*wait_us));
+        part.push_str(&size.map_or_else(|| "none".to_owned(), count));
         if size.is_some() && size != reliable {
-            text.push_str(&match reliable {
+            part.push_str(&match reliable {
                 None => " (not in every repetition)".to_owned(),
                 Some(reliable) => format!(" (in every repetition: {})", count(reliable)),
             });
         }
+        parts.push(part);
     }
     let first = grid.lines.iter().find(|((mode, _), _)| *mode == modes.first().copied().unwrap_or(Mode::Ws));
     let best = first.and_then(|(_, line)| grid.max_batch(line).map(|n| line[n].batch_size));
-    if let (Some(cores), Some(best)) = (plan.experiment.cores, best) {
+    let per_core = plan.experiment.cores.zip(best).map(|(cores, best)| {
         let of = if modes.len() > 1 { format!(" ({})", modes[0]) } else { String::new() };
-        text.push_str(&format!("      {} per core{of}", per_core(best, cores)));
-    }
-    text.push('\n');
-    text
+        format!("{} per core{of}", per_core(best, cores))
+    });
+    Answer { parts, per_core }
 }
 
 #[cfg(test)]
@@ -130,7 +138,7 @@ pub(crate) mod tests {
     use super::*;
     use crate::plan::check::plan_of;
     use crate::plan::expand::Batch;
-    use crate::report::summary::{Context, Summary};
+    use crate::results::batch::{Context, Summary};
 
     pub(crate) fn done(size: u64, repetition: u32, succeeded: u64, total_us: u64, cells: &mut CellHistograms) -> Done {
         let batch = Batch { index: 0, mode: Mode::Ws, batch_size: size, wait_us: 1_000_000, repetition };
@@ -157,7 +165,7 @@ pub(crate) mod tests {
         Done::Ran(Box::new(summary))
     }
 
-    /// A repetition, changed.
+    /// Changes the summary of a repetition.
     pub(crate) fn with(done: Done, change: impl FnOnce(&mut Summary)) -> Done {
         let Done::Ran(mut summary) = done else { panic!("it ran") };
         change(&mut summary);
@@ -183,12 +191,12 @@ pub(crate) mod tests {
         ];
         for (size, succeeded, total_us) in rows {
             for repetition in 1..=3 {
-                // Repetitions differ a little; the same number every time is a limit that somebody has set.
+                // Repetitions differ a little: the same number every time would be a configured limit.
                 let held = if succeeded == size { size } else { succeeded - 1 + u64::from(repetition) - 1 };
                 results.push(done(size, repetition, held, total_us, &mut cells));
             }
         }
-        // One repetition of a size that otherwise held fails: not reliable from there on.
+        // One repetition fails at a size that otherwise met the criterion: from there on it is not reliable.
         results[7] = done(512, 2, 400, 1_680_000, &mut cells);
         results[6] = done(512, 1, 512, 1_680_000, &mut cells);
         for repetition in 1..=2 {
@@ -210,7 +218,7 @@ pub(crate) mod tests {
         insta::assert_snapshot!(final_tables(&plan, &[], &cells));
     }
 
-    /// One agent of eight is slow: the merged p99 is its p99, the average of the eight p99s is nobody's.
+    /// One agent of eight is slow: the merged p99 is its p99, while the average of the eight is no percentile.
     #[test]
     fn a_percentile_over_agents_or_repetitions_is_merged_and_not_averaged() {
         let mut cells = CellHistograms::default();

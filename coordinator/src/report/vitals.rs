@@ -1,20 +1,23 @@
-//! PURE: every batch and every agent of a run, and how it was set up, as tables and lists.
+//! PURE: the batches, agents and configuration of a run, as tables and lists.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use proto::Mode;
 use serde_json::Value;
 
-use super::cells::{Cell, Done};
-use super::facts::{AgentResult, Limit, Worth};
-use super::format::{count, duration, latency, milliseconds, percent, rate, seconds_short};
-use super::run::Run;
-use super::sheet::Sheet;
-use super::summary::Summary;
+use crate::cells;
+use crate::report::table::{Badge, Table, TableCell};
+use crate::report::wording::{not_judged, skipped, success};
+use crate::results::agent::AgentResult;
+use crate::results::batch::Summary;
+use crate::results::cells::{Cell, Done};
+use crate::results::run::Run;
+use crate::results::verdict::{Bottleneck, Validity};
+use crate::text::{count, duration, latency, milliseconds, percent, rate, seconds_short};
 
-/// One row a batch of the grid, in the order in which they were run.
+/// One row per batch of the grid, in the order in which they ran.
 #[must_use]
-pub fn batches(run: &Run) -> Sheet {
+pub fn batches(run: &Run) -> Table {
     let header = [
         "Mode",
         "Batch Size",
@@ -37,15 +40,16 @@ pub fn batches(run: &Run) -> Sheet {
         "Limit",
         "Reasons",
     ];
-    let mut sheet = Sheet::new(header, 1..17).with_prose();
+    let mut sheet = Table::new(header, 1..17).with_prose();
     for done in &run.results {
         let b = done.batch();
-        let head = [b.mode.to_string(), b.batch_size.to_string(), seconds_short(b.wait_us), b.repetition.to_string()];
+        let head =
+            cells![b.mode.to_string(), b.batch_size.to_string(), seconds_short(b.wait_us), b.repetition.to_string()];
         let rest = match done {
             Done::Ran(summary) => of_batch(run, summary),
             Done::Skipped { why, .. } => {
-                let mut rest = vec![String::new(); 16];
-                (rest[0], rest[13], rest[15]) = ("skipped".to_owned(), "-".to_owned(), why.clone());
+                let mut rest = vec![TableCell::default(); 16];
+                (rest[0], rest[13], rest[15]) = (skipped().into(), "-".into(), why.as_str().into());
                 rest
             }
         };
@@ -54,21 +58,23 @@ pub fn batches(run: &Run) -> Sheet {
     sheet
 }
 
-/// What the batches of each mode are worth: a row a batch size, a column a wait.
+/// The verdicts of each mode, with one row per batch size and one column per wait.
 #[must_use]
-pub fn verdicts(run: &Run) -> Vec<(Mode, Sheet)> {
+pub fn verdicts(run: &Run) -> Vec<(Mode, Table)> {
     let grid = run.grid();
     let of_mode = |mode: &Mode| {
         let lines: Vec<(u64, &Vec<Cell<'_>>)> =
             grid.lines.iter().filter(|((m, _), _)| m == mode).map(|((_, wait_us), line)| (*wait_us, line)).collect();
         let columns = lines.iter().map(|(wait_us, _)| format!("wait={}s", seconds_short(*wait_us)));
-        let mut sheet = Sheet::new(std::iter::once("Batch Size".to_owned()).chain(columns), 0..1);
+        let mut sheet = Table::new(std::iter::once("Batch Size".to_owned()).chain(columns), 0..1);
         let sizes: BTreeSet<u64> = lines.iter().flat_map(|(_, line)| line.iter().map(|cell| cell.batch_size)).collect();
         for size in sizes {
-            let worth = lines.iter().map(|(_, line)| {
-                line.iter().find(|cell| cell.batch_size == size).map_or_else(String::new, |cell| worth(run, cell))
+            let verdicts = lines.iter().map(|(_, line)| {
+                line.iter()
+                    .find(|cell| cell.batch_size == size)
+                    .map_or_else(TableCell::default, |cell| verdict(run, cell))
             });
-            sheet.row(std::iter::once(size.to_string()).chain(worth));
+            sheet.row(cells![size.to_string()].into_iter().chain(verdicts));
         }
         sheet
     };
@@ -82,32 +88,36 @@ pub fn verdicts(run: &Run) -> Vec<(Mode, Sheet)> {
         .collect()
 }
 
-/// `100%: valid`, or `39.1%: valid · server ×2, degraded`.
-fn worth(run: &Run, cell: &Cell<'_>) -> String {
+/// `100%: valid`, or `39.1%: valid · server ×2, degraded ×1`.
+fn verdict(run: &Run, cell: &Cell<'_>) -> TableCell {
+    let success = success(cell);
     if cell.runs.is_empty() {
-        return "skipped".to_owned();
+        return success;
     }
-    let success = super::tables::success(cell);
+    let head = format!("{success}: ");
     if !run.judged() {
-        return format!("{success}: not judged");
+        return TableCell::badges(head, [not_judged()]);
     }
-    let mut counts: BTreeMap<(Worth, bool), usize> = BTreeMap::new();
+    let mut counts: BTreeMap<(Validity, bool), usize> = BTreeMap::new();
     for summary in &cell.runs {
         let verdict = &summary.verdict;
-        *counts.entry((verdict.worth, verdict.limit == Limit::Server)).or_default() += 1;
+        *counts.entry((verdict.validity, verdict.limit == Bottleneck::Server)).or_default() += 1;
     }
-    let parts = counts.iter().map(|((worth, server), n)| {
-        let server = if *server { " · server" } else { "" };
-        if counts.len() == 1 { format!("{worth}{server}") } else { format!("{worth}{server} ×{n}") }
+    let several = counts.len() > 1;
+    let badges = counts.into_iter().map(|((validity, server), n)| {
+        let badge = Badge::from(validity);
+        let server = if server { " · server" } else { "" };
+        let times = if several { format!(" ×{n}") } else { String::new() };
+        Badge { text: format!("{}{server}{times}", badge.text), ..badge }
     });
-    format!("{success}: {}", parts.collect::<Vec<_>>().join(", "))
+    TableCell::badges(head, badges)
 }
 
-fn of_batch(run: &Run, summary: &Summary) -> Vec<String> {
+fn of_batch(run: &Run, summary: &Summary) -> Vec<TableCell> {
     let l = &summary.ledger;
     let some = |us: u64| if l.succeeded == 0 { "-".to_owned() } else { latency(us) };
-    let judged = |text: String| if run.judged() { text } else { "not judged".to_owned() };
-    vec![
+    let judged = |badge: Badge| if run.judged() { badge } else { not_judged() };
+    cells![
         percent(l.succeeded, l.planned),
         some(summary.total.p50_us),
         some(summary.total.p99_us),
@@ -121,21 +131,22 @@ fn of_batch(run: &Run, summary: &Summary) -> Vec<String> {
         per_worker(summary),
         summary.unique_hosts().to_string(),
         if run.judged() { summary.agents.to_string() } else { "-".to_owned() },
-        judged(summary.verdict.worth.to_string()),
-        judged(summary.verdict.limit.to_string()),
+        judged(summary.verdict.validity.into()),
+        judged(summary.verdict.limit.into()),
         summary.verdict.reasons.join("; "),
     ]
+    .into()
 }
 
-/// `-`, where it is not known.
+/// Formats a latency; `-` if it is unknown.
 fn beyond(us: Option<u64>) -> String {
     us.map_or_else(|| "-".to_owned(), milliseconds)
 }
 
-/// Sessions that each worker process of the server answered: `100+59`, or `30 to 56 each of 48`; `-` where nobody says who it is.
+/// Sessions answered by each process of the server: `100+59`, or `30 to 56 each of 48`; `-` if no process is named.
 #[must_use]
 pub fn per_worker(summary: &Summary) -> String {
-    /// More would be a list that nobody reads.
+    /// With more processes, only the range is shown.
     const LISTED_MAX: usize = 4;
     let mut sessions: Vec<u64> = summary.workers.values().copied().collect();
     sessions.sort_unstable_by(|a, b| b.cmp(a));
@@ -147,25 +158,25 @@ pub fn per_worker(summary: &Summary) -> String {
     }
 }
 
-/// What the columns of [`batches`] mean.
+/// The explanation of the columns of [`batches`].
 pub const BATCHES: &str = "\
 Beyond is what a session took beyond the waits and pauses that it asked for, step wire beyond what a step took until the kernel had \
 its reply, beyond its wait; own delay is what the agents added. Per worker: sessions that each process of the server answered.";
 
-/// What the cells of [`verdicts`] mean.
+/// The explanation of the cells of [`verdicts`].
 pub const VERDICTS: &str = "\
 Success, then what the number is worth, which is another thing: valid says that the generator did not decide it, server that the \
 server was the limit.";
 
-/// What the columns of [`agents`] mean.
+/// The explanation of the columns of [`agents`].
 pub const AGENTS: &str = "\
 Of each agent the worst of all its batches: what it added to its sessions itself (own delay, launch lag, late timers), and how \
 near it was to its machine's limits. Run queue is the time its load threads were runnable without a CPU, throttled the time that a \
 CPU quota held it back; TCP resent are segments sent again in the network namespace, all its processes together.";
 
-/// One row an agent, the worst of each figure over all batches.
+/// One row per agent, with the worst of each value over all batches.
 #[must_use]
-pub fn agents(run: &Run) -> Sheet {
+pub fn agents(run: &Run) -> Table {
     let header = [
         "Agent",
         "Host",
@@ -186,7 +197,7 @@ pub fn agents(run: &Run) -> Sheet {
         "Descriptors",
         "TCP resent",
     ];
-    let mut sheet = Sheet::new(header, 3..18);
+    let mut sheet = Table::new(header, 3..18);
     let mut by_name: BTreeMap<&str, Vec<&AgentResult>> = BTreeMap::new();
     for summary in run.results.iter().filter_map(Done::summary) {
         for agent in &summary.by_agent {
@@ -238,13 +249,13 @@ fn of_agent(name: &str, known: Option<&Value>, results: &[&AgentResult]) -> Vec<
     ]
 }
 
-/// The facts of a log entry's Configuration, `- ` not yet before them. What the run does not know says so.
+/// The lines of a log entry's Configuration, without list marks. What the run does not know is shown as unknown.
 #[must_use]
 pub fn configuration(run: &Run) -> Vec<String> {
     let (server, experiment) = (&run.plan.server, &run.plan.experiment);
     let known = |value: Option<u64>| value.map_or_else(|| "unknown".to_owned(), |value| value.to_string());
     let text = |text: &str| if text.is_empty() { "unknown".to_owned() } else { text.to_owned() };
-    // Of an embedded one the defaults are known.
+    // The defaults of an embedded target are known.
     let embedded = run.plan.target.embedded;
     let envs = match server.max_concurrent_envs {
         None | Some(0) if embedded => "unlimited".to_owned(),
@@ -275,7 +286,7 @@ pub fn configuration(run: &Run) -> Vec<String> {
     list
 }
 
-/// When it began and ended, for a report: a log entry has fields of their own for these.
+/// When the run began and ended, for a report; a log entry has separate fields for these.
 #[must_use]
 pub fn times(run: &Run) -> String {
     let began = format!("{:.0}", run.started);
@@ -288,7 +299,7 @@ pub fn times(run: &Run) -> String {
     }
 }
 
-/// `Muster 0.1.0, 4 agents on n1, n2`
+/// What measured the run: `Muster 0.1.0, 4 agents on n1, n2`.
 fn measured_by(run: &Run) -> String {
     if !run.judged() {
         return format!("{}, one process", run.client());
@@ -299,12 +310,21 @@ fn measured_by(run: &Run) -> String {
     let mut hosts: Vec<&str> = run.agents.values().filter_map(|agent| agent.get("host")?.as_str()).collect();
     hosts.sort_unstable();
     hosts.dedup();
-    /// More would be a list that nobody reads.
+    /// With more hosts, only their number is shown.
     const NAMED_MAX: usize = 8;
     let named = match hosts.len() {
         0 => String::new(),
         n if n <= NAMED_MAX => format!(" on {}", hosts.join(", ")),
         n => format!(" on {n} hosts"),
     };
-    format!("{}, {}{named}", run.client(), super::document::agents_of(run))
+    format!("{}, {}{named}", run.client(), agents_of(run))
+}
+
+/// The number of agents: `3 agents`.
+#[must_use]
+pub fn agents_of(run: &Run) -> String {
+    match run.agents.len() {
+        1 => "1 agent".to_owned(),
+        n => format!("{} agents", count(n as u64)),
+    }
 }

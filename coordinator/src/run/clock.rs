@@ -1,20 +1,20 @@
-//! PURE: how far an agent's clock is from ours, and how sure that is.
+//! PURE: estimates the offset between an agent's clock and the coordinator's, with a bound of its error.
 //!
-//! The one place where readings of two machines meet. A ping leaves at `sent`, the agent reads its clock when the ping
-//! gets there, the answer is back at `received`. Whatever the two ways took, the agent's reading was taken between the
-//! two: so the offset (the agent's clock less ours) lies between `reading - received` and `reading - sent` (Cristian,
-//! Probabilistic clock synchronization, 1989). Several rounds must all be right, so the offset lies where their
-//! intervals meet (Marzullo and Owicki, 1983), which is never wider than that of the shortest round trip.
+//! A ping is sent at `sent`, the agent reads its clock when the ping arrives, and the answer is received at `received`.
+//! However the delay divides over the two directions, the reading was taken in between. So the offset (the agent's
+//! clock minus the coordinator's) lies between `reading - received` and `reading - sent` (Cristian, Probabilistic clock
+//! synchronization, 1989). All rounds hold at once, so the offset lies in the intersection of their intervals (Marzullo
+//! and Owicki, 1983), which is never wider than the interval of the shortest round trip.
 
 use std::time::Duration;
 
 use proto::convert::micros;
 
-/// How fast two monotonic clocks may part: a microsecond in ten milliseconds. Quartz oscillators are within 50 parts in
-/// a million of their nominal rate, each.
+/// Largest drift between two monotonic clocks, in parts per million: a microsecond in ten milliseconds. Each quartz
+/// oscillator is within 50 ppm of its nominal rate.
 const DRIFT_PPM: u64 = 100;
 
-/// One answered ping. Times are the coordinator's monotonic clock.
+/// An answered ping. `sent` and `received` are read from the coordinator's monotonic clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Round {
     sent: Duration,
@@ -22,7 +22,7 @@ struct Round {
     agent_us: u64,
 }
 
-/// The rounds of one comparison with one agent.
+/// The rounds of one clock comparison with one agent.
 #[derive(Debug, Clone, Default)]
 pub struct Rounds {
     waiting: Option<(u64, Duration)>,
@@ -30,27 +30,27 @@ pub struct Rounds {
     done: Vec<Round>,
 }
 
-/// The agent's clock less ours.
+/// The agent's clock minus the coordinator's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Offset {
     pub offset_us: i128,
-    /// The truth is no further away than this.
+    /// Bound of the error: the true offset differs by no more than this.
     pub error_us: u64,
-    /// Of the quickest round.
+    /// Round trip time of the fastest round.
     pub round_trip_us: u64,
-    /// When that was known.
+    /// The coordinator's time at which the bound holds.
     pub as_of: Duration,
 }
 
 impl Offset {
-    /// What is left of it later: clocks part.
+    /// The same offset at a later time: the bound grows with the drift.
     #[must_use]
     pub fn at(self, later: Duration) -> Self {
         let drift_us = (micros(later.saturating_sub(self.as_of)) * DRIFT_PPM).div_ceil(1_000_000);
         Self { error_us: self.error_us.saturating_add(drift_us), as_of: later, ..self }
     }
 
-    /// What the agent's clock shows when ours shows `at`.
+    /// The agent's clock in microseconds at the coordinator's time `at`.
     #[must_use]
     pub fn agent_us(&self, at: Duration) -> u64 {
         let shown = i128::from(micros(at)) + self.offset_us;
@@ -59,13 +59,13 @@ impl Offset {
 }
 
 impl Rounds {
-    /// Forgets what is done, but no sequence number.
+    /// Forgets all rounds; sequence numbers continue.
     pub fn again(&mut self) {
         self.done.clear();
         self.waiting = None;
     }
 
-    /// A ping leaves now; this is its sequence number.
+    /// Starts a round and returns the ping's sequence number.
     pub fn ping(&mut self, now: Duration) -> u64 {
         let sequence = self.next_sequence;
         self.next_sequence += 1;
@@ -73,7 +73,7 @@ impl Rounds {
         sequence
     }
 
-    /// An answer has come: whether it was the one that is waited for.
+    /// Ends a round; `false` if the answer is not that of the last ping.
     pub fn pong(&mut self, now: Duration, sequence: u64, agent_us: u64) -> bool {
         match self.waiting {
             Some((waited_for, sent)) if waited_for == sequence => {
@@ -90,20 +90,20 @@ impl Rounds {
         self.done.len()
     }
 
-    /// What all rounds say together, as of the last of them. `None` before the first.
+    /// The offset from all rounds, as of the last one; `None` without rounds.
     #[must_use]
     pub fn estimate(&self) -> Option<Offset> {
         let last = self.done.last()?.received;
         let interval = |round: &Round| {
             let reading_ns = i128::from(round.agent_us) * 1_000;
             let drift_ns = ns(last.saturating_sub(round.received)) * i128::from(DRIFT_PPM) / 1_000_000;
-            // The reading itself is cut to whole microseconds.
+            // The reading is truncated to whole microseconds.
             (reading_ns - ns(round.received) - drift_ns, reading_ns + 1_000 - ns(round.sent) + drift_ns)
         };
         let low = self.done.iter().map(|round| interval(round).0).max()?;
         let high = self.done.iter().map(|round| interval(round).1).min()?;
         let quickest = self.done.iter().min_by_key(|round| round.received.saturating_sub(round.sent))?;
-        // Rounds that contradict each other: a clock was not as steady as assumed, and only the quickest is believed.
+        // If rounds contradict each other, a clock drifted more than assumed: only the fastest round counts then.
         let (low, high) = if low <= high { (low, high) } else { interval(quickest) };
         Some(Offset {
             offset_us: (low + high).div_euclid(2_000),
@@ -118,14 +118,14 @@ fn ns(duration: Duration) -> i128 {
     i128::try_from(duration.as_nanos()).unwrap_or(i128::MAX)
 }
 
-/// One agent's achieved start: how late after the ordered instant, and how well that instant is known.
+/// The achieved start of one agent: its delay after the ordered instant, and the bound of the clock error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Started {
     pub offset_us: u64,
     pub clock_error_us: u64,
 }
 
-/// The furthest apart that the first sessions of any two agents can have started, clock errors included; 0 for one.
+/// Upper bound of the time between the first sessions of any two agents, clock errors included; 0 for one agent.
 #[must_use]
 pub fn start_skew_us(started: &[Started]) -> u64 {
     let mut most = 0;
@@ -150,7 +150,7 @@ mod tests {
         Duration::from_micros(value)
     }
 
-    /// Rounds against an agent whose clock is `offset_us` ahead: (way there, way back), one after the other.
+    /// Rounds with an agent whose clock is `offset_us` ahead; `ways` are the delays there and back of each round.
     fn rounds(offset_us: i64, ways: &[(u64, u64)], drift_ppm: i64) -> (Rounds, i64) {
         let (mut rounds, mut now, mut ahead) = (Rounds::default(), 10_000_000_u64, offset_us);
         for (there, back) in ways {
@@ -165,7 +165,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the ways took, however lopsided they were: the truth is within the bound.
+        /// The true offset is within the bound, whatever the delays in the two directions.
         #[test]
         fn the_truth_is_within_the_bound(
             offset in -5_000_000_i64..5_000_000,
@@ -178,7 +178,7 @@ mod tests {
             prop_assert!(off_by <= u128::from(found.error_us), "{found:?}, truth {truth}");
             let quickest = ways.iter().map(|(there, back)| there + back).min().expect("one");
             prop_assert_eq!(found.round_trip_us, quickest);
-            // Never worse than half the quickest round trip and what the clocks can have parted by meanwhile.
+            // The bound is at most half the fastest round trip plus the drift.
             let all: u64 = ways.iter().map(|(there, back)| there + back).sum();
             prop_assert!(found.error_us <= quickest / 2 + all / 10_000 + 3, "{found:?} of {quickest}");
         }

@@ -1,33 +1,32 @@
-//! The only `select!` of the coordinator: what happens outside becomes an event, the machine decides, the effects are
-//! carried out here.
+//! Where the run meets the outside: what happens becomes an event, the machine decides, and the effects are carried out here.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::IpAddr;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use proto::FromCoordinator;
 use proto::message::Hello;
-use serde_json::{Map, Value};
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinError, JoinHandle, spawn_blocking};
 use tokio::time::{Instant, sleep_until};
 
-use super::collect::Finished;
 use super::events::RunEvent;
-use super::machine::{Effect, Event, Key, Machine, Now, Setup};
-use crate::exit::{End, Failure};
-use crate::report::cells::{CellHistograms, Done, Grid};
-use crate::service::{Alive, Heard, Way};
-use crate::store::Keep;
-use crate::store::run_json::{Facts, RunJson};
+use super::job::{Job, JobDone};
+use super::machine::{Effect, Event, Machine, Now, Setup};
+use super::sink::ResultSink;
+use crate::net::ConnectionId;
+use crate::net::rpc::{Incoming, LastHeard, OrderSender};
+use crate::results::attempt::FinishedAttempt;
+use crate::results::cells::{CellHistograms, Done, Grid};
+use crate::results::end::{End, Failure};
+use crate::results::metadata::{RunMetadata, RunState};
 
 /// How long dismissed agents may take to hang up.
 const FAREWELL: Duration = Duration::from_secs(2);
-/// The same when the user has said twice that it is enough: until the word has left.
+/// The same after a second Ctrl-C: until the message has left.
 const FAREWELL_AT_ONCE: Duration = Duration::from_millis(100);
 
-/// A loop that did not get to look around for this part of a lease was held up, and so were the signs of life.
+/// A loop that did not look around for this part of a lease was held up, and so were the heartbeats.
 const HELD_UP: u32 = 2;
 
 /// Signals and children, as the loop hears them.
@@ -48,155 +47,137 @@ pub struct Outcome {
     pub results: Vec<Done>,
     pub cells: CellHistograms,
     pub agents: BTreeMap<String, Hello>,
-    pub papers: Papers,
+    pub metadata: RunMetadata,
     pub ended: Timestamp,
-}
-
-/// What run.json says of the run besides its results.
-#[derive(Debug, Clone, Default)]
-pub struct Papers {
-    pub command: Vec<String>,
-    pub started: Timestamp,
-    /// When it was taken up again.
-    pub resumed: Vec<String>,
-    /// Agents of earlier lives of the run.
-    pub earlier_agents: Map<String, Value>,
-    /// Where relative paths of the plan begin.
-    pub plan_folder: String,
-    /// Where each agent, by its instance, dialled from last.
-    pub addresses: BTreeMap<[u8; 16], IpAddr>,
 }
 
 /// What belongs to the run besides the machine's setup.
 #[derive(Debug)]
 pub struct Frame<K> {
     pub store: K,
-    pub papers: Papers,
-    pub heard: mpsc::Receiver<Heard>,
-    pub alive: Alive,
+    pub metadata: RunMetadata,
+    pub incoming: mpsc::Receiver<Incoming>,
+    pub last_heard: LastHeard,
     pub outside: mpsc::Receiver<Outside>,
     pub enforce: bool,
-    /// Of what an earlier life of the run has accepted.
+    /// Histograms of what earlier processes of the run have accepted.
     pub cells: CellHistograms,
+    /// The time of day.
+    pub wall: fn() -> Timestamp,
 }
 
 /// Runs until the machine says it is over. `watch` sees every event of the run.
-pub async fn run<K: Keep>(setup: Setup, frame: Frame<K>, mut watch: impl FnMut(&RunEvent)) -> Outcome {
-    let Frame { store, papers, mut heard, alive, mut outside, enforce, cells } = frame;
-    let begun = Instant::now();
-    let look_every = Duration::from_micros(setup.plan.agents.lease_us) / HELD_UP / 2;
-    let mut looked = begun;
-    let mut ticked = false;
-    let mut loop_ = Loop {
+pub async fn run<K: ResultSink>(setup: Setup, frame: Frame<K>, mut watch: impl FnMut(&RunEvent)) -> Outcome {
+    let Frame { store, metadata, mut incoming, last_heard, mut outside, enforce, cells, wall } = frame;
+    let mut clock = LoopClock::of(&setup, wall);
+    let mut state = Loop {
         machine: Machine::new(setup.clone()),
         setup,
         store: Some(store),
-        storing: None,
+        background: None,
         orders: HashMap::new(),
         cells,
-        papers,
-        at_once: false,
+        metadata,
+        end: None,
+        wall,
     };
-    let now = || Now { mono: begun.elapsed(), wall: Timestamp::now() };
-    let mut end = loop_.save(None).err().map(|problem| End::failed(Failure::Store(problem)));
-    if end.is_none() && loop_.machine.nothing_left() {
-        for effect in loop_.machine.finish(now()) {
-            if let Effect::Over(how) = effect {
-                end = Some(how);
-            }
-        }
+    state.save_run(None);
+    if state.end.is_none() && state.machine.nothing_left() {
+        let effects = state.machine.finish(clock.now());
+        state.carry_out_all(effects, &mut watch);
     }
-    while end.is_none() {
-        let deadline = loop_.machine.deadline().map(|deadline| begun + deadline);
-        let look = looked + look_every;
-        let event = tokio::select! {
-            biased;
-            Some(outside) = outside.recv() => match outside {
-                Outside::Interrupt => Event::Interrupt,
-                Outside::AtOnce => {
-                    loop_.at_once = true;
-                    // What is complete is on disk; nobody wants to wait for the rest.
-                    end = Some(End::of_run(loop_.machine.results(), true, false));
-                    continue;
-                }
-                Outside::ChildEnded(text) => Event::ChildEnded(text),
-            },
-            stored = join(&mut loop_.storing), if loop_.storing.is_some() => {
-                loop_.storing = None;
-                let result = match stored {
-                    Ok((store, result)) => {
-                        loop_.store = Some(store);
-                        result
-                    }
-                    Err(error) => Err(format!("the writer died: {error}")),
-                };
-                Event::Stored(result)
-            }
-            // What is due comes before what is said, or enough talk would put off every limit; and not twice in a row.
-            () = sleep_until(deadline.map_or(look, |deadline| deadline.min(look))), if !ticked => Event::Tick,
-            Some(heard) = heard.recv() => match heard {
-                Heard::Joined(key, hello, orders) => {
-                    if let Some(from) = orders.from {
-                        loop_.papers.addresses.insert(hello.instance, from);
-                    }
-                    loop_.orders.insert(key, orders);
-                    Event::Joined(key, hello)
-                }
-                Heard::Message(key, message) => Event::Message(key, message),
-                Heard::Left(key, why) => {
-                    loop_.orders.remove(&key);
-                    Event::Left(key, why)
-                }
-            },
-            () = sleep_until(deadline.map_or(look, |deadline| deadline.min(look))) => Event::Tick,
-        };
-        ticked = matches!(event, Event::Tick);
+    while state.end.is_none() {
+        let event = state.next_event(&mut incoming, &mut outside, &mut clock).await;
         let was_stored = matches!(event, Event::Stored(_));
-        let mut events = vec![event];
-        // Applied first: the last one is the first to be popped.
-        if matches!(events[0], Event::Tick) {
-            let seen = alive.seen().into_iter();
-            events.push(Event::Alive(seen.map(|(who, at)| (who, at.saturating_duration_since(begun))).collect()));
-        }
-        if looked.elapsed() > look_every * HELD_UP {
-            events.push(Event::HeldUp);
-        }
-        looked = Instant::now();
-        while let Some(event) = events.pop() {
-            for effect in loop_.machine.apply(now(), event) {
-                match effect {
-                    Effect::Over(how) => end = Some(how),
-                    Effect::Tell(event) => watch(&event),
-                    effect => events.extend(loop_.carry_out(effect)),
-                }
+        for event in clock.before(&last_heard, event) {
+            let mut due = vec![event];
+            while let Some(event) = due.pop() {
+                let effects = state.machine.apply(clock.now(), event);
+                due.extend(state.carry_out_all(effects, &mut watch));
             }
         }
-        if was_stored && end.is_none() {
-            end = loop_.save(None).err().map(|problem| End::failed(Failure::Store(problem)));
+        if was_stored && state.end.is_none() {
+            state.save_run(None);
         }
     }
-    let end = end.unwrap_or_else(|| End::failed(Failure::Internal("the run ended without an end".to_owned())));
-    let end = end.judged(&Grid::of(&loop_.setup.plan, loop_.machine.results(), &loop_.cells));
-    loop_.farewell(&mut heard).await;
-    if let Err(problem) = loop_.save(Some((&end, end.code(enforce)))) {
+    let end =
+        state.end.take().unwrap_or_else(|| End::failed(Failure::Internal("the run ended without an end".to_owned())));
+    let end = end.judged(&Grid::of(&state.setup.plan, state.machine.results(), &state.cells));
+    state.farewell(&mut incoming).await;
+    if let Err(problem) = state.save(Some((&end, end.code(enforce)))) {
         watch(&RunEvent::Note(format!("run.json could not be written: {problem}")));
     }
     Outcome {
-        results: loop_.machine.results().to_vec(),
-        agents: loop_.machine.known_agents().clone(),
-        cells: loop_.cells,
-        papers: loop_.papers,
-        ended: Timestamp::now(),
+        results: state.machine.results().to_vec(),
+        agents: state.machine.known_agents().clone(),
+        cells: state.cells,
+        metadata: state.metadata,
+        ended: wall(),
         end,
     }
 }
 
-type Storing<K> = JoinHandle<(K, Result<(), String>)>;
+/// When the loop has to look around.
+struct LoopClock {
+    begun: Instant,
+    looked: Instant,
+    look_every: Duration,
+    /// The last event was a tick: a second one must not keep messages waiting.
+    ticked: bool,
+    wall: fn() -> Timestamp,
+}
 
-/// Waits for the writer, if there is one.
-async fn join<K>(storing: &mut Option<Storing<K>>) -> Result<(K, Result<(), String>), tokio::task::JoinError> {
-    match storing {
-        Some(task) => task.await,
+impl LoopClock {
+    fn of(setup: &Setup, wall: fn() -> Timestamp) -> Self {
+        let begun = Instant::now();
+        let look_every = Duration::from_micros(setup.plan.agents.lease_us) / HELD_UP / 2;
+        Self { begun, looked: begun, look_every, ticked: false, wall }
+    }
+
+    fn now(&self) -> Now {
+        Now { mono: self.begun.elapsed(), wall: (self.wall)() }
+    }
+
+    /// When the next tick is due.
+    fn tick_at(&self, machine: &Machine) -> Instant {
+        let look = self.looked + self.look_every;
+        machine.deadline().map_or(look, |deadline| (self.begun + deadline).min(look))
+    }
+
+    /// The event, after what has to be known before it.
+    fn before(&mut self, last_heard: &LastHeard, event: Event) -> Vec<Event> {
+        self.ticked = matches!(event, Event::Tick);
+        let mut events = Vec::new();
+        if self.looked.elapsed() > self.look_every * HELD_UP {
+            events.push(Event::HeldUp);
+        }
+        if self.ticked {
+            let seen = last_heard.seen().into_iter();
+            let seen = seen.map(|(who, at)| (who, at.saturating_duration_since(self.begun)));
+            events.push(Event::Heartbeats(seen.collect()));
+        }
+        events.push(event);
+        self.looked = Instant::now();
+        events
+    }
+}
+
+/// Work on another thread; there is one at a time.
+enum Background<K> {
+    Storing(JoinHandle<(K, Result<(), String>)>),
+    Computing(JoinHandle<JobDone>),
+}
+
+/// What came of it.
+enum BackgroundDone<K> {
+    Stored(Result<(K, Result<(), String>), JoinError>),
+    Computed(Result<JobDone, JoinError>),
+}
+
+async fn join<K>(background: &mut Option<Background<K>>) -> BackgroundDone<K> {
+    match background {
+        Some(Background::Storing(task)) => BackgroundDone::Stored(task.await),
+        Some(Background::Computing(task)) => BackgroundDone::Computed(task.await),
         None => std::future::pending().await,
     }
 }
@@ -204,99 +185,167 @@ async fn join<K>(storing: &mut Option<Storing<K>>) -> Result<(K, Result<(), Stri
 struct Loop<K> {
     machine: Machine,
     setup: Setup,
-    /// Away while an attempt is being written.
+    /// `None` while an attempt is being written.
     store: Option<K>,
-    storing: Option<Storing<K>>,
-    orders: HashMap<Key, Way>,
+    background: Option<Background<K>>,
+    orders: HashMap<ConnectionId, OrderSender>,
     cells: CellHistograms,
-    papers: Papers,
-    /// Nothing is waited for any more.
-    at_once: bool,
+    metadata: RunMetadata,
+    end: Option<End>,
+    wall: fn() -> Timestamp,
 }
 
-impl<K: Keep> Loop<K> {
-    fn carry_out(&mut self, effect: Effect) -> Option<Event> {
-        match effect {
-            Effect::Send(key, order) => {
-                let refused = self.orders.get(&key).is_some_and(|way| !way.send(order));
-                if refused {
-                    // An agent that does not take its orders is no use; waiting for it would stop everyone.
-                    self.orders.remove(&key);
-                    return Some(Event::Left(key, "takes no orders any more".to_owned()));
-                }
-                None
-            }
-            Effect::Hangup(key) => {
-                self.orders.remove(&key);
-                None
-            }
-            Effect::Store(finished) => self.put(finished),
-            Effect::Tell(_) | Effect::Over(_) => None,
+impl<K: ResultSink> Loop<K> {
+    async fn next_event(
+        &mut self,
+        incoming: &mut mpsc::Receiver<Incoming>,
+        outside: &mut mpsc::Receiver<Outside>,
+        clock: &mut LoopClock,
+    ) -> Event {
+        let tick = clock.tick_at(&self.machine);
+        tokio::select! {
+            biased;
+            Some(outside) = outside.recv() => match outside {
+                Outside::Interrupt => Event::Interrupt,
+                Outside::AtOnce => Event::InterruptAgain,
+                Outside::ChildEnded(text) => Event::ChildEnded(text),
+            },
+            done = join(&mut self.background), if self.background.is_some() => self.background_done(done),
+            // What is due comes before messages, or enough messages would put off every limit; but not twice in a row.
+            () = sleep_until(tick), if !clock.ticked => Event::Tick,
+            Some(incoming) = incoming.recv() => self.received(incoming),
+            () = sleep_until(tick) => Event::Tick,
         }
     }
 
+    fn background_done(&mut self, done: BackgroundDone<K>) -> Event {
+        self.background = None;
+        match done {
+            BackgroundDone::Stored(Ok((store, result))) => {
+                self.store = Some(store);
+                Event::Stored(result)
+            }
+            BackgroundDone::Stored(Err(error)) => Event::Stored(Err(format!("the writer died: {error}"))),
+            BackgroundDone::Computed(done) => Event::Computed(done.map_err(|error| format!("a worker died: {error}"))),
+        }
+    }
+
+    fn received(&mut self, incoming: Incoming) -> Event {
+        match incoming {
+            Incoming::Joined(key, hello, orders) => {
+                if let Some(from) = orders.from {
+                    self.metadata.addresses.insert(hello.instance, from);
+                }
+                self.orders.insert(key, orders);
+                Event::Joined(key, hello)
+            }
+            Incoming::Message(key, message) => Event::Message(key, message),
+            Incoming::Left(key, why) => {
+                self.orders.remove(&key);
+                Event::Left(key, why)
+            }
+        }
+    }
+
+    /// Carries effects out in their order; returns the events that follow from them at once.
+    fn carry_out_all(&mut self, effects: Vec<Effect>, watch: &mut impl FnMut(&RunEvent)) -> Vec<Event> {
+        let mut events = Vec::new();
+        for effect in effects {
+            match effect {
+                Effect::Over(how) => self.end = Some(how),
+                Effect::Tell(event) => watch(&event),
+                Effect::Send(key, order) => events.extend(self.send(key, order)),
+                Effect::Hangup(key) => {
+                    self.orders.remove(&key);
+                }
+                Effect::Compute(job) => events.extend(self.compute(job)),
+                Effect::Store(finished) => events.extend(self.put(finished)),
+            }
+        }
+        events
+    }
+
+    fn send(&mut self, key: ConnectionId, order: FromCoordinator) -> Option<Event> {
+        let refused = self.orders.get(&key).is_some_and(|orders| !orders.send(order));
+        // An agent that does not take its orders is no use; waiting for it would stop everyone.
+        refused.then(|| {
+            self.orders.remove(&key);
+            Event::Left(key, "takes no orders any more".to_owned())
+        })
+    }
+
+    fn compute(&mut self, job: Job) -> Option<Event> {
+        if !K::BLOCKS {
+            return Some(Event::Computed(Ok(job.run())));
+        }
+        self.background = Some(Background::Computing(spawn_blocking(move || job.run())));
+        None
+    }
+
     /// Writes on a thread where blocking is allowed; agents are heard meanwhile.
-    fn put(&mut self, finished: Box<Finished>) -> Option<Event> {
+    fn put(&mut self, finished: Box<FinishedAttempt>) -> Option<Event> {
         if finished.summary.accepted {
             self.cells.add(&finished.summary.batch, &finished.histograms);
         }
         let Some(mut store) = self.store.take() else {
             return Some(Event::Stored(Err("two attempts at once".to_owned())));
         };
+        let write = move || {
+            let result = store.put(&finished).map_err(|error| error.to_string());
+            (store, result)
+        };
         if K::BLOCKS {
-            self.storing = Some(tokio::task::spawn_blocking(move || {
-                let result = store.put(&finished).map_err(|error| error.to_string());
-                (store, result)
-            }));
+            self.background = Some(Background::Storing(spawn_blocking(write)));
             return None;
         }
-        let result = store.put(&finished).map_err(|error| error.to_string());
+        let (store, result) = write();
         self.store = Some(store);
         Some(Event::Stored(result))
     }
 
+    /// Writes run.json; if that fails, the run ends.
+    fn save_run(&mut self, end: Option<(&End, u8)>) {
+        if let Err(problem) = self.save(end) {
+            self.end = Some(End::failed(Failure::Store(problem)));
+        }
+    }
+
     fn save(&self, end: Option<(&End, u8)>) -> Result<(), String> {
         let Some(store) = &self.store else { return Ok(()) };
-        let facts = Facts {
+        let state = RunState {
             run: self.setup.run,
             plan: &self.setup.plan,
             urls: &self.setup.urls,
-            papers: &self.papers,
+            metadata: &self.metadata,
             output: store.place(),
-            ended: end.map(|_| Timestamp::now()),
+            ended: end.map(|_| (self.wall)()),
             end,
             agents: self.machine.known_agents(),
             results: self.machine.results(),
         };
-        store.put_run(&RunJson::of(&facts)).map_err(|error| error.to_string())
+        store.put_run(&state).map_err(|error| error.to_string())
     }
 
-    /// Lets dismissed agents hang up first, so that none of them takes the end for a lost coordinator.
-    async fn farewell(&mut self, heard: &mut mpsc::Receiver<Heard>) {
-        // Said twice: not even a disk is waited for. What is half written is cut off when the run is taken up again.
-        if let Some(task) = self.storing.take().filter(|_| !self.at_once)
+    /// Waits for dismissed agents to hang up, so that none of them takes the end for a lost coordinator.
+    async fn farewell(&mut self, incoming: &mut mpsc::Receiver<Incoming>) {
+        let at_once = self.machine.stops_at_once();
+        // After a second Ctrl-C not even a disk is waited for. What is half written is cut off when the run is resumed.
+        if let Some(Background::Storing(task)) = self.background.take().filter(|_| !at_once)
             && let Ok((store, _)) = task.await
         {
             self.store = Some(store);
         }
-        let mut held = Vec::new();
-        let mut there: Vec<Key> = self.orders.keys().copied().collect();
-        let at_once = self.at_once;
-        if at_once {
-            for orders in self.orders.values() {
-                // Whoever has no room for it is found by the end of the connection.
-                let _ = orders.send(FromCoordinator::Dismiss("the run was interrupted".to_owned()));
-            }
-        }
+        let mut late = Vec::new();
+        let mut there: Vec<ConnectionId> = self.orders.keys().copied().collect();
         let over = Instant::now() + if at_once { FAREWELL_AT_ONCE } else { FAREWELL };
         while !there.is_empty() {
-            match tokio::time::timeout_at(over, heard.recv()).await {
-                Ok(Some(Heard::Left(key, _))) => there.retain(|other| *other != key),
-                Ok(Some(Heard::Joined(_, _, orders))) => {
+            match tokio::time::timeout_at(over, incoming.recv()).await {
+                Ok(Some(Incoming::Left(key, _))) => there.retain(|other| *other != key),
+                Ok(Some(Incoming::Joined(_, _, orders))) => {
                     let _ = orders.send(FromCoordinator::Dismiss("the run is over".to_owned()));
-                    held.push(orders);
+                    late.push(orders);
                 }
-                Ok(Some(Heard::Message(..))) => {}
+                Ok(Some(Incoming::Message(..))) => {}
                 Ok(None) | Err(_) => return,
             }
         }

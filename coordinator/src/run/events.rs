@@ -1,11 +1,11 @@
-//! What a run tells those who watch it. Nothing is decided by them.
+//! The events of a run for its observers. They only inform; no decision depends on them.
 
 use std::time::Duration;
 
 use crate::plan::expand::Batch;
-use crate::report::summary::Summary;
+use crate::results::batch::Summary;
 
-/// See the module.
+/// An event of a run.
 #[derive(Debug, Clone)]
 pub enum RunEvent {
     AgentJoined {
@@ -21,28 +21,28 @@ pub enum RunEvent {
         name: String,
         why: String,
     },
-    /// All agents are there.
+    /// All agents have connected.
     AgentsReady {
         names: Vec<String>,
         threads: u64,
         ports: u64,
-        /// The worst of what is known of their clocks.
+        /// The largest clock error bound of the agents; `None` if unknown.
         clock_error_us: Option<u64>,
     },
-    /// The readiness check goes on, and why.
+    /// The readiness check failed and is repeated.
     TargetNotReady {
         problem: String,
     },
     TargetReady {
         warnings: Vec<String>,
     },
-    /// What is missing comes back by itself.
+    /// The batch waits for ports, which become free by themselves.
     WaitingForPorts {
         batch: Batch,
         pause: Duration,
         why: String,
     },
-    /// Too few agents are left; those that were lost may come back.
+    /// Too few agents are left; lost ones may return.
     WaitingForAgents {
         batch: Batch,
         pause: Duration,
@@ -56,7 +56,7 @@ pub enum RunEvent {
         expected: Duration,
     },
     Progress(Counts),
-    /// All sessions have ended; reports are on their way.
+    /// An attempt does not count; `again` says whether the batch is repeated.
     AttemptRefused {
         batch: Batch,
         attempt: u32,
@@ -76,7 +76,7 @@ pub enum RunEvent {
     Interrupted,
 }
 
-/// Which batch of how many, from 1, and about how long the rest takes.
+/// The position of a batch in the grid, from 1, and about how long the rest of the run takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Place {
     pub number: usize,
@@ -84,7 +84,7 @@ pub struct Place {
     pub left: Duration,
 }
 
-/// All agents together.
+/// Numbers of sessions, over all agents.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
     pub planned: u64,

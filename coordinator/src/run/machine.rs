@@ -1,68 +1,53 @@
 //! PURE: the run, one event at a time.
 //!
 //! ```text
-//!  Gathering ──▶ Probing ──▶ Surveying ──▶ Preparing ──▶ Running ──▶ Storing ──▶ Cooling ──▶ (next batch) ... ──▶ Over
-//!     agents      target      capacity       all armed,    all reported   on disk     pause
-//!                     ▲  ▲     │  ▲          clocks compared
-//!                     │  │     ▼  │
-//!              Checking  │   PortsWait
-//!               newcomers Awaiting (too few agents are left)          Rechecking between Running and Storing: too little
-//!                                                                     succeeded, is the target still there?
+//!  Gathering ─▶ Probing ─▶ [Checking] ─▶ Surveying ─▶ Arming ─▶ Syncing ─▶ Running ─▶ Collecting ─▶ Judging ─▶ Storing ─▶ Cooling ─┐
+//!                          ▲    ▲                                                         │           ▲                            │
+//!                          │    └─ Awaiting, PortsWait: what is missing may come back     ▼           │                            │
+//!                          │                                                          Rechecking ─▶ SeekingOutage                  │
+//!                          └──────────────────────────────── next batch or attempt ◀───────────────────────────────────────────────┘
 //! ```
 //!
-//! `apply(now, event)` returns what is to be done; nothing here reads a clock or waits. An attempt that lost an agent is
-//! never patched up: it is repeated, or kept and marked, or ends the run.
+//! Which phase may follow which is the table in `phase.rs`; `enter` holds to it. `apply(now, event)` returns what is to be
+//! done; nothing here reads a clock or waits. An attempt that lost an agent is never patched up: it is repeated, or kept and
+//! marked, or ends the run.
 
-mod agents;
+mod agent;
+mod attempt;
 mod batches;
-mod readiness;
+mod clocks;
+mod cursor;
+mod membership;
+mod phase;
+mod preflight;
 mod recheck;
+mod round;
+mod running;
+mod stop;
 mod survey;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use proto::message::{Hello, ProbeResult};
-use proto::{AttemptId, FromAgent, FromCoordinator, Mode, PlanHash, RunId};
+use proto::message::Hello;
+use proto::{FromAgent, FromCoordinator, Mode, PlanHash, RunId};
 
-use self::recheck::Suspect;
-use super::clock::Rounds;
-use super::collect::{Finished, Part};
-use super::events::{Counts, RunEvent};
-use super::share::Spread;
-use crate::exit::{End, Failure};
+use self::agent::Agent;
+use self::cursor::Cursor;
+use self::phase::Phase;
+use self::stop::{Stop, StopReason};
+use super::events::RunEvent;
+use super::job::{Job, JobDone};
+use super::placement::Spread;
+use crate::net::ConnectionId;
 use crate::plan::Plan;
 use crate::plan::expand::Batch;
-use crate::report::cells::Done;
-use crate::report::summary::Summary;
-
-/// From go to start: long enough for the order to reach everyone, and for as many round trips on top.
-const START_AFTER: Duration = Duration::from_millis(100);
-const START_AFTER_ROUND_TRIPS: u32 = 4;
-/// Rounds of pings before a start: fewer say little, more say nothing new.
-const ROUNDS_MIN: usize = 8;
-const ROUNDS_MAX: usize = 32;
-/// How long they may take.
-const SYNC_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long agents may take to look at what they can carry.
-const SURVEY_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long the readiness check of those who came meanwhile may hold a batch up.
-const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long agents may take to look names up and arm.
-const ARM_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long agents wait for a server to let go of a connection whose session is over.
-const LET_GO_MAX: Duration = Duration::from_secs(10);
-/// How long a cut batch may take to report.
-const CUT_TIMEOUT: Duration = Duration::from_secs(10);
-/// On top of what all the time limits of a batch add up to: for uploads, and for each of its sessions.
-const UPLOAD_TIMEOUT: Duration = Duration::from_secs(60);
-const UPLOAD_TIMEOUT_PER_SESSION: Duration = Duration::from_micros(200);
-/// On top of the readiness check's own deadline.
-const PROBE_SLACK: Duration = Duration::from_secs(15);
-
-/// One connection, by the number that the service gave it.
-pub type Key = u64;
+use crate::results::attempt::FinishedAttempt;
+use crate::results::cells::Done;
+use crate::results::end::{End, Failure};
+use crate::results::history::History;
 
 /// Two readings of one instant.
 #[derive(Debug, Clone, Copy)]
@@ -75,136 +60,51 @@ pub struct Now {
 /// What happened.
 #[derive(Debug)]
 pub enum Event {
-    Joined(Key, Box<Hello>),
-    Message(Key, Box<FromAgent>),
-    Left(Key, String),
-    /// When these processes last gave a sign of life, on their connection for that.
-    Alive(Vec<([u8; 16], Duration)>),
-    /// This process itself was stopped for a while and could hear nobody: nobody is blamed for it.
+    Joined(ConnectionId, Box<Hello>),
+    Message(ConnectionId, Box<FromAgent>),
+    Left(ConnectionId, String),
+    /// When each of these processes sent its last heartbeat.
+    Heartbeats(Vec<([u8; 16], Duration)>),
+    /// This process was stopped for a while and could hear nobody: no agent is blamed for it.
     HeldUp,
+    /// A worker is done, or has died.
+    Computed(Result<JobDone, String>),
     /// The attempt that was to be stored is on disk, or not.
     Stored(Result<(), String>),
-    /// A process that was started for this run has ended by itself.
+    /// A process that was started for this run has ended without being told to.
     ChildEnded(String),
     /// A deadline may have passed.
     Tick,
     /// SIGINT or SIGTERM.
     Interrupt,
+    /// Ctrl-C a second time: the run ends now.
+    InterruptAgain,
 }
 
 /// What is to be done.
 #[must_use]
 #[derive(Debug)]
 pub enum Effect {
-    Send(Key, FromCoordinator),
+    Send(ConnectionId, FromCoordinator),
     /// Close the connection after what was sent.
-    Hangup(Key),
+    Hangup(ConnectionId),
+    /// Work for another thread; answered by [`Event::Computed`].
+    Compute(Job),
     /// Write the attempt; answered by [`Event::Stored`].
-    Store(Box<Finished>),
+    Store(Box<FinishedAttempt>),
     Tell(RunEvent),
     Over(End),
-}
-
-/// An agent that is connected and welcome.
-#[derive(Debug)]
-struct Agent {
-    name: String,
-    hello: Hello,
-    last_seen: Duration,
-    /// It got whole sessions out of the target: only then it gets a share.
-    ready: bool,
-    /// It was asked whether the target is ready for it.
-    checking: bool,
-    /// A batch was held up once for the answer.
-    waited_for: bool,
-    /// It was told to end, and gets no share any more.
-    leaving: bool,
-    /// Of the last comparison with its clock.
-    rounds: Rounds,
 }
 
 /// What is given from outside, once.
 #[derive(Debug, Clone)]
 pub struct Setup {
-    pub plan: Plan,
+    pub plan: Arc<Plan>,
     pub run: RunId,
-    /// Of the plan; with an embedded target, its urls as started.
+    /// Urls of the plan; with an embedded target, its urls as started.
     pub urls: Vec<String>,
     pub ca_pem: Vec<u8>,
     pub history: History,
-}
-
-/// What an earlier life of this run has decided, by place in the grid.
-#[derive(Debug, Clone, Default)]
-pub struct History {
-    pub decided: BTreeMap<u32, Summary>,
-    /// The last attempt at each batch that was refused.
-    pub refused: BTreeMap<u32, u32>,
-    /// Why its attempts were refused, by batch.
-    pub told: BTreeMap<u32, Vec<String>>,
-}
-
-#[derive(Debug)]
-struct Current {
-    batch: Batch,
-    id: AttemptId,
-    /// By agent; in the order of their ranges.
-    parts: Vec<(Key, Part)>,
-    armed: Vec<Key>,
-    /// All are armed; clocks are being compared.
-    syncing: bool,
-    started: Timestamp,
-    deadline: Option<Duration>,
-    /// Given up, and why.
-    cut: Option<String>,
-    counts: BTreeMap<Key, Counts>,
-}
-
-#[derive(Debug)]
-enum Phase {
-    Gathering {
-        deadline: Duration,
-    },
-    Probing {
-        deadline: Duration,
-        results: BTreeMap<Key, Vec<ProbeResult>>,
-    },
-    /// Agents that came meanwhile are asked whether the target is ready for them.
-    Checking {
-        batch: Batch,
-        waiting: BTreeSet<Key>,
-        deadline: Duration,
-    },
-    /// Too few agents are left; lost ones may come back.
-    Awaiting {
-        batch: Batch,
-        deadline: Duration,
-        short: String,
-    },
-    /// Asked what they can carry; `waited` for ports so far.
-    Surveying {
-        batch: Batch,
-        asked: BTreeSet<Key>,
-        deadline: Duration,
-        waited: Duration,
-    },
-    /// Ports in TIME_WAIT come back by themselves.
-    PortsWait {
-        batch: Batch,
-        until: Duration,
-        waited: Duration,
-    },
-    Preparing(Current),
-    Running(Current),
-    Rechecking(Suspect),
-    Storing {
-        refused: bool,
-        again: bool,
-    },
-    Cooling {
-        until: Duration,
-    },
-    Over,
 }
 
 /// See the module.
@@ -213,32 +113,21 @@ pub struct Machine {
     setup: Setup,
     plan_hash: PlanHash,
     batches: Vec<Batch>,
-    /// Index of the batch that is next or under way.
-    next: usize,
-    attempt: u32,
+    cursor: Cursor,
     warmed_up: bool,
-    agents: BTreeMap<Key, Agent>,
-    /// Everyone who was ever welcome: run.json lists them.
+    agents: BTreeMap<ConnectionId, Agent>,
+    /// Every agent that was ever welcome: run.json lists them.
     known: BTreeMap<String, Hello>,
     spread: Spread,
-    /// How many there were.
+    /// Number of the last survey: answers to earlier ones are stale.
     surveys: u64,
     phase: Phase,
     results: Vec<Done>,
-    interrupted: bool,
-    /// Of the attempts at the present batch: under how many the server went away, and why any of them did not count.
-    outages: u32,
-    refused: Vec<String>,
-    /// A loss with `on_loss = "abort"`, or a restart with `on_restart = "abort"`.
-    aborted: bool,
+    stop: Stop,
     /// Modes in which the readiness check got a whole session.
     worked: BTreeSet<Mode>,
-    /// How the run ends once what is being written is written.
-    ending: Option<End>,
     /// Until when agents are, or were, waited for.
     await_until: Option<Duration>,
-    /// Who owned the connections that broke in the middle of an upload.
-    away: BTreeMap<Key, [u8; 16]>,
     effects: Vec<Effect>,
 }
 
@@ -250,23 +139,17 @@ impl Machine {
         Self {
             plan_hash: setup.plan.hash(),
             warmed_up: !setup.plan.grid.warmup,
+            cursor: Cursor::at(0, &batches, &setup.history),
             batches,
-            next: 0,
-            attempt: 1 + setup.history.refused.get(&0).copied().unwrap_or(0),
             agents: BTreeMap::new(),
             known: BTreeMap::new(),
             spread: Spread::over(&[]),
             surveys: 0,
             phase: Phase::Gathering { deadline },
             results: setup.history.decided.values().map(|summary| Done::Ran(Box::new(summary.clone()))).collect(),
-            interrupted: false,
-            outages: 0,
-            refused: setup.history.told.get(&0).cloned().unwrap_or_default(),
-            aborted: false,
+            stop: Stop::default(),
             worked: BTreeSet::new(),
-            ending: None,
             await_until: None,
-            away: BTreeMap::new(),
             effects: Vec::new(),
             setup,
         }
@@ -275,23 +158,9 @@ impl Machine {
     /// When the next [`Event::Tick`] is due, if any.
     #[must_use]
     pub fn deadline(&self) -> Option<Duration> {
-        let lease = Duration::from_micros(self.setup.plan.agents.lease_us);
+        let lease = self.lease();
         let leases = self.agents.values().map(|agent| agent.last_seen + lease).min();
-        let phase = match &self.phase {
-            Phase::Gathering { deadline }
-            | Phase::Probing { deadline, .. }
-            | Phase::Checking { deadline, .. }
-            | Phase::Awaiting { deadline, .. }
-            | Phase::Surveying { deadline, .. } => Some(*deadline),
-            Phase::Preparing(current) | Phase::Running(current) => {
-                let parts = current.parts.iter().flat_map(|(_, part)| [part.away_until, part.ask_at()]);
-                parts.chain([current.deadline]).flatten().min()
-            }
-            Phase::Cooling { until } | Phase::PortsWait { until, .. } => Some(*until),
-            Phase::Rechecking(suspect) => Some(suspect.deadline),
-            Phase::Storing { .. } | Phase::Over => None,
-        };
-        [leases, phase].into_iter().flatten().min()
+        [leases, self.phase.deadline()].into_iter().flatten().min()
     }
 
     /// What has been decided of every batch so far, in order.
@@ -312,6 +181,12 @@ impl Machine {
         self.batches.iter().all(|batch| self.setup.history.decided.contains_key(&batch.index))
     }
 
+    /// The user wants nothing to be waited for any more.
+    #[must_use]
+    pub fn stops_at_once(&self) -> bool {
+        self.stop.is_at_once()
+    }
+
     /// Ends a run that has nothing left to do.
     pub fn finish(&mut self, now: Now) -> Vec<Effect> {
         self.warmed_up = true;
@@ -321,30 +196,34 @@ impl Machine {
 
     pub fn apply(&mut self, now: Now, event: Event) -> Vec<Effect> {
         match event {
-            Event::Joined(key, hello) => self.joined(now, key, *hello),
-            Event::Message(key, message) => self.message(now, key, *message),
-            Event::Left(key, why) => self.left(now, key, &why),
-            Event::Alive(seen) => self.alive(&seen),
-            Event::HeldUp => {
-                for agent in self.agents.values_mut() {
-                    agent.last_seen = now.mono;
-                }
-                let lease = Duration::from_micros(self.setup.plan.agents.lease_us);
-                if let Phase::Running(current) = &mut self.phase {
-                    for until in current.parts.iter_mut().filter_map(|(_, part)| part.away_until.as_mut()) {
-                        *until = now.mono + lease;
-                    }
-                }
+            Event::Joined(key, hello) => self.on_joined(now, key, *hello),
+            Event::Message(key, message) => self.on_message(now, key, *message),
+            Event::Left(key, why) => self.on_left(now, key, &why),
+            Event::Heartbeats(seen) => self.on_heartbeats(&seen),
+            Event::HeldUp => self.on_held_up(now),
+            Event::Computed(Ok(JobDone::Collected(collected))) => self.on_collected(now, collected),
+            Event::Computed(Ok(JobDone::OutageSought { collected, outage, after })) => {
+                self.on_outage_sought(collected, outage, after);
             }
-            Event::Stored(result) => self.stored(now, result),
-            Event::ChildEnded(what) => self.child_ended(what),
-            Event::Tick => self.tick(now),
-            Event::Interrupt => self.interrupt(now),
+            Event::Computed(Ok(JobDone::Judged(finished))) => self.on_judged(finished),
+            Event::Computed(Err(problem)) => self.over(End::failed(Failure::Internal(problem))),
+            Event::Stored(result) => self.on_stored(now, result),
+            Event::ChildEnded(what) => self.on_child_ended(what),
+            Event::Tick => {
+                self.check_leases(now);
+                self.check_uploads(now);
+                self.on_deadline(now);
+            }
+            Event::Interrupt => self.on_interrupt(now),
+            Event::InterruptAgain => {
+                self.stop.escalate(StopReason::AtOnce);
+                self.conclude();
+            }
         }
         std::mem::take(&mut self.effects)
     }
 
-    fn send(&mut self, key: Key, message: FromCoordinator) {
+    fn send(&mut self, key: ConnectionId, message: FromCoordinator) {
         self.effects.push(Effect::Send(key, message));
     }
 
@@ -352,213 +231,120 @@ impl Machine {
         self.effects.push(Effect::Tell(event));
     }
 
-    // ---- messages ----
+    fn lease(&self) -> Duration {
+        Duration::from_micros(self.setup.plan.agents.lease_us)
+    }
 
-    fn message(&mut self, now: Now, key: Key, message: FromAgent) {
+    /// The only way into a phase. One that may not follow the present one is a fault of this program, and ends the run.
+    fn enter(&mut self, next: Phase) {
+        let (from, to) = (self.phase.step(), next.step());
+        if from.may_become(to) {
+            self.phase = next;
+            return;
+        }
+        debug_assert!(false, "{from:?} can't become {to:?}");
+        self.phase = Phase::Over;
+        self.effects.push(Effect::Over(End::failed(Failure::Internal(format!("{from:?} can't become {to:?}")))));
+    }
+
+    fn on_message(&mut self, now: Now, key: ConnectionId, message: FromAgent) {
         let Some(agent) = self.agents.get_mut(&key) else { return };
         agent.last_seen = now.mono;
         match message {
-            FromAgent::Leaving(why) => self.leaving(now, key, &why),
-            FromAgent::Pong(pong) => self.pong(now, key, pong),
-            FromAgent::Surveyed { number, capacity } => self.capacity(now, key, number, capacity),
-            FromAgent::Hello(_) => {
-                // One greeting a connection; a second one is a broken peer.
-                self.effects.push(Effect::Hangup(key));
-                self.left(now, key, "greeted twice");
-            }
-            FromAgent::Goodbye(reason) => {
-                self.effects.push(Effect::Hangup(key));
-                self.left(now, key, &format!("left: {reason}"));
-            }
-            FromAgent::Probed(results) => self.probed(now, key, results),
-            FromAgent::Armed(id) => {
-                if let Phase::Preparing(current) = &mut self.phase
-                    && current.id == id
-                    && !current.armed.contains(&key)
-                    && current.parts.iter().any(|(owner, _)| *owner == key)
-                {
-                    current.armed.push(key);
-                    self.maybe_go(now);
-                }
-            }
-            FromAgent::Progress(progress) => {
-                if let Phase::Running(current) = &mut self.phase
-                    && current.id == progress.attempt
-                    && current.parts.iter().any(|(owner, _)| *owner == key)
-                {
-                    let counts = Counts {
-                        planned: 0,
-                        launched: progress.launched,
-                        open: progress.open,
-                        succeeded: progress.succeeded,
-                        failed: progress.failed,
-                    };
-                    current.counts.insert(key, counts);
-                    let event = RunEvent::Progress(total(current));
-                    self.tell(event);
-                }
-            }
+            FromAgent::Leaving(why) => self.on_leaving(now, key, &why),
+            FromAgent::Pong(pong) => self.on_pong(now, key, pong),
+            FromAgent::Surveyed { number, capacity } => self.on_surveyed(now, key, number, capacity),
+            // One greeting a connection; a second one is a broken peer.
+            FromAgent::Hello(_) => self.hang_up(now, key, "greeted twice"),
+            FromAgent::Goodbye(reason) => self.hang_up(now, key, &format!("left: {reason}")),
+            FromAgent::Probed(results) => self.on_probed(now, key, results),
+            FromAgent::Armed(id) => self.on_armed(now, key, id),
+            FromAgent::Progress(progress) => self.on_progress(key, &progress),
             FromAgent::Report(report) => {
                 let attempt = report.attempt;
-                self.uploaded(now, key, attempt, |part| part.take_report(report));
+                self.on_upload(now, key, attempt, |share| share.take_report(report));
             }
             FromAgent::Records(chunk) => {
                 let attempt = chunk.attempt;
-                self.uploaded(now, key, attempt, |part| part.take_chunk(chunk));
+                self.on_upload(now, key, attempt, |share| share.take_chunk(chunk));
             }
             FromAgent::Trouble { attempt, problem } => {
-                let of_this = match &self.phase {
-                    Phase::Preparing(current) | Phase::Running(current) => current.id == attempt,
-                    _ => false,
-                };
-                if of_this {
-                    // It would be of no more use in the next attempt.
-                    self.send(key, FromCoordinator::Dismiss(format!("could not carry its share: {problem}")));
-                    self.effects.push(Effect::Hangup(key));
-                    self.left(now, key, &format!("could not carry its share: {problem}"));
+                // It would be of no more use in the next attempt.
+                if self.phase.attempt().is_some_and(|present| present.id == attempt) {
+                    self.dismiss(now, key, &format!("could not carry its share: {problem}"));
                 }
             }
         }
     }
 
-    fn part(&mut self, key: Key, attempt: AttemptId) -> Option<&mut Part> {
+    /// The time that the phase waits for may be over.
+    fn on_deadline(&mut self, now: Now) {
+        let due = |deadline: Duration| now.mono >= deadline;
         match &mut self.phase {
-            Phase::Running(current) if current.id == attempt => {
-                current.parts.iter_mut().find(|(owner, _)| *owner == key).map(|(_, part)| part)
-            }
-            _ => None,
-        }
-    }
-
-    /// A piece of an upload came.
-    fn uploaded(&mut self, now: Now, key: Key, attempt: AttemptId, take: impl FnOnce(&mut Part)) {
-        let patience = Duration::from_micros(self.setup.plan.agents.lease_us);
-        let Some(part) = self.part(key, attempt) else { return };
-        take(part);
-        part.heard(now.mono, patience);
-        if let Some(why) = part.disbelieved().map(ToOwned::to_owned) {
-            // It would be of no more use in the next attempt.
-            self.send(key, FromCoordinator::Dismiss(why.clone()));
-            self.effects.push(Effect::Hangup(key));
-            return self.left(now, key, &why);
-        }
-        if part.complete() && part.is_leaving() {
-            // It waits for nothing but this.
-            self.send(key, FromCoordinator::Stored(attempt));
-        } else if part.has_gap() {
-            part.asked(now.mono);
-            let missing = part.missing(attempt);
-            self.send(key, FromCoordinator::Resend(missing));
-        }
-        self.maybe_complete(now);
-    }
-
-    /// Uploads that have stopped are asked for; those whose agents did not come back are given up.
-    fn uploads(&mut self, now: Now) {
-        let Phase::Running(current) = &mut self.phase else { return };
-        let (mut asked, mut gone) = (Vec::new(), false);
-        for (key, part) in &mut current.parts {
-            if part.away_until.is_some_and(|until| now.mono >= until) {
-                part.lose("lost its connection during its upload and did not come back");
-                gone = true;
-            } else if part.ask_at().is_some_and(|at| now.mono >= at) {
-                part.asked(now.mono);
-                asked.push((*key, part.missing(current.id)));
-            }
-        }
-        for (key, missing) in asked {
-            self.send(key, FromCoordinator::Resend(missing));
-        }
-        if gone {
-            self.lost_one(now);
-        }
-    }
-
-    // ---- time and signals ----
-
-    fn tick(&mut self, now: Now) {
-        let lease = Duration::from_micros(self.setup.plan.agents.lease_us);
-        let silent: Vec<Key> =
-            self.agents.iter().filter(|(_, agent)| now.mono >= agent.last_seen + lease).map(|(key, _)| *key).collect();
-        for key in silent {
-            self.effects.push(Effect::Hangup(key));
-            self.left(now, key, &format!("was silent for {} s", lease.as_secs_f64()));
-        }
-        self.uploads(now);
-        self.due(now);
-    }
-
-    /// What the phase has been waiting for has come, or has not.
-    fn due(&mut self, now: Now) {
-        match &mut self.phase {
-            Phase::Gathering { deadline } if now.mono >= *deadline => {
-                let there: Vec<&str> = self.agents.values().map(|agent| agent.name.as_str()).collect();
-                let text = format!(
-                    "{} of {} agents came within {} s{}; start more agents, lower agents.count (--agents), or raise \
-                     agents.ready_timeout_seconds",
-                    there.len(),
-                    self.wanted(),
-                    self.setup.plan.agents.ready_timeout_us / 1_000_000,
-                    if there.is_empty() { String::new() } else { format!(": {}", there.join(", ")) }
-                );
-                self.over(End::failed(Failure::TooFewAgents(text)));
-            }
-            Phase::Probing { deadline, .. } if now.mono >= *deadline => self.target_judged(now),
-            Phase::Rechecking(suspect) if now.mono >= suspect.deadline => self.recheck_judged(),
-            Phase::Checking { batch, deadline, .. } if now.mono >= *deadline => {
+            Phase::Gathering { deadline } if due(*deadline) => self.gathering_timed_out(),
+            Phase::Probing(round) if due(round.deadline) => self.end_probing(now),
+            Phase::Rechecking(check) if due(check.round.deadline) => self.end_recheck(),
+            Phase::Checking { batch, round } if due(round.deadline) => {
                 let batch = *batch;
-                self.survey_ready(now, batch, Duration::ZERO);
+                self.survey(now, batch, Duration::ZERO);
             }
-            Phase::Awaiting { batch, deadline, short } if now.mono >= *deadline => {
+            Phase::Awaiting { batch, deadline, short } if due(*deadline) => {
                 let (batch, short) = (*batch, std::mem::take(short));
-                self.fell_short(now, batch, short);
+                self.on_shortfall(now, batch, short);
             }
-            Phase::Surveying { deadline, .. } if now.mono >= *deadline => self.maybe_surveyed(now),
-            Phase::PortsWait { batch, until, waited } if now.mono >= *until => {
+            Phase::Surveying { round, .. } if due(round.deadline) => self.judge_survey(now),
+            Phase::PortsWait { batch, until, waited } if due(*until) => {
                 let (batch, waited) = (*batch, *waited);
-                self.survey(now, batch, waited);
+                self.begin_survey(now, batch, waited);
             }
-            Phase::Preparing(current) if current.deadline.is_some_and(|deadline| now.mono >= deadline) => {
-                if current.cut.is_none() && current.syncing {
-                    return self.sync_timed_out(now);
-                }
-                let late: Vec<Key> =
-                    current.parts.iter().map(|(key, _)| *key).filter(|key| !current.armed.contains(key)).collect();
-                for key in late {
-                    self.effects.push(Effect::Hangup(key));
-                    self.left(now, key, &format!("was not ready within {} s", ARM_TIMEOUT.as_secs()));
-                }
+            Phase::Arming(_, round) if due(round.deadline) => {
+                let late = round.silent();
+                self.arming_timed_out(now, late);
             }
-            Phase::Running(current) if current.deadline.is_some_and(|deadline| now.mono >= deadline) => {
-                if current.cut.is_none() {
-                    self.cut(now, "it took longer than all of its time limits together");
-                    return;
-                }
-                for (_, part) in &mut current.parts {
-                    part.lose(&format!("did not report within {} s of being stopped", CUT_TIMEOUT.as_secs()));
-                }
-                self.maybe_complete(now);
+            Phase::Syncing(attempt, round) if due(round.deadline) => {
+                let keys = attempt.owners();
+                self.syncing_timed_out(now, keys);
             }
-            Phase::Cooling { until } if now.mono >= *until => self.next_batch(now),
+            Phase::Running(attempt) if due(attempt.report_by) => self.running_timed_out(now),
+            Phase::Cooling { until } if due(*until) => self.next_batch(now),
             _ => {}
         }
     }
 
-    fn interrupt(&mut self, now: Now) {
-        if std::mem::replace(&mut self.interrupted, true) {
+    fn gathering_timed_out(&mut self) {
+        let there: Vec<&str> = self.agents.values().map(|agent| agent.name.as_str()).collect();
+        let text = format!(
+            "{} of {} agents came within {} s{}; start more agents, lower agents.count (--agents), or raise \
+             agents.ready_timeout_seconds",
+            there.len(),
+            self.wanted(),
+            self.setup.plan.agents.ready_timeout_us / 1_000_000,
+            if there.is_empty() { String::new() } else { format!(": {}", there.join(", ")) }
+        );
+        self.over(End::failed(Failure::TooFewAgents(text)));
+    }
+
+    fn on_interrupt(&mut self, now: Now) {
+        if self.stop.is_interrupted() {
             return;
         }
+        self.stop.escalate(StopReason::Interrupted);
         self.tell(RunEvent::Interrupted);
         match &self.phase {
-            Phase::Preparing(_) | Phase::Running(_) => {
-                self.cut(now, "interrupted");
-                self.maybe_complete(now);
+            Phase::Arming(..) | Phase::Syncing(..) | Phase::Running(_) => {
+                self.abort_attempt(now, "interrupted");
+                self.complete_attempt(now);
             }
             Phase::Rechecking(_) => self.recheck_interrupted(),
             // What is being written is finished first.
-            Phase::Storing { .. } | Phase::Over => {}
+            Phase::Collecting { .. }
+            | Phase::SeekingOutage
+            | Phase::Judging { .. }
+            | Phase::Storing { .. }
+            | Phase::Over
+            | Phase::Left(_) => {}
             Phase::Gathering { .. }
-            | Phase::Probing { .. }
+            | Phase::Probing(_)
             | Phase::Checking { .. }
             | Phase::Awaiting { .. }
             | Phase::Surveying { .. }
@@ -567,37 +353,17 @@ impl Machine {
         }
     }
 
-    /// In the order of the grid, whatever an earlier life of the run has left out.
-    fn decide(&mut self, done: Done) {
-        let at = self.results.partition_point(|known| known.batch().index <= done.batch().index);
-        self.results.insert(at, done);
-    }
-
-    /// All batches are decided, or no more will be.
-    fn conclude(&mut self) {
-        let end = End::of_run(&self.results, self.interrupted, self.aborted);
-        self.over(end);
-    }
-
     fn over(&mut self, end: End) {
-        let keys: Vec<Key> = self.agents.keys().copied().collect();
+        if matches!(self.phase, Phase::Over) {
+            return;
+        }
+        let keys: Vec<ConnectionId> = self.agents.keys().copied().collect();
         for key in keys {
             self.send(key, FromCoordinator::Dismiss(end.reason().to_owned()));
         }
-        self.phase = Phase::Over;
+        self.enter(Phase::Over);
         self.effects.push(Effect::Over(end));
     }
-}
-
-fn total(current: &Current) -> Counts {
-    let mut sum = Counts { planned: current.batch.batch_size, ..Counts::default() };
-    for counts in current.counts.values() {
-        sum.launched += counts.launched;
-        sum.open += counts.open;
-        sum.succeeded += counts.succeeded;
-        sum.failed += counts.failed;
-    }
-    sum
 }
 
 #[cfg(test)]

@@ -1,13 +1,16 @@
-//! Running a plan: who carries what ([`share`]), what comes back ([`collect`]), what it is worth ([`verdict`]), and the
-//! machine that decides the next step ([`machine`]). All of that is pure; [`event_loop`] is where time and the network
-//! come in.
+//! Running a plan: how sessions are divided ([`placement`]), what agents upload ([`upload`], [`collect`]), the verdict
+//! ([`verdict`]), and the state machine that decides the next step ([`machine`]). Only [`event_loop`] reads the clock
+//! and reaches the network and the disk; the rest is pure.
 
 pub mod clock;
 pub mod collect;
 pub mod event_loop;
 pub mod events;
+pub mod job;
 pub mod machine;
 pub mod outage;
-pub mod share;
+pub mod placement;
 pub mod side;
+pub mod sink;
+pub mod upload;
 pub mod verdict;

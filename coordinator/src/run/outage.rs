@@ -1,13 +1,13 @@
-//! PURE: was the server restarted, or gone for a while, under a batch?
+//! PURE: decides whether the server was restarted or unreachable during a batch.
 //!
-//! A server that goes away cuts its sessions, and in a batch that looks like a limit. It is an outage
-//! - when the server says so (close code 1012), or
-//! - when all sessions of one process that were open end by a cut within a moment, and a second sign is there: connections that
-//!   nobody took in between, another process that answers after while the old one does not, or sessions of so different ages that
-//!   no rule about idle or old connections explains it.
+//! A server that goes away cuts its sessions, which looks like a limit in a batch. It counts as an outage
+//! - if the server says so (close code 1012), or
+//! - if all open sessions of one process are cut within a moment, and there is a second sign: connections refused in
+//!   between, another process that answers afterwards while the old one does not, or sessions of such different ages
+//!   that no rule about idle or old connections explains the cut.
 //!
-//! Proxies cut idle connections together, and servers cut the ones they can't serve: that alone is none. That a process was not
-//! met among a few sessions says nothing where the server has many.
+//! A cut of many sessions alone is no outage: proxies cut idle connections together, and servers cut those they can't
+//! serve. If the server has many processes, a few sessions may fail to meet one of them by chance.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,28 +15,29 @@ use proto::message::{ProbeResult, Served};
 use proto::{FailureKind, Outcome, Phase, SessionRecord};
 
 use super::side::{same_age, silence_us};
-use crate::report::facts::{Outage, Row};
-use crate::report::format::{count, latency};
+use crate::results::row::Row;
+use crate::results::verdict::Outage;
+use crate::text::{count, latency};
 
-/// Connections that one process loses when it ends are cut within this time of each other.
+/// The connections of a process that ends are cut within this time of each other.
 const MOMENT_US: u64 = 1_000_000;
-/// Of so few sessions nothing is said by how they ended alone.
+/// Fewer cut sessions than this are no sign of an outage.
 const SESSIONS_MIN: u64 = 3;
-/// The same where nobody says which process a session was of.
+/// Fewer cut sessions than this are no sign of an outage if no process is named.
 const NAMELESS_MIN: u64 = 8;
 
-/// What was found when the target was asked again after the batch.
+/// What the target answered when it was probed after the batch.
 #[derive(Debug, Clone, Default)]
 pub struct After {
     pub served_by: BTreeSet<Served>,
-    /// Connections that nobody took, by the url's place in the target.
+    /// Number of refused connections, by index of the url.
     pub refused_connects: BTreeMap<usize, u64>,
-    /// What it answered, or did not, before it was there again.
+    /// Problems with the target before it was ready again.
     pub told: Vec<String>,
 }
 
 impl After {
-    /// Of what an agent found.
+    /// Adds the findings of one agent.
     pub fn add(&mut self, urls: &[String], found: &[ProbeResult]) {
         for result in found {
             self.served_by.extend(result.served_by.iter().cloned());
@@ -51,33 +52,33 @@ impl After {
 #[derive(Debug, Clone)]
 struct Cut {
     process: Served,
-    /// Places of the urls that they went to.
+    /// Indexes of the urls of these sessions.
     urls: BTreeSet<usize>,
     at_us: u64,
     sessions: u64,
-    /// The server said that it restarts.
+    /// Whether the server announced a restart.
     said_so: bool,
-    /// No session of the process that was open lived on.
+    /// Whether no open session of the process survived the cut.
     whole: bool,
-    /// The process had sessions that were opened after it.
+    /// Whether the process had sessions that were opened after the cut.
     opened_later: bool,
-    /// All had been silent, or open, for the same time: somebody's rule.
+    /// Whether all had been silent, or open, for the same time, as by an idle or age limit.
     by_rule: bool,
 }
 
-/// How many processes of the target are known by the batch: so many answer to it.
+/// Number of target processes that are named in the batch.
 #[must_use]
 pub fn processes(rows: &[Row]) -> usize {
     rows.iter().filter_map(|row| process_of(&row.record)).collect::<BTreeSet<_>>().len()
 }
 
-/// Whether the batch may have met with an outage: then it is worth asking the target. `urls`: how many it has.
+/// Whether an outage is possible, so that the target should be probed. `urls` is the number of the target's urls.
 #[must_use]
 pub fn is_suspect(rows: &[Row], urls: usize) -> bool {
     cuts(rows, urls).iter().any(|cut| cut.said_so || (cut.whole && cut.sessions >= SESSIONS_MIN))
 }
 
-/// What is known of an outage, if there was one. `after`: nothing, where nobody could be asked.
+/// The outage, if there was one. `after` is empty if the target could not be probed.
 #[must_use]
 pub fn judge(rows: &[Row], urls: usize, after: &After) -> Option<Outage> {
     let known: BTreeSet<Served> = rows.iter().filter_map(|row| process_of(&row.record)).collect();
@@ -87,7 +88,7 @@ pub fn judge(rows: &[Row], urls: usize, after: &After) -> Option<Outage> {
     for cut in &cuts {
         let refused = refused(rows, urls, cut, after);
         let fresh = fresh(cut, after, &known);
-        // Of a server that was restarted as a whole none of the old processes can be met.
+        // After a restart of the whole server none of its old processes can answer.
         let lasting: BTreeSet<&Served> =
             known.iter().filter(|process| fresh.is_none() || !lost.contains(process)).collect();
         if !is_outage(cut, after, &lasting, refused, fresh.is_some()) {
@@ -113,7 +114,7 @@ pub fn judge(rows: &[Row], urls: usize, after: &After) -> Option<Outage> {
     outage
 }
 
-/// `lasting`: processes of which some answer can be expected after the batch.
+/// Whether a cut is an outage. `lasting` are the processes that can be expected to answer after the batch.
 fn is_outage(cut: &Cut, after: &After, lasting: &BTreeSet<&Served>, refused: u64, fresh: bool) -> bool {
     if cut.said_so {
         return true;
@@ -121,7 +122,7 @@ fn is_outage(cut: &Cut, after: &After, lasting: &BTreeSet<&Served>, refused: u64
     if !cut.whole || cut.sessions < SESSIONS_MIN {
         return false;
     }
-    // In a container the first process has the same number each time: that it answers is no sign if nobody did in between.
+    // A container's first process has the same id after a restart: if connections were refused, its answer is no sign.
     if refused > 0 {
         return true;
     }
@@ -132,8 +133,8 @@ fn is_outage(cut: &Cut, after: &After, lasting: &BTreeSet<&Served>, refused: u64
     !lives && all_others_met(cut, after, lasting) && (fresh || !cut.by_rule)
 }
 
-/// Whether the sessions after the batch were enough to meet every process of the host: that they did not meet one of them
-/// is a sign only then.
+/// Whether the sessions after the batch met every other process of the host. Only then is it a sign that they did not
+/// meet this one.
 fn all_others_met(cut: &Cut, after: &After, lasting: &BTreeSet<&Served>) -> bool {
     let host = &cut.process.host_url;
     let met = after.served_by.iter().any(|served| served.host_url == *host);
@@ -141,7 +142,7 @@ fn all_others_met(cut: &Cut, after: &After, lasting: &BTreeSet<&Served>) -> bool
     met && others.all(|served| after.served_by.contains(*served))
 }
 
-/// Who answers now at the same host, and was not there in the batch.
+/// The id of a process of the same host that answers now but did not answer in the batch.
 fn fresh(cut: &Cut, after: &After, known: &BTreeSet<Served>) -> Option<u64> {
     let new = |served: &&Served| served.host_url == cut.process.host_url && !known.contains(*served);
     after.served_by.iter().filter(new).find_map(|served| served.pid)
@@ -168,8 +169,8 @@ fn in_words(cut: &Cut) -> String {
     }
 }
 
-/// Connections that nobody took, at the urls of the cut: in the batch from a moment before it on, and after the batch. A proxy
-/// with nobody behind it says 502, 503 or 504 instead.
+/// Number of connections refused at the urls of the cut: in the batch from a moment before the cut on, and after the
+/// batch. A proxy without a server behind it answers 502, 503 or 504 instead.
 fn refused(rows: &[Row], urls: usize, cut: &Cut, after: &After) -> u64 {
     let nobody = |record: &&SessionRecord| {
         let Outcome::Failed(kind, _) = &record.outcome else { return false };
@@ -190,7 +191,7 @@ fn url_of(record: &SessionRecord, urls: usize) -> usize {
     usize::try_from(record.session % urls.max(1) as u64).unwrap_or(0)
 }
 
-/// Who served a session; `None` where no process is named.
+/// The process that served a session; `None` if none is named.
 fn process_of(record: &SessionRecord) -> Option<Served> {
     record.pid.map(|pid| Served { host_url: record.host_url.clone(), pid: Some(pid) })
 }
@@ -202,7 +203,7 @@ fn is_cut(record: &SessionRecord) -> bool {
         && record.ended_us().is_some()
 }
 
-/// For each process whose sessions were cut: the moment in which most of them were. Where none is named, each url is one.
+/// The largest cut of each process that had any. Sessions without a named process are grouped by url.
 fn cuts(rows: &[Row], urls: usize) -> Vec<Cut> {
     let mut groups: BTreeMap<(Served, usize), Vec<&SessionRecord>> = BTreeMap::new();
     for record in rows.iter().map(|row| &row.record).filter(|record| record.opened_us().is_some()) {
@@ -228,8 +229,8 @@ fn of_process(process: Served, members: &[&SessionRecord], urls: usize) -> Optio
     let opened = |record: &SessionRecord| record.opened_us().unwrap_or(u64::MAX);
     let cut: Vec<&&SessionRecord> =
         members.iter().filter(|record| is_cut(record) && (at_us..=until_us).contains(&ended(record))).collect();
-    // One that had its last answer a moment before may be noticed a moment later, and one whose next request found nobody has
-    // not lived on.
+    // The end of a session that had its last answer before the cut may be noticed later. A session whose next request
+    // was refused did not survive.
     let lived_on = members.iter().any(|record| {
         let nobody = matches!(&record.outcome, Outcome::Failed(kind, _) if found_nobody(kind));
         opened(record) <= at_us && ended(record) > until_us.saturating_add(MOMENT_US) && !nobody
@@ -256,7 +257,7 @@ mod tests {
 
     const MS: u64 = 1_000;
 
-    /// A session of process `pid` that opened and ended at these milliseconds.
+    /// A session of process `pid` that opened and ended at these milliseconds; `pid` 0 means none is named.
     fn row(pid: u64, opened_ms: u64, ended_ms: u64, outcome: Outcome) -> Row {
         let mut record = SessionRecord::without_life(0, outcome, String::new());
         record.started_us = Some(0);
@@ -287,7 +288,7 @@ mod tests {
         After { refused_connects: BTreeMap::from([(0, n)]), ..After::default() }
     }
 
-    /// A burst: all of one age.
+    /// A burst in which all sessions have about the same age.
     fn cut_at(pid: u64, at_ms: u64, code: u16) -> Vec<Row> {
         (0..32).map(|n| row(pid, 10 + n, at_ms + n, closed(code))).collect()
     }
@@ -321,7 +322,7 @@ mod tests {
         assert_eq!(judge(&rows, 1, &served(&[9])), None, "6 was not met either: too few sessions to know");
     }
 
-    /// Of many workers a few sessions meet a few: that some are not met, and others are for the first time, says nothing.
+    /// With many workers, a few sessions may well miss some of them and be the first to meet others.
     #[test]
     fn all_workers_that_end_at_once_are_an_outage() {
         let rows: Vec<Row> = [cut_at(1, 900, 1006), cut_at(2, 1_000, 1006)].concat();
@@ -337,7 +338,7 @@ mod tests {
         assert!(!is_suspect(&rows, 1), "one session");
         rows.extend([row(1, 90, 520, closed(1006)), row(1, 400, 510, closed(1006))]);
         assert_eq!(judge(&rows, 1, &served(&[2, 3, 50])), None);
-        // A ramp, in which workers get their first session after the cut.
+        // In a ramp, some workers get their first session after the cut.
         let mut ramp: Vec<Row> = (0..20).map(|n| row(1 + n, 100 * n, 3_000, Outcome::Succeeded)).collect();
         ramp[0] = row(1, 0, 500, closed(1006));
         assert_eq!(judge(&ramp, 1, &served(&[1, 2, 30])), None);
@@ -353,7 +354,7 @@ mod tests {
         assert_eq!(judge(&few, 1, &served(&[7])), None, "one after the other, over eight seconds");
     }
 
-    /// One that had its last answer just before the cut is noticed just after it.
+    /// The end of a session that had its last answer just before the cut is noticed just after it.
     #[test]
     fn a_last_answer_that_was_read_a_moment_later_is_no_life_after_it() {
         let mut rows = cut_at(7, 500, 1006);
@@ -369,7 +370,7 @@ mod tests {
         assert_eq!(judge(&rows, 1, &served(&[8])), None);
     }
 
-    /// A container that is restarted has the same process number; sessions that come later are served by it.
+    /// A restarted container has the same process id, and serves later sessions.
     #[test]
     fn the_same_number_after_refused_connections_is_another_life() {
         let mut rows: Vec<Row> = (0..20).map(|n| row(1, 100 * n, 2_000, closed(1006))).collect();
@@ -380,7 +381,7 @@ mod tests {
         assert_eq!(judge(&rows, 1, &served(&[1])), None, "without them the process has lived on");
     }
 
-    /// A proxy answers for a server that is gone; over HTTP the next request of a session finds nobody.
+    /// A proxy answers for a server that is gone; over HTTP the next request of a session is refused.
     #[test]
     fn whoever_finds_nobody_behind_a_proxy_or_at_the_next_request_counts() {
         for (kind, phase) in [
@@ -399,7 +400,7 @@ mod tests {
 
     #[test]
     fn without_names_different_ages_tell_and_refused_connections_do() {
-        // A ramp: each had been open, and silent, for another time when all were cut at once.
+        // In a ramp, each session had been open and silent for a different time when all were cut at once.
         let ramp: Vec<Row> = (0..20).map(|n| row(0, 100 * n, 2_000, closed(1006))).collect();
         assert!(judge(&ramp, 1, &After::default()).is_some());
         let burst: Vec<Row> = (0..20).map(|_| row(0, 10, 2_000, closed(1006))).collect();
@@ -411,7 +412,7 @@ mod tests {
         assert!(!is_suspect(&full, 1), "nothing was cut");
     }
 
-    /// Two urls in turn: one of the two servers goes, and what nobody took at the other is not its.
+    /// Two urls in turn: one of the two servers goes away, and refused connections at the other are not counted for it.
     #[test]
     fn each_url_is_a_server_of_its_own() {
         let at = |number: u64, mut row: Row| {

@@ -1,48 +1,49 @@
-//! PURE: whose doing it was that a session did not succeed: an ending, and what the generator was doing meanwhile.
+//! PURE: attributes each unsuccessful session to a side, by its ending and by what the generator did meanwhile.
 //!
-//! This is the only place that says so; the table is in docs/truth.md. Most endings speak for themselves. Some can be provoked
-//! by a client that is late: a server that hears no answer to its pings hangs up, and so does one that waits too long for the next
-//! request. Then it counts whose silence it was: from the server's last sign of life to the cut, what part of that time had
-//! this side let pass with something to do?
+//! The table is in docs/truth.md. Most endings are unambiguous. Some can be provoked by a late client: a server hangs
+//! up on a client that does not answer its pings, or whose next request takes too long. Such an ending is attributed by
+//! the silence before the cut, from the server's last sign of life on: for how much of that time did work wait in the
+//! generator?
 
 use std::collections::BTreeMap;
 
 use proto::{FailureKind, Outcome, SessionRecord};
 
-use crate::report::facts::{AgentResult, Row};
+use crate::results::agent::AgentResult;
+use crate::results::row::Row;
 
-/// Whose doing an ending was.
+/// The side that an ending is attributed to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Side {
-    /// The server, or what stands before it.
+    /// The server, or a proxy in front of it.
     Server,
-    /// The environment in it: an exception of its own.
+    /// The environment that the server runs: it raised an exception.
     Environment,
-    /// The server went away; what its sessions would have come to is not known.
+    /// The server went away; how its sessions would have ended is unknown.
     Outage,
     Generator,
     Unknown,
 }
 
 impl Side {
-    /// A faster generator would have met with it too.
+    /// Whether a faster generator would have had the same ending.
     #[must_use]
     pub fn is_theirs(self) -> bool {
         matches!(self, Self::Server | Self::Environment | Self::Outage)
     }
 }
 
-/// Of the silence before a cut: from this part on the agent's own lateness may have been the cause of it. Where it was most of
-/// the silence, it was all that the server waited for; where it was half, the two can't be told apart.
+/// From this percentage of the silence on, a cut is attributed to the agent's own delay. If that delay was most of the
+/// silence, the server waited for the agent; at half, the sides can't be told apart.
 const OWN_PART_PERCENT: u64 = 50;
 
-/// Without stamps, timers that fired later than this leave nothing to say for the agent.
+/// Without kernel stamps, a cut is attributed to the generator if its timers fired later than this.
 const TIMERS_LATE_US: u64 = 1_000_000;
 
-/// What is known of an agent that the record of a session does not tell.
+/// What is known of an agent beyond the records of its sessions.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Doing {
-    /// The latest that one of its timers fired.
+    /// The largest delay of the agent's timers.
     pub timers_late_us: Option<u64>,
 }
 
@@ -53,40 +54,40 @@ impl Doing {
     }
 }
 
-/// The sides of a batch's sessions, in the order of its rows; `None` for one that succeeded.
+/// The side of each row, in the order of the rows; `None` for a session that succeeded.
 #[must_use]
 pub fn sides(rows: &[Row], agents: &[AgentResult]) -> Vec<Option<Side>> {
     let doing: BTreeMap<&str, Doing> = agents.iter().map(|agent| (agent.name.as_str(), Doing::of(agent))).collect();
     rows.iter().map(|row| side(&row.record, doing.get(&*row.agent).copied().unwrap_or_default())).collect()
 }
 
-/// Whose doing the end of a session was; `None` if it succeeded.
+/// The side of one session; `None` if it succeeded.
 #[must_use]
 pub fn side(record: &SessionRecord, doing: Doing) -> Option<Side> {
     Some(match &record.outcome {
         Outcome::Succeeded => return None,
         Outcome::Failed(kind, _) if is_provoked(kind) => provoked(record, doing),
         Outcome::Failed(kind, _) => of_itself(kind),
-        // What was not there in time may have been slow on either side; the verdict looks at all of them together.
+        // Either side may have been slow; the verdict looks at all timeouts together.
         Outcome::TimedOut(_) | Outcome::Lost | Outcome::NeverStarted => Side::Unknown,
     })
 }
 
-/// Endings that a server resorts to when it hears nothing from a client for too long.
+/// Whether a server may end a session in this way because it hears nothing from the client.
 #[must_use]
 pub fn is_provoked(kind: &FailureKind) -> bool {
     matches!(
         kind,
         FailureKind::Closed(1000 | 1001 | 1005 | 1006 | 1008 | 1011)
             | FailureKind::Reset
-            // A TLS handshake that was given up.
+            // The server gave up a TLS handshake.
             | FailureKind::Tls
             | FailureKind::UpgradeRefused(408)
             | FailureKind::HttpStatus(408)
     )
 }
 
-/// How long the server had said nothing when the session was cut.
+/// How long the server had been silent when the session was cut.
 #[must_use]
 pub fn silence_us(record: &SessionRecord) -> u64 {
     let measured = record.wire.silence.map(|silence| silence.us);
@@ -97,7 +98,7 @@ pub fn silence_us(record: &SessionRecord) -> u64 {
     measured.or_else(since_open).unwrap_or(0)
 }
 
-/// Whether all of these times are about the same: within a tenth, or a tenth of a second.
+/// Whether all of these times agree within a tenth, or within a tenth of a second.
 #[must_use]
 pub fn same_age(ages_us: &[u64]) -> bool {
     let (Some(least), Some(most)) = (ages_us.iter().min(), ages_us.iter().max()) else { return false };
@@ -110,7 +111,7 @@ const SAME_AGE_US: u64 = 100_000;
 fn provoked(record: &SessionRecord, doing: Doing) -> Side {
     match (record.wire.silence, doing.timers_late_us) {
         (Some(silence), _) if silence.own_us.saturating_mul(100) >= silence.us.saturating_mul(OWN_PART_PERCENT) => {
-            // A cut that follows on the heels of an answer was not waited for.
+            // A cut right after an answer did not wait for the client.
             if silence.own_us < BRIEF_US { Side::Server } else { Side::Generator }
         }
         (Some(_), _) => Side::Server,
@@ -119,7 +120,7 @@ fn provoked(record: &SessionRecord, doing: Doing) -> Side {
     }
 }
 
-/// No server gives a client up for being silent for so short a time.
+/// No server gives up a client that is silent for a shorter time.
 const BRIEF_US: u64 = 100_000;
 
 fn of_itself(kind: &FailureKind) -> Side {

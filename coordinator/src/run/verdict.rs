@@ -1,134 +1,133 @@
-//! PURE: what a batch is worth, and who was the limit.
+//! PURE: judges an attempt at a batch: its validity and its bottleneck.
 //!
-//! The question is always whether the *conclusion* would change without what the generator did: a burst of thousands
-//! takes time to launch, and that alone is no fault. The conclusion of a batch is whether its success criteria were met
-//! (in a ramp or with arrivals from the intended starts as well), and in a burst whether all sessions were open at once.
-//! [`generator`] asks whether a generator that adds nothing would have come to another one; [`limit`] who kept the batch
-//! from doing better. How often they are right is measured, see docs/truth.md.
+//! The question is whether the *conclusion* would differ without the delays of the generator: a burst of thousands
+//! takes time to launch, and that alone is no fault. The conclusion is whether the batch met its success criteria (in a
+//! ramp or with arrivals also from the intended starts), and in a burst whether all sessions were open at once.
+//! [`generator`] decides whether a generator without delay would have led to another conclusion, and [`limit`] what the
+//! bottleneck was. How often they are right is measured, see docs/truth.md.
 
 mod generator;
 mod limit;
+mod reason;
 mod words;
 
+pub use self::reason::Reason;
+
 use crate::plan::Plan;
-use crate::report::facts::{Limit, Outage, Row, Verdict, Worth, p99};
-use crate::report::format::{count, latency};
-use crate::report::summary::Summary;
+use crate::results::agent::p99;
+use crate::results::batch::Summary;
+use crate::results::row::Row;
+use crate::results::verdict::{Bottleneck, Outage, Validity, Verdict};
 use crate::run::side::sides;
 
-/// One attempt as it is judged.
+/// The inputs of a verdict on one attempt.
 #[derive(Debug, Clone, Copy)]
 pub struct Evidence<'a> {
     pub plan: &'a Plan,
     pub summary: &'a Summary,
     pub rows: &'a [Row],
-    /// What the collector found wrong with the uploads.
+    /// Errors that the collector found in the uploads.
     pub faults: &'a [String],
-    /// Who was lost and why.
+    /// The lost agents, and why each was lost.
     pub lost: &'a [String],
     pub fate: &'a Fate,
 }
 
-/// What became of an attempt besides its sessions.
+/// What happened to an attempt besides its sessions.
 #[derive(Debug, Clone, Default)]
 pub struct Fate {
     pub outage: Option<(Outage, Treated)>,
-    /// Why it does not count, if it does not and no agent was lost.
+    /// Why the attempt does not count, for a reason other than a lost agent.
     pub given_up: Option<String>,
-    /// What the target did when it was asked after it, if it did not answer at once.
+    /// How the target failed the probes after the attempt, if it did not answer at once.
     pub afterwards: Vec<String>,
 }
 
-/// What an attempt is worth under which the server went away.
+/// How an attempt with an outage is treated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Treated {
-    /// It does not count.
+    /// The attempt does not count.
     Refused,
-    /// The user wants it kept as it is.
+    /// The user wants the attempt kept as it is.
     Kept,
-    /// The server went away in each of so many attempts: that is what the batch does to it.
+    /// The server went away in each of this many attempts, so the batch itself is the cause.
     EveryTime { attempts: u32 },
 }
 
-/// Judges one attempt.
+/// Judges one attempt; the reasons are in words.
 #[must_use]
 pub fn judge(evidence: &Evidence<'_>) -> Verdict {
+    let (verdict, reasons) = judge_with_reasons(evidence);
+    Verdict { reasons: reasons.iter().map(ToString::to_string).collect(), ..verdict }
+}
+
+/// Judges one attempt; the verdict's own reasons are left empty.
+#[must_use]
+pub fn judge_with_reasons(evidence: &Evidence<'_>) -> (Verdict, Vec<Reason>) {
     let Evidence { plan, summary, faults, lost, .. } = *evidence;
-    let mut judge = Judge { worth: Worth::Valid, reasons: Vec::new() };
+    let mut judge = Judge { validity: Validity::Valid, reasons: Vec::new() };
     if !summary.ledger.balances() {
-        judge.say(Worth::Invalid, format!("the ledger does not balance: {}", summary.ledger));
+        judge.say(Validity::Invalid, Reason::LedgerUnbalanced(summary.ledger));
     }
     for fault in faults {
-        judge.say(Worth::Invalid, fault.clone());
+        judge.say(Validity::Invalid, Reason::Upload(fault.clone()));
     }
     for who in lost {
-        judge.say(Worth::Degraded, format!("agent {who}"));
+        judge.say(Validity::Degraded, Reason::AgentLost(who.clone()));
     }
     judge.clocks(plan, summary);
     let crashes = judge.fate(evidence.fate);
-    let otherwise = judge.worth;
+    let otherwise = judge.validity;
     let hosts_missing = judge.hosts(plan, summary);
     let sides = sides(evidence.rows, &summary.by_agent);
     let criteria = Criteria::of(evidence);
     if !crashes {
         for reason in generator::why(evidence, &criteria, &sides) {
-            judge.say(Worth::GeneratorLimited, reason);
+            judge.say(Validity::GeneratorLimited, reason);
         }
     }
-    let (limit, reasons) = match judge.worth {
-        Worth::GeneratorLimited => (Limit::Generator, Vec::new()),
-        Worth::Valid if crashes => (Limit::Server, Vec::new()),
-        Worth::Valid if criteria.met() => (Limit::None, Vec::new()),
-        Worth::Valid => limit::of(evidence, &criteria, &sides),
-        Worth::Degraded | Worth::Invalid => (Limit::Unknown, Vec::new()),
+    let (limit, reasons) = match judge.validity {
+        Validity::GeneratorLimited => (Bottleneck::Generator, Vec::new()),
+        Validity::Valid if crashes => (Bottleneck::Server, Vec::new()),
+        Validity::Valid if criteria.met() => (Bottleneck::None, Vec::new()),
+        Validity::Valid => limit::of(evidence, &criteria, &sides),
+        Validity::Degraded | Validity::Invalid => (Bottleneck::Unknown, Vec::new()),
     };
     judge.reasons.extend(reasons);
     judge.reasons.extend(without_steps(evidence));
     judge.reasons.extend(over_range(summary));
-    Verdict {
-        worth: judge.worth,
+    let verdict = Verdict {
+        validity: judge.validity,
         limit,
-        reasons: judge.reasons,
+        reasons: Vec::new(),
         hosts_missing,
-        only_hosts_missing: hosts_missing && otherwise < Worth::Degraded,
+        only_hosts_missing: hosts_missing && otherwise < Validity::Degraded,
         outage: evidence.fate.outage.as_ref().map(|(outage, _)| outage.clone()),
-    }
+    };
+    (verdict, judge.reasons)
 }
 
-/// Percentiles stop where the histograms' range does; criteria go by the sessions themselves.
-fn over_range(summary: &Summary) -> Option<String> {
-    (summary.over_range > 0).then(|| {
-        format!(
-            "{} values are above the range of the histograms ({}): percentiles among them stand at its end",
-            count(summary.over_range),
-            latency(summary.range_us)
-        )
-    })
+/// Values above the histograms' range affect percentiles only: criteria use the sessions themselves.
+fn over_range(summary: &Summary) -> Option<Reason> {
+    (summary.over_range > 0).then_some(Reason::OverRange { values: summary.over_range, range_us: summary.range_us })
 }
 
-/// Sessions whose episode was over before their first step: nothing is known of the steps that they were planned for.
-fn without_steps(evidence: &Evidence<'_>) -> Option<String> {
+/// A note on sessions whose episode ended before their first step: their planned steps were not measured.
+fn without_steps(evidence: &Evidence<'_>) -> Option<Reason> {
     let over = |r: &&proto::SessionRecord| r.outcome == proto::Outcome::Succeeded && r.done && r.step_us.is_empty();
     let n = evidence.rows.iter().map(|row| &row.record).filter(over).count() as u64;
-    (n > 0).then(|| {
-        format!(
-            "{} of {} succeeded sessions were done at their reset and made no step: the batch says nothing about steps for \
-             them; look at what the environment's reset needs, or set session.until_done = false",
-            count(n),
-            count(evidence.summary.ledger.succeeded)
-        )
-    })
+    (n > 0).then_some(Reason::DoneAtReset { sessions: n, succeeded: evidence.summary.ledger.succeeded })
 }
 
-/// The conclusion of a batch, and what it would be without the generator's own delay.
+/// The conclusion of a batch, and the latency that it would have without the generator's own delay.
 #[derive(Debug, Clone, Copy)]
 struct Criteria {
     success: bool,
     limit_us: u64,
     total_p99_us: u64,
-    /// From the intended starts, succeeded sessions.
+    /// The p99 of succeeded sessions from their intended starts.
     response_p99_us: u64,
-    /// Without what the agents added to each session; `None` where that is not known.
+    /// The p99 without the agents' own delay; `None` if that is unknown.
     without_own_p99_us: Option<u64>,
 }
 
@@ -137,20 +136,20 @@ impl Criteria {
         let Evidence { plan, summary, rows, .. } = evidence;
         let good = || rows.iter().map(|row| &row.record).filter(|r| r.outcome == proto::Outcome::Succeeded);
         let limit_us = plan.latency_limit_us(summary.batch.wait_us);
-        // A session whose episode was over early has asked for less, and is held to less: its time is scaled to the limit of
-        // one that asked for everything.
+        // A session whose episode ended early asked for less, and has a lower limit: its time is scaled to the limit of
+        // a session that asked for everything.
         let scaled = |r: &proto::SessionRecord, us: u64| match plan.latency_limit_of_us(r.asked_us) {
             own_us if !r.done || own_us == limit_us || own_us == 0 => us,
             own_us => u64::try_from(u128::from(us) * u128::from(limit_us) / u128::from(own_us)).unwrap_or(u64::MAX),
         };
         let known: Vec<u64> = good().filter_map(|r| Some(scaled(r, r.total_without_own_delay_us()?))).collect();
         let all = summary.ledger.succeeded;
-        // One session in a thousand without a stamp does not move a 99th percentile.
+        // One unknown session in a thousand does not move the 99th percentile.
         let enough = all > 0 && (known.len() as u64).saturating_mul(1_000) >= all.saturating_mul(999);
         Self {
             success: plan.enough_succeeded(summary.ledger.succeeded, summary.ledger.planned),
             limit_us,
-            // Exactly, as what it is compared with: the upper edge of a bucket may lie on the other side of the criterion.
+            // Exact, since the upper edge of a histogram's bucket may lie on the other side of the criterion.
             total_p99_us: p99(good().filter_map(|r| Some(scaled(r, r.total_us?))).collect()).unwrap_or(0),
             response_p99_us: p99(good().filter_map(|r| Some(scaled(r, r.response_us()?))).collect()).unwrap_or(0),
             without_own_p99_us: if enough { p99(known) } else { None },
@@ -167,106 +166,77 @@ impl Criteria {
 }
 
 struct Judge {
-    worth: Worth,
-    reasons: Vec<String>,
+    validity: Validity,
+    reasons: Vec<Reason>,
 }
 
 impl Judge {
-    fn say(&mut self, worth: Worth, reason: String) {
-        self.worth = self.worth.max(worth);
+    fn say(&mut self, validity: Validity, reason: Reason) {
+        self.validity = self.validity.max(validity);
         self.reasons.push(reason);
     }
 
-    /// What became of the attempt; `true` if the server goes away each time.
+    /// Adds the reasons that are not in the sessions; `true` if the server went away in every attempt.
     fn fate(&mut self, fate: &Fate) -> bool {
         let crashes = matches!(fate.outage, Some((_, Treated::EveryTime { .. })));
         if let Some((outage, treated)) = &fate.outage {
-            let what = outage.evidence.join("; ");
-            match treated {
-                Treated::EveryTime { attempts } => {
-                    self.reasons
-                        .push(format!("by the server: it crashed in {attempts} of {attempts} attempts: {what}"));
-                }
-                Treated::Kept => self.say(
-                    Worth::Degraded,
-                    format!(
-                        "the server was restarted while sessions ran, and the batch is kept (target.on_restart): {what}"
-                    ),
-                ),
-                Treated::Refused => {
-                    self.say(Worth::Degraded, format!("the server was restarted while sessions ran: {what}"));
-                }
+            let evidence = outage.evidence.join("; ");
+            match *treated {
+                Treated::EveryTime { attempts } => self.reasons.push(Reason::ServerCrashes { attempts, evidence }),
+                Treated::Kept => self.say(Validity::Degraded, Reason::ServerRestarted { kept: true, evidence }),
+                Treated::Refused => self.say(Validity::Degraded, Reason::ServerRestarted { kept: false, evidence }),
             }
-        }
-        if fate.outage.is_none() {
-            self.reasons.extend(
-                fate.afterwards.iter().map(|told| format!("after the batch the target did not answer at once: {told}")),
-            );
+        } else {
+            self.reasons.extend(fate.afterwards.iter().cloned().map(Reason::TargetSlowAfter));
         }
         if let Some(why) = &fate.given_up {
-            self.say(Worth::Degraded, format!("given up: {why}"));
+            self.say(Validity::Degraded, Reason::GivenUp(why.clone()));
         }
         crashes
     }
 
-    /// A start together is only as good as what is known of the clocks; with one agent there is nothing to compare.
+    /// A common start is only as exact as the clocks are known; one agent has no other to compare with.
     fn clocks(&mut self, plan: &Plan, summary: &Summary) {
         let shares = || summary.by_agent.iter().filter(|agent| agent.sessions > 0);
         let worst = shares().filter_map(|agent| Some((agent.clock_error_us?, agent))).max_by_key(|(error, _)| *error);
         let limit_us = plan.measure.max_clock_error_us;
         if let Some((error_us, agent)) = worst.filter(|(error_us, _)| shares().count() > 1 && *error_us > limit_us) {
-            let ms = |us: u64| format!("{}.{} ms", us / 1_000, us % 1_000 / 100);
-            self.say(
-                Worth::Invalid,
-                format!(
-                    "the clock of agent {} is known within {} only, more than measure.max_clock_error_ms allows ({}): when its \
-                     sessions started is not known well enough; is the network to it slow or busy? start the coordinator nearer to it, or \
-                     raise the limit if that much does not matter here",
-                    agent.name,
-                    ms(error_us),
-                    ms(limit_us)
-                ),
-            );
+            let agent = agent.name.clone();
+            self.say(Validity::Invalid, Reason::ClockUnknown { agent, error_us, limit_us });
         }
         for agent in shares().filter(|agent| agent.wire() == Some(proto::WireState::Void)) {
-            let step_us = agent.vitals.as_ref().map_or(0, |vitals| vitals.realtime_step_us);
-            self.reasons.push(format!(
-                "the time of day of agent {} was set by {} while sessions ran: its wire latencies are void",
-                agent.name,
-                latency(step_us.unsigned_abs())
-            ));
+            let step_us = agent.vitals.as_ref().map_or(0, |vitals| vitals.realtime_step_us.unsigned_abs());
+            self.reasons.push(Reason::TimeOfDaySet { agent: agent.name.clone(), step_us });
         }
     }
 
-    /// Whether hosts that are required did not answer.
+    /// Judges the hosts; `true` if required hosts did not answer.
     fn hosts(&mut self, plan: &Plan, summary: &Summary) -> bool {
         let mut missing = false;
         let seen = summary.unique_hosts();
-        // Where nothing succeeded nobody said who it was.
+        // If no session succeeded, no host was named.
         if let Some(expected) = plan.target.expected_hosts.filter(|n| seen < *n && summary.ledger.succeeded > 0) {
-            let who: Vec<&str> = summary.hosts.keys().map(String::as_str).collect();
-            let text = format!("{seen} of {expected} expected hosts answered: {}", who.join(", "));
+            let reason = Reason::HostsMissing { expected, seen: summary.hosts.keys().cloned().collect() };
             if plan.target.require_hosts {
                 missing = true;
-                self.say(Worth::Invalid, text);
+                self.say(Validity::Invalid, reason);
             } else {
-                self.reasons.push(text);
+                self.reasons.push(reason);
             }
         }
         if let Some((host, has)) = overloaded(summary) {
-            self.reasons.push(format!(
-                "host {host} had {} of {} sessions, {} hosts would have {} each: does the load balancer spread them?",
-                count(has),
-                count(summary.ledger.succeeded),
-                summary.hosts.len(),
-                count(summary.ledger.succeeded / summary.hosts.len().max(1) as u64)
-            ));
+            self.reasons.push(Reason::HostOverloaded {
+                host: host.to_owned(),
+                sessions: has,
+                succeeded: summary.ledger.succeeded,
+                hosts: summary.hosts.len() as u64,
+            });
         }
         missing
     }
 }
 
-/// The host that got clearly more than its share: a fifth more, and more than chance gives (four standard deviations of
+/// The host with clearly more than its share: a fifth more, and more than chance explains (four standard deviations of
 /// a fair draw).
 #[expect(clippy::cast_precision_loss, reason = "a test of proportions")]
 fn overloaded(summary: &Summary) -> Option<(&str, u64)> {

@@ -1,7 +1,7 @@
-//! Faults on purpose, for tests of what a crash or a bad disk leaves behind (`--fault`, hidden).
+//! Deliberate faults, for tests of what a crash or a bad disk leaves behind (`--fault`, hidden).
 //!
-//! Every write of the results folder has a number, from 1. A kill is a real SIGKILL of this process: nothing is flushed,
-//! nothing is cleaned up.
+//! Every write to the results folder has a number, from 1. A kill is a real SIGKILL of this process: nothing is flushed
+//! or cleaned up.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -13,14 +13,14 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, raise};
 
-/// What is to go wrong; nothing by default.
+/// The faults to cause; none by default.
 #[derive(Debug, Clone, Default)]
 pub struct Faults {
-    /// Killed when this write is on disk.
+    /// The process is killed once this write is on disk.
     kill_after: Option<u64>,
-    /// Killed when half of this write is on disk.
+    /// The process is killed once half of this write is on disk.
     kill_within: Option<u64>,
-    /// Every write takes so much longer.
+    /// Every write takes this much longer.
     slow: Duration,
     writes: Arc<AtomicU64>,
 }
@@ -28,7 +28,7 @@ pub struct Faults {
 impl FromStr for Faults {
     type Err = String;
 
-    /// `kill-after=N`, `kill-within=N`, `slow-ms=N`; several with commas.
+    /// Parses `kill-after=N`, `kill-within=N`, `slow-ms=N`, separated by commas.
     fn from_str(text: &str) -> Result<Self, String> {
         let mut faults = Self::default();
         for part in text.split(',') {
@@ -46,7 +46,7 @@ impl FromStr for Faults {
     }
 }
 
-/// One write to one file, in as many pieces as it takes; on disk when [`Sink::finish`] returns.
+/// One write to one file, in any number of pieces; it is on disk once [`Sink::finish`] returns.
 #[derive(Debug)]
 pub(super) struct Sink<'a> {
     file: &'a File,
@@ -59,7 +59,7 @@ impl<'a> Sink<'a> {
     pub(super) fn new(file: &'a File, path: &'a Path, faults: &'a Faults) -> Self {
         let number = faults.writes.fetch_add(1, Ordering::Relaxed) + 1;
         if !faults.slow.is_zero() {
-            // Blocking is what a slow disk does; the store has a thread for that.
+            // A slow disk blocks its thread too; the store writes on a thread that may block.
             std::thread::sleep(faults.slow);
         }
         Self { file, path, faults, number }
@@ -74,7 +74,7 @@ impl<'a> Sink<'a> {
     }
 
     fn named(&self, error: io::Error) -> io::Error {
-        // The kind alone would lose "No space left on device".
+        // An error made from the kind alone would lose "No space left on device".
         io::Error::new(error.kind(), format!("{}: {error}", self.path.display()))
     }
 }
@@ -83,7 +83,7 @@ impl Write for Sink<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let mut file = self.file;
         if self.faults.kill_within == Some(self.number) {
-            // Whether or not even half of it gets there: the process ends here.
+            // This may write less than half; the process ends here in any case.
             let _ = file.write_all(&bytes[..bytes.len() / 2]).and_then(|()| file.sync_data());
             die();
         }
@@ -96,7 +96,7 @@ impl Write for Sink<'_> {
 }
 
 fn die() {
-    // Not returned from.
+    // SIGKILL ends the process, so that this does not return.
     let _ = raise(Signal::SIGKILL);
 }
 

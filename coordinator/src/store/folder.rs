@@ -1,4 +1,4 @@
-//! Where results go: a new folder for every run, never one that exists.
+//! The path of the results folder: every run gets a new one.
 
 use std::fs;
 use std::io;
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::plan::Plan;
 
-/// Suffixes tried before giving up.
+/// Most suffixes that are tried.
 const SAME_NAME_MAX: u32 = 10_000;
 
 /// The path of `output.dir` with its placeholders filled in. `date` is `YYYY-MM-DD`.
@@ -30,7 +30,7 @@ pub fn resolve(plan: &Plan, date: &str) -> PathBuf {
 /// Creates `wanted`, or the first of `wanted-2`, `wanted-3`, ... that does not exist.
 ///
 /// # Errors
-/// If it can't be created.
+/// If the folder can't be created.
 pub fn create(wanted: &Path) -> io::Result<PathBuf> {
     let named = |path: &Path, error: io::Error| {
         io::Error::new(

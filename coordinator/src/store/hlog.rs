@@ -1,4 +1,4 @@
-//! histograms.hlog, read: HdrHistogram's interval log with compressed V2 histograms
+//! Reads histograms.hlog: HdrHistogram's interval log with compressed V2 histograms
 //! (<https://github.com/HdrHistogram/HdrHistogram>, `HistogramLogReader`).
 
 use std::collections::BTreeMap;
@@ -9,14 +9,14 @@ use flate2::read::ZlibDecoder;
 use hdrhistogram::Histogram;
 use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
 
-/// What one histogram may have packed: far above what its bounds allow.
+/// Largest size of one histogram, as packed text and unpacked: far more than the bounds of a run need.
 const PACKED_BYTES_MAX: usize = 1 << 20;
 const UNPACKED_BYTES_MAX: u64 = 2 << 20;
 
-/// Every histogram whose tag is `wanted`, by tag.
+/// Reads every histogram whose tag is `wanted`, by tag.
 ///
 /// # Errors
-/// What is wrong, and with which interval.
+/// If an interval can't be read, with its number.
 pub fn read(text: &[u8], wanted: impl Fn(&str) -> bool) -> Result<BTreeMap<String, Histogram<u64>>, String> {
     match read_whole(text, wanted) {
         (found, None) => Ok(found),
@@ -24,7 +24,7 @@ pub fn read(text: &[u8], wanted: impl Fn(&str) -> bool) -> Result<BTreeMap<Strin
     }
 }
 
-/// As [`read`], but what comes before the first that can't be read is kept beside what is wrong with it.
+/// Like [`read`], but an error does not discard the histograms before it.
 pub fn read_whole(text: &[u8], wanted: impl Fn(&str) -> bool) -> (BTreeMap<String, Histogram<u64>>, Option<String>) {
     let mut found = BTreeMap::new();
     let mut number = 0;
@@ -48,7 +48,7 @@ pub fn read_whole(text: &[u8], wanted: impl Fn(&str) -> bool) -> (BTreeMap<Strin
 }
 
 fn histogram(packed: &str) -> Result<Histogram<u64>, String> {
-    /// Cookie and length of what is compressed, big endian.
+    /// The header is the cookie and the compressed length, big endian.
     const HEADER: usize = 8;
     const COOKIE: [u8; 4] = 0x1c84_9314_u32.to_be_bytes();
     if packed.len() > PACKED_BYTES_MAX {
@@ -57,7 +57,7 @@ fn histogram(packed: &str) -> Result<Histogram<u64>, String> {
     let bytes = base64::engine::general_purpose::STANDARD.decode(packed).map_err(|error| error.to_string())?;
     let zipped = bytes.strip_prefix(&COOKIE).and_then(|rest| rest.get(HEADER - COOKIE.len()..));
     let mut plain = Vec::new();
-    // The library's own reader makes room for whatever the inside claims.
+    // The library's own reader allocates whatever size the data claims.
     let mut inflate = ZlibDecoder::new(zipped.ok_or("no compressed V2 header")?).take(UNPACKED_BYTES_MAX);
     inflate.read_to_end(&mut plain).map_err(|error| error.to_string())?;
     proto::histograms::decode_one(&plain)

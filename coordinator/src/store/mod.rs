@@ -1,24 +1,21 @@
-//! The results folder: written as the run goes, a finished batch on disk before the next one starts.
+//! The results folder. It is written during the run: a finished batch is on disk before the next one starts.
 //!
-//! Of one attempt, raw.jsonl, histograms.hlog and summary.csv are appended and flushed to disk first, then the journal's
-//! line, which carries their lengths: what lies beyond the last line's lengths is a batch that was not finished. A write
-//! that fails is taken back to those lengths at once; after a crash `resume` does the same.
+//! An attempt is first appended to raw.jsonl, histograms.hlog and summary.csv, which are synced. Then its line, with
+//! their lengths, is appended to the journal: bytes beyond the last line's lengths belong to an unfinished batch. A
+//! failed write is cut back to those lengths at once; after a crash, `resume` does the same.
 
 pub mod fault;
 pub mod folder;
-pub mod historical;
 pub mod hlog;
-pub mod journal;
-mod lives;
-pub mod publish;
-pub mod raw;
+pub mod legacy;
 pub mod read;
+mod read_error;
 pub mod resume;
-pub mod run_json;
+pub mod schema;
+mod session_intervals;
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
-use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -28,44 +25,23 @@ use jiff::Timestamp;
 use proto::Metric;
 
 use self::fault::{Faults, Sink};
-use self::journal::{Lengths, Line};
+use self::schema::journal::{Entry, Lengths};
+use self::schema::run_json::RunJson;
+use self::schema::{columns, raw};
 use crate::plan::Raw;
-use crate::report::format::{count, seconds_short};
-use crate::report::summary::{COLUMNS, Summary};
-use crate::run::collect::Finished;
+use crate::results::attempt::FinishedAttempt;
+use crate::results::batch::Summary;
+use crate::results::metadata::RunState;
+use crate::run::sink::ResultSink;
+use crate::text::{count, seconds_short};
 
-/// Raised when a file of the folder changes its meaning.
-pub const FORMAT: u32 = 2;
-
-/// The formats that can be reported. Format 1 took a session as open from its connection on, format 2 from its first answer.
-pub(crate) const READ: RangeInclusive<u32> = 1..=FORMAT;
+pub use self::schema::format::FORMAT;
 
 pub(crate) const SUMMARY: &str = "summary.csv";
 const HISTOGRAMS: &str = "histograms.hlog";
 const JOURNAL: &str = "journal.jsonl";
 const RUN: &str = "run.json";
 const ATTEMPTS: &str = "attempts";
-
-/// Where finished attempts go.
-pub trait Keep: Send + Sized + 'static {
-    /// Whether [`Keep::put`] waits for a disk.
-    const BLOCKS: bool;
-
-    /// Keeps one attempt. When this returns, it survives a crash.
-    ///
-    /// # Errors
-    /// What went wrong, where, and how much room it takes.
-    fn put(&mut self, finished: &Finished) -> io::Result<()>;
-
-    /// Replaces what is known of the run as a whole.
-    ///
-    /// # Errors
-    /// With the path that could not be written.
-    fn put_run(&self, run: &run_json::RunJson<'_>) -> io::Result<()>;
-
-    /// Where it all is.
-    fn place(&self) -> String;
-}
 
 /// An open results folder.
 #[derive(Debug)]
@@ -75,18 +51,18 @@ pub struct Store {
     raw_file: Option<File>,
     summary: File,
     histograms: File,
-    /// Locked for as long as this lives.
+    /// Locked until this is dropped.
     journal: File,
     started: Timestamp,
     faults: Faults,
 }
 
-/// An error with the path that it is about.
+/// Adds the path to an error.
 pub(crate) fn named(path: &Path) -> impl Fn(io::Error) -> io::Error {
     move |error| io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
 
-/// The name of the file of records, if there is one.
+/// The name of the file of session records, if the run keeps one.
 fn raw_name(raw: Raw) -> Option<&'static str> {
     match raw {
         Raw::None => None,
@@ -95,7 +71,7 @@ fn raw_name(raw: Raw) -> Option<&'static str> {
     }
 }
 
-/// One coordinator at a time.
+/// Locks the folder for one coordinator.
 fn lock(journal: &File, dir: &Path) -> io::Result<()> {
     match journal.try_lock() {
         Ok(()) => Ok(()),
@@ -103,7 +79,7 @@ fn lock(journal: &File, dir: &Path) -> io::Result<()> {
             io::ErrorKind::WouldBlock,
             format!("another coordinator is writing to {}; wait for it, or end it", dir.display()),
         )),
-        // A file system without locks is no reason not to measure.
+        // Some file systems have no locks; measuring is still possible.
         Err(TryLockError::Error(error)) => {
             tracing::warn!(
                 "{} can't be locked ({error}): see to it that no other coordinator writes there",
@@ -115,10 +91,10 @@ fn lock(journal: &File, dir: &Path) -> io::Result<()> {
 }
 
 impl Store {
-    /// Starts the files in a folder that is new.
+    /// Creates the files in a new folder.
     ///
     /// # Errors
-    /// With the path that could not be written.
+    /// The error names the path that could not be written.
     pub fn create(dir: PathBuf, raw: Raw, started: Timestamp, faults: Faults) -> io::Result<Self> {
         let open = |name: &str| {
             let path = dir.join(name);
@@ -139,9 +115,9 @@ impl Store {
         Ok(store)
     }
 
-    /// The beginnings of empty files.
+    /// Writes the headers of empty files.
     fn write_headers(&self) -> io::Result<()> {
-        self.write(&self.summary, SUMMARY, &csv_line(COLUMNS)?)?;
+        self.write(&self.summary, SUMMARY, &columns::header()?)?;
         let mut header = Vec::new();
         IntervalLogWriterBuilder::new()
             .add_comment("[Histogram log format version 1.3]")
@@ -152,7 +128,7 @@ impl Store {
             b"\"StartTimestamp\",\"Interval_Length\",\"Interval_Max\",\"Interval_Compressed_Histogram\"\n",
         );
         self.write(&self.histograms, HISTOGRAMS, &header)?;
-        // The folder's own entries must survive too.
+        // The folder's entries must survive a crash too.
         File::open(&self.dir).and_then(|dir| dir.sync_all()).map_err(named(&self.dir))
     }
 
@@ -161,7 +137,7 @@ impl Store {
         &self.dir
     }
 
-    /// Writes and waits for the disk.
+    /// Writes and syncs.
     fn write(&self, file: &File, name: &str, bytes: &[u8]) -> io::Result<()> {
         let path = self.dir.join(name);
         let mut sink = Sink::new(file, &path, &self.faults);
@@ -169,7 +145,7 @@ impl Store {
         sink.finish()
     }
 
-    fn append(&self, finished: &Finished) -> io::Result<()> {
+    fn append(&self, finished: &FinishedAttempt) -> io::Result<()> {
         let summary = &finished.summary;
         if summary.accepted {
             if let (Some(file), Some(name)) = (&self.raw_file, raw_name(self.raw)) {
@@ -187,15 +163,15 @@ impl Store {
             self.put_refused(finished)?;
         }
         if finished.stands {
-            self.write(&self.summary, SUMMARY, &csv_line(summary.cells())?)?;
+            self.write(&self.summary, SUMMARY, &columns::line(summary)?)?;
         }
-        let mut line = serde_json::to_vec(&Line::of(finished, self.lengths()?))?;
+        let mut line = serde_json::to_vec(&Entry::of(finished, self.lengths()?))?;
         line.push(b'\n');
         self.write(&self.journal, JOURNAL, &line)
     }
 
-    /// The records of an attempt that does not count, for whoever wants to know why.
-    fn put_refused(&self, finished: &Finished) -> io::Result<()> {
+    /// Writes the records of a refused attempt, for diagnosis.
+    fn put_refused(&self, finished: &FinishedAttempt) -> io::Result<()> {
         let dir = self.dir.join(ATTEMPTS);
         fs::create_dir_all(&dir).map_err(named(&dir))?;
         let path = dir.join(attempt_name(&finished.summary));
@@ -206,8 +182,8 @@ impl Store {
         File::open(&dir).and_then(|dir| dir.sync_all()).map_err(named(&dir))
     }
 
-    /// One interval a metric, in HdrHistogram's interval log form.
-    fn intervals(&self, finished: &Finished) -> io::Result<Vec<u8>> {
+    /// One interval per metric, in the format of HdrHistogram's interval log.
+    fn intervals(&self, finished: &FinishedAttempt) -> io::Result<Vec<u8>> {
         let summary = &finished.summary;
         let start = since_epoch(summary.timestamp).saturating_sub(since_epoch(self.started));
         let length = Duration::from_micros(summary.total_wall_us);
@@ -230,7 +206,7 @@ impl Store {
         })
     }
 
-    /// Back to what was whole. Cutting needs no room, so that it works on a full disk too.
+    /// Cuts the files back to whole attempts. This needs no space, so it works on a full disk too.
     fn cut_back(&self, to: Lengths, journal: u64) -> io::Result<()> {
         let cut = |file: &File, name: &str, length| file.set_len(length).map_err(named(&self.dir.join(name)));
         if let (Some(file), Some(name), Some(length)) = (&self.raw_file, raw_name(self.raw), to.raw) {
@@ -241,29 +217,29 @@ impl Store {
         cut(&self.journal, JOURNAL, journal)
     }
 
-    /// What an attempt takes on disk, about: an error says it.
-    fn bytes_of(&self, finished: &Finished) -> u64 {
+    /// About how many bytes an attempt takes on disk, for error messages.
+    fn bytes_of(&self, finished: &FinishedAttempt) -> u64 {
         let mut counted = Counted(0);
-        // A counter takes everything.
+        // The counter accepts everything.
         let _ = match self.raw {
             Raw::None if finished.summary.accepted => Ok(()),
             Raw::JsonlZst if finished.summary.accepted => packed(finished, &mut counted),
             _ => raw::write(finished, &mut counted),
         };
         let rest = self.intervals(finished).map_or(0, |bytes| bytes.len());
-        let line = self.lengths().ok().and_then(|bytes| serde_json::to_vec(&Line::of(finished, bytes)).ok());
+        let line = self.lengths().ok().and_then(|bytes| serde_json::to_vec(&Entry::of(finished, bytes)).ok());
         counted.0 + (rest + line.map_or(0, |line| line.len())) as u64
     }
 }
 
-/// The records as one Zstandard frame.
-fn packed(finished: &Finished, out: &mut impl Write) -> io::Result<()> {
+/// Writes the records as one Zstandard frame.
+fn packed(finished: &FinishedAttempt, out: &mut impl Write) -> io::Result<()> {
     let mut packer = zstd::Encoder::new(out, 3)?;
     raw::write(finished, &mut packer)?;
     packer.finish().map(drop)
 }
 
-/// Counts what is written to it.
+/// Counts the bytes written to it.
 struct Counted(u64);
 
 impl Write for Counted {
@@ -277,10 +253,10 @@ impl Write for Counted {
     }
 }
 
-impl Keep for Store {
+impl ResultSink for Store {
     const BLOCKS: bool = true;
 
-    fn put(&mut self, finished: &Finished) -> io::Result<()> {
+    fn put(&mut self, finished: &FinishedAttempt) -> io::Result<()> {
         let (before, journal) = (self.lengths()?, self.journal.metadata()?.len());
         self.append(finished).map_err(|error| {
             let cut = match self.cut_back(before, journal) {
@@ -288,7 +264,7 @@ impl Keep for Store {
                 Err(error) => format!(" (and the half-written batch could not be taken back: {error})"),
             };
             if !finished.summary.accepted {
-                // Half of a refused attempt's records is of no use; it may not even be there.
+                // A part of a refused attempt's records is of no use. The file may not exist.
                 let _ = fs::remove_file(self.dir.join(ATTEMPTS).join(attempt_name(&finished.summary)));
             }
             let bytes = count(self.bytes_of(finished));
@@ -299,14 +275,14 @@ impl Keep for Store {
         })
     }
 
-    fn put_run(&self, run: &run_json::RunJson<'_>) -> io::Result<()> {
-        let mut text = serde_json::to_vec_pretty(run)?;
+    fn put_run(&self, run: &RunState<'_>) -> io::Result<()> {
+        let mut text = serde_json::to_vec_pretty(&RunJson::of(run))?;
         text.push(b'\n');
         let temporary = format!("{RUN}.tmp");
         let (from, to) = (self.dir.join(&temporary), self.dir.join(RUN));
         let file = File::create(&from).map_err(named(&from))?;
         self.write(&file, &temporary, &text).map_err(|error| {
-            // The old one stays.
+            // The old document stays.
             let _ = fs::remove_file(&from);
             io::Error::new(error.kind(), format!("{error}; it needs {} bytes", text.len()))
         })?;
@@ -319,30 +295,24 @@ impl Keep for Store {
     }
 }
 
-/// `mode-batch-wait-repetition`.
+/// The name of a repetition in files: `mode-batch-wait-repetition`.
 fn cell_name(summary: &Summary) -> String {
     let b = &summary.batch;
     format!("{}-{}-{}-{}", b.mode, b.batch_size, seconds_short(b.wait_us), b.repetition)
 }
 
-/// In histograms.hlog.
+/// The tag of an interval in histograms.hlog.
 fn tag(summary: &Summary, metric: Metric) -> String {
     format!("{}-{metric}", cell_name(summary))
 }
 
-/// In attempts/.
+/// The name of a file in attempts/.
 fn attempt_name(summary: &Summary) -> String {
     format!("{}-attempt-{}.jsonl", cell_name(summary), summary.attempt)
 }
 
 fn since_epoch(timestamp: Timestamp) -> Duration {
     Duration::from_micros(u64::try_from(timestamp.as_microsecond()).unwrap_or(0))
-}
-
-fn csv_line<T: AsRef<[u8]>>(cells: impl IntoIterator<Item = T>) -> io::Result<Vec<u8>> {
-    let mut writer = csv::WriterBuilder::new().from_writer(Vec::new());
-    writer.write_record(cells)?;
-    writer.into_inner().map_err(|error| io::Error::other(error.to_string()))
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! A results folder, read and not touched: what a report is made of.
+//! Reads a results folder for a report, and changes nothing in it.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -6,54 +6,23 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use hdrhistogram::Histogram;
-use jiff::Timestamp;
 use proto::Metric;
-use serde::Deserialize;
-use serde_json::{Map, Value};
 
-use super::journal::{Entry, Journal};
-use super::{FORMAT, HISTOGRAMS, JOURNAL, READ, RUN, SUMMARY, historical, hlog, lives, raw_name, tag};
+use super::read_error::{ReadError, again};
+use super::schema::format::Head;
+use super::schema::journal::{Entry, Journal};
+use super::schema::run_json::RunJson;
+use super::{HISTOGRAMS, JOURNAL, RUN, SUMMARY, hlog, legacy, raw_name, session_intervals, tag};
 use crate::plan::Plan;
 use crate::plan::expand::Batch;
-use crate::report::cells::{CellHistograms, Done, Grid};
-use crate::report::run::{Client, Run};
-use crate::report::summary::Summary;
-use crate::report::timeline::Traced;
+use crate::results::batch::Summary;
+use crate::results::cells::{CellHistograms, Done, Grid};
+use crate::results::run::{Client, Run};
+use crate::results::timeline::BatchTimeline;
 
-/// Of the cells that are shown in detail.
+/// The metrics that are merged for the cells shown in detail.
 const DETAILS: [Metric; 7] =
     [Metric::Connect, Metric::Reset, Metric::Step, Metric::Close, Metric::Response, Metric::Wire, Metric::LaunchLag];
-
-/// Why there is nothing to report.
-#[derive(Debug, thiserror::Error)]
-pub enum ReadError {
-    #[error(
-        "{dir}: there is neither a {RUN} nor a {SUMMARY}: it is no results folder; give the one that the run printed \
-         (its last line), or one with a {SUMMARY} of the Python script{}", inside(.below)
-    )]
-    NoRun { dir: PathBuf, below: Vec<PathBuf> },
-    #[error("{0} does not exist; a run prints its results folder first and last")]
-    Missing(PathBuf),
-    #[error("{0} is a file; give the results folder that it lies in")]
-    File(PathBuf),
-    #[error("{path}: {problem}")]
-    Unreadable { path: PathBuf, problem: String },
-    #[error(
-        "{path} is of format {format}, written by version {version}; this is version {own} and reads up to format {FORMAT}: report \
-         it with version {version}, or keep its {SUMMARY} alone in a folder and give that",
-        own = proto::VERSION
-    )]
-    Format { path: PathBuf, format: u32, version: String },
-}
-
-/// Results folders that may have been meant.
-fn inside(below: &[PathBuf]) -> String {
-    if below.is_empty() {
-        return String::new();
-    }
-    let list: Vec<String> = below.iter().map(|path| path.display().to_string()).collect();
-    format!("; in it are {}", list.join(", "))
-}
 
 /// The results folders below this one, as many as one reads.
 fn below(dir: &Path) -> Vec<PathBuf> {
@@ -73,62 +42,25 @@ fn below(dir: &Path) -> Vec<PathBuf> {
     found
 }
 
-#[derive(Debug, Deserialize)]
-struct RunFile {
-    run: String,
-    status: String,
-    failure: Option<String>,
-    started: Timestamp,
-    ended: Option<Timestamp>,
-    #[serde(default)]
-    command: Vec<String>,
-    #[serde(default)]
-    output: String,
-    #[serde(default)]
-    urls: Vec<String>,
-    plan: Plan,
-    #[serde(default)]
-    agents: Map<String, Value>,
-    #[serde(default)]
-    batches: Vec<BatchFile>,
-}
-
-#[derive(Debug, Deserialize)]
-struct BatchFile {
-    skipped: Option<Skipped>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Skipped {
-    batch: Batch,
-    why: String,
-}
-
-#[derive(Debug, Deserialize)]
-struct Any {
-    format: u32,
-    version: String,
-}
-
-/// Reads the run in `dir`: one of this program, or what the historical script left.
+/// Reads the run in `dir`, written by this program or by the historical script.
 ///
 /// # Errors
-/// If there is none, or one that this program can't read. What is half written is left out, and noted.
+/// If there is no run, or none that this program can read. Incomplete data is left out and noted.
 pub fn read(dir: &Path) -> Result<Run, ReadError> {
     let path = dir.join(RUN);
     let has_summary = dir.join(SUMMARY).is_file();
     match fs::read(&path) {
         Ok(text) => match own(dir, &text) {
-            // Half of a copy, say; what the tables hold is in the other file too.
+            // run.json is incomplete, as after an interrupted copy. summary.csv has the tables' data too.
             Err(ReadError::Unreadable { path: which, problem }) if which == path && has_summary => {
-                let mut run = historical::read(dir)?;
+                let mut run = legacy::read(dir)?;
                 run.notes.insert(0, format!("{RUN} can't be read ({problem}): what follows is from {SUMMARY} alone"));
                 Ok(run)
             }
             done => done,
         },
         Err(error) if error.kind() == io::ErrorKind::NotFound && has_summary => {
-            let mut run = historical::read(dir)?;
+            let mut run = legacy::read(dir)?;
             if run.judged() {
                 run.notes.insert(0, format!("{RUN} is missing: what follows is from {SUMMARY} alone"));
             }
@@ -145,26 +77,16 @@ pub fn read(dir: &Path) -> Result<Run, ReadError> {
     }
 }
 
-/// What tells a folder from others of its day: `-2` of `2026-11-27-2`.
-pub(super) fn again(dir: &Path) -> String {
-    let name = dir.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    let rest = name.get(10..).unwrap_or_default();
-    let is_date = name.bytes().take(10).all(|c| c.is_ascii_digit() || c == b'-')
-        && name.starts_with(|c: char| c.is_ascii_digit());
-    let number = rest.strip_prefix('-').is_some_and(|n| !n.is_empty() && n.bytes().all(|c| c.is_ascii_digit()));
-    if is_date && number { rest.to_owned() } else { String::new() }
-}
-
 fn own(dir: &Path, text: &[u8]) -> Result<Run, ReadError> {
     let unreadable = |error: serde_json::Error| ReadError::Unreadable {
         path: dir.join(RUN),
         problem: format!("{error}; it is not the whole {RUN} of a run"),
     };
-    let any: Any = serde_json::from_slice(text).map_err(unreadable)?;
-    if !READ.contains(&any.format) {
-        return Err(ReadError::Format { path: dir.join(RUN), format: any.format, version: any.version });
+    let head = Head::of(text).map_err(unreadable)?;
+    if !head.is_readable() {
+        return Err(ReadError::Format { path: dir.join(RUN), format: head.format, version: head.version });
     }
-    let file: RunFile = serde_json::from_slice(text).map_err(unreadable)?;
+    let file: RunJson<'_> = serde_json::from_slice(text).map_err(unreadable)?;
 
     let mut notes = Vec::new();
     let entries = entries(dir, &mut notes)?;
@@ -172,15 +94,15 @@ fn own(dir: &Path, text: &[u8]) -> Result<Run, ReadError> {
     histograms.add(&mut cells, &[Metric::Total], |_| true, &mut notes)?;
     let mut results: Vec<Done> =
         entries.iter().filter(|entry| entry.in_summary).map(|entry| Done::Ran(Box::new(as_of_now(entry)))).collect();
-    if any.format == 1 {
+    if head.format == 1 {
         notes.push(
             "this run took a session as open from its connection on; newer runs do so from its first answer: compare the \
              sessions open at once only with those of runs as old"
                 .to_owned(),
         );
     }
-    // What the journal has lost is in the other table too, without its agents.
-    let lost = historical::beyond(dir, &file.plan, &results);
+    // Batches missing in the journal are taken from summary.csv, without their agents.
+    let lost = legacy::beyond(dir, &file.plan, &results);
     if !lost.is_empty() {
         notes.push(format!(
             "{JOURNAL} lacks {} batches that {SUMMARY} has: they are taken from there, without their agents",
@@ -200,18 +122,18 @@ fn own(dir: &Path, text: &[u8]) -> Result<Run, ReadError> {
     let traced = traced(dir, &file.plan, &entries, &shown, &mut notes);
     Ok(Run {
         place: dir.display().to_string(),
-        client: Client::Muster { version: any.version },
+        client: Client::Muster { version: head.version },
         status: file.status,
         failure: file.failure,
         again: again(dir),
-        id: file.run,
+        id: file.run.to_string(),
         started: file.started,
         ended: file.ended,
-        command: file.command,
+        command: file.command.into_owned(),
         output: file.output,
-        urls: file.urls,
+        urls: file.urls.into_owned(),
         raw: raw_name(file.plan.output.raw).filter(|name| dir.join(name).is_file()).map(str::to_owned),
-        plan: file.plan,
+        plan: file.plan.into_owned(),
         agents: file.agents,
         results,
         cells,
@@ -220,23 +142,23 @@ fn own(dir: &Path, text: &[u8]) -> Result<Run, ReadError> {
     })
 }
 
-/// The summary of an entry, as it would be written now: format 1 gave 0 for the response times of a batch that had none.
-fn as_of_now(entry: &Entry) -> Summary {
-    let mut summary = entry.summary.clone();
+/// The summary of an entry in the current format: format 1 wrote response times of 0 for a batch without any.
+fn as_of_now(entry: &Entry<'_>) -> Summary {
+    let mut summary = entry.summary.clone().into_owned();
     if entry.format == 1 && summary.ledger.succeeded + summary.ledger.timed_out == 0 {
         summary.response = None;
     }
     summary
 }
 
-/// The batches whose cells are shown in detail: of each mode and wait the one at maximum load, and the largest.
+/// The batches of cells shown in detail: for each mode and wait the cell at maximum load, and the largest one.
 pub(super) fn shown(plan: &Plan, results: &[Done], cells: &CellHistograms) -> Vec<Batch> {
     let grid = Grid::of(plan, results, cells);
     let mut shown: Vec<Batch> = Vec::new();
     for line in grid.lines.values() {
         let largest = line.iter().rposition(|cell| !cell.runs.is_empty());
         for n in [grid.max_load(line), largest].into_iter().flatten() {
-            // The first repetition that counts stands for the others.
+            // The first accepted repetition stands for the others.
             let run = line[n].runs.iter().find(|run| run.accepted).or(line[n].runs.first());
             if let Some(run) = run.filter(|run| !shown.contains(&run.batch)) {
                 shown.push(run.batch);
@@ -262,7 +184,7 @@ fn file(dir: &Path, name: &str, notes: &mut Vec<String>) -> Result<Vec<u8>, Read
     }
 }
 
-fn entries(dir: &Path, notes: &mut Vec<String>) -> Result<Vec<Entry>, ReadError> {
+fn entries(dir: &Path, notes: &mut Vec<String>) -> Result<Vec<Entry<'static>>, ReadError> {
     let text = file(dir, JOURNAL, notes)?;
     let journal = Journal::read(&text)
         .map_err(|error| ReadError::Unreadable { path: dir.join(JOURNAL), problem: error.to_string() })?;
@@ -272,24 +194,24 @@ fn entries(dir: &Path, notes: &mut Vec<String>) -> Result<Vec<Entry>, ReadError>
     Ok(journal.entries.into_iter().map(|(entry, _)| entry).collect())
 }
 
-/// histograms.hlog beside the attempts that count.
+/// The text of histograms.hlog, and the accepted attempts.
 struct Intervals<'a> {
     path: PathBuf,
     text: Vec<u8>,
-    accepted: Vec<&'a Entry>,
+    accepted: Vec<&'a Entry<'static>>,
 }
 
 impl<'a> Intervals<'a> {
-    fn open(dir: &Path, entries: &'a [Entry], notes: &mut Vec<String>) -> Result<Self, ReadError> {
+    fn open(dir: &Path, entries: &'a [Entry<'static>], notes: &mut Vec<String>) -> Result<Self, ReadError> {
         let mut text = file(dir, HISTOGRAMS, notes)?;
-        // Up to the last whole attempt: what lies beyond may be half written.
+        // Bytes beyond the last whole attempt may be incomplete.
         let whole = entries.last().map_or(0, |entry| usize::try_from(entry.bytes.histograms).unwrap_or(usize::MAX));
         text.truncate(whole);
         let accepted = entries.iter().filter(|entry| entry.accepted).collect();
         Ok(Self { path: dir.join(HISTOGRAMS), text, accepted })
     }
 
-    /// Merges these metrics of the wanted batches, as far as they are there.
+    /// Merges these metrics of the wanted batches, as far as the file has them.
     fn add(
         &self,
         cells: &mut CellHistograms,
@@ -315,7 +237,7 @@ impl<'a> Intervals<'a> {
                 None => {}
             }
         }
-        // The file that is missing as a whole has been noted.
+        // A missing file has been noted already.
         if metrics == [Metric::Total] && self.path.is_file() && (problem.is_some() || !missing.is_empty()) {
             let why = problem.unwrap_or_else(|| "it ends early".to_owned());
             notes.push(format!(
@@ -328,8 +250,14 @@ impl<'a> Intervals<'a> {
     }
 }
 
-/// The sessions of the batches that are shown, of each mode at the smallest wait.
-fn traced(dir: &Path, plan: &Plan, entries: &[Entry], shown: &[Batch], notes: &mut Vec<String>) -> Vec<Traced> {
+/// The timelines of the shown batches, for each mode at the smallest wait.
+fn traced(
+    dir: &Path,
+    plan: &Plan,
+    entries: &[Entry<'_>],
+    shown: &[Batch],
+    notes: &mut Vec<String>,
+) -> Vec<BatchTimeline> {
     let Some(name) = raw_name(plan.output.raw) else { return Vec::new() };
     let path = dir.join(name);
     let mut traced = Vec::new();
@@ -340,8 +268,8 @@ fn traced(dir: &Path, plan: &Plan, entries: &[Entry], shown: &[Batch], notes: &m
         let batch = &entry.summary.batch;
         let smallest = shown.iter().filter(|one| one.mode == batch.mode).map(|one| one.wait_us).min();
         if entry.accepted && shown.contains(batch) && smallest == Some(batch.wait_us) {
-            match lives::read(&path, from, to, entry.summary.ledger.planned) {
-                Ok(lives) => traced.push(Traced::of(*batch, entry.summary.total_wall_us, &lives)),
+            match session_intervals::read(&path, from, to, entry.summary.ledger.planned) {
+                Ok(lives) => traced.push(BatchTimeline::of(*batch, entry.summary.total_wall_us, &lives)),
                 Err(error) => problem = Some(error),
             }
         }

@@ -1,4 +1,4 @@
-//! A results folder that is taken up again: what is whole stands, the rest is cut off and done again.
+//! Resumes a results folder: whole batches are kept, the rest is cut off and run again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, OpenOptions};
@@ -7,20 +7,21 @@ use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use proto::{Metric, RunId};
-use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::fault::Faults;
-use super::journal::{Entry, Journal, Lengths};
+use super::schema::format::Head;
+use super::schema::journal::{Entry, Journal, Lengths};
+use super::schema::run_json::RunJson;
 use super::{
     ATTEMPTS, FORMAT, HISTOGRAMS, JOURNAL, RUN, SUMMARY, Store, attempt_name, hlog, lock, named, raw_name, tag,
 };
-use crate::plan::{Plan, Raw};
-use crate::report::cells::CellHistograms;
-use crate::report::format::count;
-use crate::run::machine::History;
+use crate::plan::Raw;
+use crate::results::cells::CellHistograms;
+use crate::results::history::History;
+use crate::text::count;
 
-/// Why a folder can't be taken up again.
+/// Why a folder can't be resumed.
 #[derive(Debug, thiserror::Error)]
 pub enum ResumeError {
     #[error("{0}")]
@@ -29,47 +30,20 @@ pub enum ResumeError {
     Io(#[from] io::Error),
 }
 
-/// Of run.json, what going on needs.
-#[derive(Debug, Deserialize)]
-pub struct Stored {
-    format: u32,
-    version: String,
-    run: RunId,
-    started: Timestamp,
-    #[serde(default)]
-    resumed: Vec<String>,
-    pub plan: Plan,
-    plan_hash: String,
-    #[serde(default)]
-    agents: Map<String, Value>,
-    #[serde(default)]
-    plan_folder: String,
-    #[serde(default)]
-    command: Vec<String>,
-}
-
-impl Stored {
-    /// Where relative paths of the plan begin.
-    #[must_use]
-    pub fn plan_folder(&self) -> &str {
-        if self.plan_folder.is_empty() { "." } else { &self.plan_folder }
-    }
-}
-
-/// An earlier life of a run.
+/// The state of a run that is resumed.
 #[derive(Debug)]
 pub struct Resumed {
     pub store: Store,
     pub run: RunId,
     pub started: Timestamp,
-    /// When it was taken up again before.
+    /// The times at which the run was resumed before.
     pub resumed: Vec<String>,
     pub agents: Map<String, Value>,
-    /// That began the run: it says what is run, the one that takes it up only where.
+    /// The command that started the run. It defines what is measured; a resuming command does not.
     pub command: Vec<String>,
     pub history: History,
     pub cells: CellHistograms,
-    /// What was cut off.
+    /// Notes on what was cut off.
     pub notes: Vec<String>,
 }
 
@@ -77,11 +51,11 @@ fn not(text: impl Into<String>) -> ResumeError {
     ResumeError::NotResumable(text.into())
 }
 
-/// Reads the plan of the run in `dir`, and changes nothing there.
+/// Reads run.json in `dir`, and changes nothing.
 ///
 /// # Errors
-/// If there is no run, or one that another version has written.
-pub fn stored(dir: &Path) -> Result<Stored, ResumeError> {
+/// If there is no run, or another version has written it.
+pub fn stored(dir: &Path) -> Result<RunJson<'static>, ResumeError> {
     let path = dir.join(RUN);
     let text = match fs::read(&path) {
         Ok(text) => text,
@@ -95,29 +69,20 @@ pub fn stored(dir: &Path) -> Result<Stored, ResumeError> {
         }
         Err(error) => return Err(not(format!("{}: {error}", path.display()))),
     };
-    #[derive(Deserialize)]
-    struct Any {
-        format: u32,
-        version: String,
-    }
-    let other = |format: u32, version: &str| {
-        not(format!(
-            "{} was written by version {version} (format {format}), this is {} (format {FORMAT}); go on with that version, \
+    let unreadable =
+        |error: serde_json::Error| not(format!("{}: {error}; it is not the {RUN} of a run", path.display()));
+    let head = Head::of(&text).map_err(unreadable)?;
+    if !head.is_own() {
+        return Err(not(format!(
+            "{} was written by version {} (format {}), this is {} (format {FORMAT}); go on with that version, \
              so that one ruler measures the whole run",
             path.display(),
+            head.version,
+            head.format,
             proto::VERSION
-        ))
-    };
-    let any: Any = serde_json::from_slice(&text)
-        .map_err(|error| not(format!("{}: {error}; it is not the {RUN} of a run", path.display())))?;
-    if any.format != FORMAT || any.version != proto::VERSION {
-        return Err(other(any.format, &any.version));
+        )));
     }
-    let stored: Stored = serde_json::from_slice(&text)
-        .map_err(|error| not(format!("{}: {error}; it is not the {RUN} of a run", path.display())))?;
-    if stored.format != FORMAT || stored.version != proto::VERSION {
-        return Err(other(stored.format, &stored.version));
-    }
+    let stored: RunJson<'static> = serde_json::from_slice(&text).map_err(unreadable)?;
     if stored.plan.hash().to_string() != stored.plan_hash {
         return Err(not(format!(
             "{}: the plan in it was changed since the run (its hash is another one); put it back as it was, or start a \
@@ -128,15 +93,15 @@ pub fn stored(dir: &Path) -> Result<Stored, ResumeError> {
     Ok(stored)
 }
 
-/// Takes the run up: cuts every file back to the last whole attempt, and reads what was decided.
+/// Resumes the run: cuts every file back to the last whole attempt, and returns what was decided.
 ///
 /// # Errors
-/// If another coordinator is at it, or a file can't be read or cut.
-pub fn resume(dir: PathBuf, stored: Stored, faults: Faults) -> Result<Resumed, ResumeError> {
+/// If another coordinator is writing to the folder, or a file can't be read or cut.
+pub fn resume(dir: PathBuf, stored: RunJson<'static>, faults: Faults) -> Result<Resumed, ResumeError> {
     let plan = &stored.plan;
     let open = |name: &str| {
         let path = dir.join(name);
-        // A run that was killed early may not have made every file yet.
+        // A run that was killed early may not have created every file.
         OpenOptions::new()
             .read(true)
             .append(true)
@@ -173,18 +138,18 @@ pub fn resume(dir: PathBuf, stored: Stored, faults: Faults) -> Result<Resumed, R
         store,
         run: stored.run,
         started: stored.started,
-        resumed: stored.resumed,
+        resumed: stored.resumed.into_owned(),
         agents: stored.agents,
-        command: stored.command,
+        command: stored.command.into_owned(),
         history,
         cells,
         notes,
     })
 }
 
-/// What of the files is whole, and what is to be cut off.
+/// What is intact in the files, and how far they are cut.
 struct Whole {
-    entries: Vec<Entry>,
+    entries: Vec<Entry<'static>>,
     to: Lengths,
     journal_to: u64,
     notes: Vec<String>,
@@ -197,7 +162,7 @@ impl Whole {
         let mut journal = Journal::read(&text).map_err(|error| not(format!("{}: {error}", path.display())))?;
         let there = store.lengths()?;
         let mut notes = Vec::new();
-        // Files are on disk before the journal says so: at most the last batch is missing a part, if the disk lied.
+        // Files are synced before the journal: only the last batch can be incomplete, if the disk ignored a sync.
         if journal.entries.last().is_some_and(|(entry, _)| !there.cover(&entry.bytes))
             && let Some((entry, _)) = journal.entries.pop()
         {
@@ -220,7 +185,7 @@ impl Whole {
             None => Lengths { raw: store.raw_file.as_ref().map(|_| 0), summary: 0, histograms: 0 },
         };
         let mut cut = |name: &str, from: u64, to: u64, why: &str| {
-            // The beginnings of files are written again.
+            // Headers are written again.
             if from > to && !(header_only && why.is_empty()) {
                 let (from, to) = (count(from), count(to));
                 notes.push(format!("{name} is cut back from {from} to {to} bytes{why}"));
@@ -240,7 +205,7 @@ impl Whole {
     }
 }
 
-/// Which files hold less than they should.
+/// Names the files that are shorter than the journal says.
 fn short_of(raw: Raw, there: &Lengths, said: &Lengths) -> String {
     [
         (raw_name(raw).unwrap_or_default(), there.raw.unwrap_or(0), said.raw.unwrap_or(0)),
@@ -254,8 +219,8 @@ fn short_of(raw: Raw, there: &Lengths, said: &Lengths) -> String {
     .join(", ")
 }
 
-/// Records of refused attempts that the journal does not know were never finished.
-fn remove_strays(dir: &Path, entries: &[Entry], notes: &mut Vec<String>) -> io::Result<()> {
+/// Removes records of refused attempts that the journal does not list: these attempts were not finished.
+fn remove_strays(dir: &Path, entries: &[Entry<'_>], notes: &mut Vec<String>) -> io::Result<()> {
     let known: BTreeSet<String> =
         entries.iter().filter(|entry| !entry.accepted).map(|entry| attempt_name(&entry.summary)).collect();
     let found = match fs::read_dir(dir.join(ATTEMPTS)) {
@@ -275,12 +240,12 @@ fn remove_strays(dir: &Path, entries: &[Entry], notes: &mut Vec<String>) -> io::
     Ok(())
 }
 
-/// What the journal says of each batch, and the merged totals of what was accepted.
-fn decided(entries: &[Entry], histograms: &[u8]) -> Result<(History, CellHistograms), String> {
+/// What the journal says about each batch, and the merged totals of the accepted attempts.
+fn decided(entries: &[Entry<'_>], histograms: &[u8]) -> Result<(History, CellHistograms), String> {
     let mut history = History::default();
     for entry in entries {
         if entry.in_summary {
-            history.decided.insert(entry.batch, entry.summary.clone());
+            history.decided.insert(entry.batch, entry.summary.clone().into_owned());
         } else {
             let last = history.refused.entry(entry.batch).or_default();
             *last = entry.attempt.max(*last);
@@ -288,7 +253,7 @@ fn decided(entries: &[Entry], histograms: &[u8]) -> Result<(History, CellHistogr
             history.told.entry(entry.batch).or_default().push(format!("attempt {}: {why}", entry.attempt));
         }
     }
-    let accepted: BTreeMap<String, &Entry> = entries
+    let accepted: BTreeMap<String, &Entry<'_>> = entries
         .iter()
         .filter(|entry| entry.accepted)
         .map(|entry| (tag(&entry.summary, Metric::Total), entry))

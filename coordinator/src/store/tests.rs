@@ -1,4 +1,4 @@
-//! What a crash may leave behind, on real files.
+//! Tests of the results folder on real files: crashes, resuming and reading.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -8,14 +8,16 @@ use proptest::prelude::*;
 use proto::{AttemptId, Bounds, HistogramSet, Mode, Outcome, RunId, SessionRecord};
 
 use super::resume::{Resumed, resume, stored};
-use super::run_json::{Facts, RunJson};
 use super::*;
 use crate::plan::Plan;
 use crate::plan::check::plan_of;
 use crate::plan::expand::Batch;
-use crate::report::facts::{Row, Verdict, Worth};
-use crate::report::summary::Context;
-use crate::run::event_loop::Papers;
+use crate::results::batch::Context;
+use crate::results::metadata::RunMetadata;
+use crate::results::metadata::RunState;
+use crate::results::row::Row;
+use crate::results::run::Status;
+use crate::results::verdict::{Validity, Verdict};
 
 const FILES: [&str; 5] = ["raw.jsonl", "raw.jsonl.zst", SUMMARY, HISTOGRAMS, JOURNAL];
 
@@ -24,8 +26,8 @@ fn plan(raw: &str) -> Plan {
     plan_of(&format!("{text}\"{raw}\"")).expect("plan")
 }
 
-/// Repetition `index` + 1 of five sessions, one of which failed.
-fn finished(index: u32, attempt: u32, accepted: bool) -> Finished {
+/// An attempt at repetition `index` + 1 of five sessions, one of which failed.
+fn finished(index: u32, attempt: u32, accepted: bool) -> FinishedAttempt {
     let batch = Batch { index, mode: Mode::Ws, batch_size: 5, wait_us: 1_000_000, repetition: index + 1 };
     let rows: Vec<Row> = (0..5)
         .map(|session| {
@@ -51,26 +53,26 @@ fn finished(index: u32, attempt: u32, accepted: bool) -> Finished {
     };
     let mut summary = Summary::of(&context, &rows, &histograms);
     summary.accepted = accepted;
-    let worth = if accepted { Worth::Valid } else { Worth::Degraded };
-    summary.verdict = Verdict { worth, reasons: vec!["because, \"so\"".to_owned()], ..Verdict::default() };
+    let worth = if accepted { Validity::Valid } else { Validity::Degraded };
+    summary.verdict = Verdict { validity: worth, reasons: vec!["because, \"so\"".to_owned()], ..Verdict::default() };
     let id = AttemptId { run: RunId(uuid::Uuid::nil()), batch: index, attempt };
-    Finished { id, summary, rows, histograms, stands: accepted, faults: Vec::new(), lost: Vec::new() }
+    FinishedAttempt { id, summary, rows, histograms, stands: accepted, faults: Vec::new(), lost: Vec::new() }
 }
 
-fn put_run(store: &Store, plan: &Plan, papers: &Papers) {
+fn put_run(store: &Store, plan: &Plan, metadata: &RunMetadata) {
     let (agents, urls) = (Default::default(), plan.target.urls.clone());
-    let facts = Facts {
+    let state = RunState {
         run: RunId(uuid::Uuid::nil()),
         plan,
         urls: &urls,
-        papers,
+        metadata,
         output: store.place(),
         ended: None,
         end: None,
         agents: &agents,
         results: &[],
     };
-    store.put_run(&RunJson::of(&facts)).expect("run.json");
+    store.put_run(&state).expect("run.json");
 }
 
 /// A folder with two batches, the second one after a refused attempt.
@@ -78,7 +80,7 @@ fn two_batches(dir: &Path, raw: &str) {
     let plan = plan(raw);
     let mut store =
         Store::create(dir.to_path_buf(), plan.output.raw, Timestamp::UNIX_EPOCH, Faults::default()).expect("created");
-    put_run(&store, &plan, &Papers::default());
+    put_run(&store, &plan, &RunMetadata::default());
     for attempt in [finished(0, 1, true), finished(1, 1, false), finished(1, 2, true)] {
         store.put(&attempt).expect("put");
     }
@@ -111,12 +113,12 @@ fn what_is_whole_is_read_back_as_it_was() {
         let decided: Vec<u32> = back.history.decided.keys().copied().collect();
         assert_eq!((decided, &back.history.refused), (vec![0, 1], &[(1, 1)].into()));
         assert_eq!(back.history.decided[&0], finished(0, 1, true).summary, "to the last bit");
-        let mut cells = crate::report::cells::CellHistograms::default();
+        let mut cells = crate::results::cells::CellHistograms::default();
         for attempt in [finished(0, 1, true), finished(1, 2, true)] {
             cells.add(&attempt.summary.batch, &attempt.histograms);
         }
         assert!(back.cells == cells, "{raw}: the merged totals");
-        // And it goes on.
+        // The run continues.
         back.store.put(&finished(2, 1, true)).expect("put");
         drop(back);
         assert_eq!(again(dir.path()).history.decided.len(), 3);
@@ -167,7 +169,7 @@ fn records_of_an_attempt_that_was_never_finished_are_removed() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
 
-    /// A crash in the middle of the next attempt leaves any number of bytes at the end of any file.
+    /// A crash in the next attempt leaves any number of bytes at the end of any file.
     #[test]
     fn half_written_tails_are_cut_off_and_said(
         raw in prop_oneof![Just("jsonl"), Just("jsonl.zst"), Just("none")],
@@ -178,14 +180,14 @@ proptest! {
         two_batches(dir.path(), raw);
         two_batches(next.path(), raw);
         let before = contents(dir.path());
-        // What the next batch would have written.
+        // The bytes that the next batch would have written.
         again(next.path()).store.put(&finished(2, 1, true)).expect("put");
         let mut cut = false;
         for ((name, was), part) in before.iter().zip([parts[0], parts[0], parts[1], parts[2], parts[3]]) {
             let Some(was) = was else { continue };
             let whole = fs::read(next.path().join(name)).expect("whole");
             let added = &whole[was.len()..];
-            // Of the journal's line never all: then it would be finished.
+            // The journal's line is never complete: the attempt would be finished then.
             let most = if *name == JOURNAL { added.len() - 1 } else { added.len() };
             #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "a part")]
             let tail = &added[..(most as f64 * part) as usize];
@@ -200,15 +202,15 @@ proptest! {
     }
 }
 
-/// Reading for a report changes nothing, tells what is missing, and reports the rest.
+/// Reading for a report changes nothing, notes what is missing, and reports the rest.
 #[test]
 fn a_report_reads_what_is_there() {
     let dir = tempfile::tempdir().expect("dir");
-    assert!(matches!(read::read(dir.path()), Err(read::ReadError::NoRun { .. })));
+    assert!(matches!(read::read(dir.path()), Err(read_error::ReadError::NoRun { .. })));
     two_batches(dir.path(), "jsonl");
     let before = contents(dir.path());
     let run = read::read(dir.path()).expect("run");
-    assert_eq!((run.status.as_str(), run.results.len()), ("running", 2));
+    assert_eq!((run.status, run.results.len()), (Status::Running, 2));
     assert_eq!(run.notes, ["2 of 4 batches were decided"]);
     let whole = crate::report::tables::final_tables(&run.plan, &run.results, &run.cells);
     assert!(whole.contains("| ws   |    1.0 |"), "{whole}");
@@ -236,7 +238,7 @@ fn a_report_reads_what_is_there() {
     let error = read::read(dir.path()).expect_err("another format").to_string();
     assert!(error.contains("is of format 0") && error.contains("report it with version"), "{error}");
 
-    // Half of a copy: the batches are in summary.csv too.
+    // run.json is cut in half, as by an interrupted copy: the batches are in summary.csv too.
     fs::write(&path, &text[..text.len() / 2]).expect("written");
     let run = read::read(dir.path()).expect("run");
     assert!(run.notes[0].starts_with("run.json can't be read"), "{:?}", run.notes);
@@ -247,7 +249,7 @@ fn a_report_reads_what_is_there() {
     assert!(error.contains("run.json") && error.contains("not the whole"), "{error}");
 }
 
-/// A byte that is wrong, or an end that comes early, in the histograms: what stands before it is reported.
+/// If the histograms have a wrong byte or end early, those before that point are reported.
 #[test]
 fn histograms_that_end_early_cost_what_is_behind() {
     let dir = tempfile::tempdir().expect("dir");
@@ -270,7 +272,7 @@ fn histograms_that_end_early_cost_what_is_behind() {
     assert!(run.traced.is_empty() && run.notes.iter().any(|note| note.starts_with("raw.jsonl.zst")), "{:?}", run.notes);
 }
 
-/// Whatever is done to a file of a folder, a report that is another one for it says so.
+/// If a change to a file of the folder changes the report, the report says so.
 #[test]
 fn a_report_that_lacks_something_says_so() {
     let said = |change: &dyn Fn(&Path)| {
@@ -300,7 +302,7 @@ fn a_report_that_lacks_something_says_so() {
             assert!(told, "{name} {how}: {notes:?}");
         }
     }
-    // The other table is read only where it is needed.
+    // summary.csv is read only if it is needed.
     assert_eq!(said(&|dir| fs::remove_file(dir.join(SUMMARY)).expect("removed")), whole);
 }
 

@@ -1,5 +1,5 @@
-//! Servers as they really are, against the whole program: pings, refusals, restarts, large replies, episodes that end. What is
-//! ours is not called theirs, and what is theirs is named.
+//! The whole program against real behaviour of servers: pings, refusals, restarts, large replies, episodes that end.
+//! Faults of the generator must not be blamed on the server, and faults of the server must be named.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -22,7 +22,7 @@ impl Runs {
         self.dir.path().join("out")
     }
 
-    /// One batch without a warm-up, from one local agent; and the plan's other keys.
+    /// Runs one batch without a warm-up with one local agent and these settings of the plan.
     fn one(&self, url: &str, batch: &str, wait: &str, settings: &[&str]) -> Ended {
         run(self.command(url, batch, wait, settings))
     }
@@ -35,7 +35,7 @@ impl Runs {
         command
     }
 
-    /// The only row, after another program has checked the folder.
+    /// The only row, after `scripts/check_results.py` has checked the folder.
     fn row(&self) -> BTreeMap<String, String> {
         let results = Results::of(&self.out());
         results.check_with_python();
@@ -63,7 +63,7 @@ fn sessions_that_think_for_longer_than_a_server_waits_for_pings_live() {
     assert!(!row["ping_late_p99"].is_empty(), "pings came, and how late they were read is known");
 }
 
-/// A server that closes for want of an answer, which our side had given: it is the server.
+/// The server closes for want of a pong that the agent did send: it is the server's fault.
 #[test]
 fn a_server_that_does_not_hear_pongs_is_to_blame() {
     let server = Server::start(&["--ping-interval", "1", "--ping-timeout", "1", "--pong-deaf"]);
@@ -74,7 +74,7 @@ fn a_server_that_does_not_hear_pongs_is_to_blame() {
     says(&row, "closed(1011)");
 }
 
-/// The same close code, from an agent that was held up for longer than the server waits: it is the generator.
+/// The same close code, but the agent was held up for longer than the server waits: it is the generator's fault.
 #[test]
 fn pings_that_an_agent_answered_too_late_are_the_generators() {
     let server = Server::start(&["--ping-interval", "1", "--ping-timeout", "1"]);
@@ -86,7 +86,7 @@ fn pings_that_an_agent_answered_too_late_are_the_generators() {
     let address = line.split_whitespace().last().expect("an address").to_owned();
     let held = agent(&address, &["--name", "held"]);
     coordinator.line_with("rep 1: ");
-    // Longer than interval and time-out together, and shorter than a lease.
+    // The pause is longer than ping interval and timeout together, and shorter than a lease.
     held.signal(Signal::SIGSTOP);
     std::thread::park_timeout(Duration::from_secs(3));
     held.signal(Signal::SIGCONT);
@@ -107,7 +107,7 @@ fn refusals_near_the_criterion_are_the_servers() {
     assert_eq!(judged(&row), ("valid", "none"), "{}", ended.text);
 }
 
-/// Waits until a batch has sessions open, sends the signal, and starts a server again at the same place.
+/// Waits until a batch has sessions open, sends the signal, and starts a server again at the same address.
 fn restarted(runs: &Runs, signal: Signal, settings: &[&str]) -> Ended {
     let server = Server::start(&[]);
     let address = server.address().to_owned();
@@ -159,7 +159,7 @@ fn a_restart_may_be_kept_or_end_the_run() {
     assert_eq!(results.journal().len(), 1);
 }
 
-/// A server that falls over under each attempt at a batch: that is its limit.
+/// A server that crashes in each attempt at a batch is the bottleneck.
 #[test]
 fn a_server_that_crashes_each_time_is_the_limit() {
     let server = Server::start(&["--workers", "2", "--exit-after", "1"]);
@@ -186,7 +186,7 @@ fn large_replies_are_read_and_our_own_limit_is_ours() {
     says(&row, "raise session.message_bytes_max");
     assert!(Results::of(&runs.out()).raw().iter().all(|line| line["error_type"] == "client_limit"));
 
-    // One that is met in the readiness check: it will not change.
+    // In the readiness check such a reply ends the run at once: waiting would not help.
     let runs = Runs::new();
     let ended = runs.one(&server.url, "8", "0", &["session.message_bytes_max=500000"]);
     assert_eq!(ended.code(), Some(4), "{}", ended.text);
@@ -210,7 +210,7 @@ fn an_episode_that_is_done_ends_there() {
     );
 }
 
-/// A proxy, or a server, that leaves the end of the connection to the client for a second.
+/// A proxy or a server that leaves closing the connection to the client for a second.
 #[test]
 fn the_end_of_a_connection_is_in_no_latency_and_no_rate() {
     let server = Server::start(&["--linger-ms", "900"]);
@@ -302,7 +302,7 @@ fn what_the_server_takes_is_known_before_it_refuses() {
     assert!(row["fullest_worker"].parse::<u64>().is_ok_and(|n| n >= 20), "{row:?}");
 }
 
-/// What the readiness check says and how long it waits, by what the server answers.
+/// What the readiness check says and how long it waits, by the server's answer.
 #[test]
 fn the_readiness_check_tells_what_passes_from_what_does_not() {
     let passing = Server::start(&["--unready", "503:2:1"]);

@@ -1,4 +1,4 @@
-//! Runs that end before their time: signals, lost agents, a lost coordinator.
+//! Runs that end early: signals, lost agents, a lost coordinator.
 
 use std::path::Path;
 
@@ -6,7 +6,7 @@ use nix::sys::signal::Signal;
 
 use crate::support::{Process, Results, Server, agent, coordinator, run};
 
-/// A run that takes a while: ten sessions of a minute each after a first quick batch.
+/// A long run: a quick batch, then ten sessions of a minute each.
 fn long_run(server: &Server, out: &Path, flags: &[&str]) -> Process {
     let mut command = coordinator();
     command
@@ -24,7 +24,7 @@ fn ctrl_c_once_keeps_what_is_complete() {
     let dir = tempfile::tempdir().expect("dir");
     let out = dir.path().join("out");
     let mut coordinator = long_run(&server, &out, &["--local", "2"]);
-    // The first batch's row; the second begins at once.
+    // Wait for the first batch's row; the second begins at once.
     coordinator.line_with(" 0.0 s    1/1  ");
     coordinator.line_with("ws 10 x 60.0 s, rep 1: open 10");
     coordinator.signal(Signal::SIGINT);
@@ -42,7 +42,7 @@ fn ctrl_c_once_keeps_what_is_complete() {
     assert!(cut.lines().all(|line| line.contains(r#""error_type":"cancelled""#)), "{cut}");
 }
 
-/// A scheduler signals the job, its steps, and through its own launcher: the same word several times.
+/// A scheduler may signal the job, its steps and the launcher, so that the same signal arrives several times.
 #[test]
 fn sigterm_however_often_waits_for_what_there_is() {
     let server = Server::start(&[]);
@@ -70,7 +70,7 @@ fn ctrl_c_twice_ends_at_once() {
     let line = coordinator.line_with("start each with: agent --coordinator ");
     let agent = agent(line.rsplit(' ').next().expect("address"), &["--name", "a", "--reconnect-for", "0.5"]);
     coordinator.line_with("ws 10 x 60.0 s, rep 1: open 10");
-    // It can't report while it is stopped: the coordinator would wait for it.
+    // A stopped agent can't report, and the coordinator waits for it.
     agent.signal(Signal::SIGSTOP);
     coordinator.signal(Signal::SIGINT);
     coordinator.line_with("once more to stop at once");
@@ -78,7 +78,7 @@ fn ctrl_c_twice_ends_at_once() {
     let ended = coordinator.end();
     assert_eq!(ended.code(), Some(130), "{}", ended.text);
     assert_eq!(Results::of(&out).summary().len(), 1);
-    // It ends its sessions: dismissed, if that word still reached it, or for want of a coordinator.
+    // The agent ends its sessions: it is dismissed if that order still reached it, else it finds no coordinator.
     agent.signal(Signal::SIGCONT);
     assert!(matches!(agent.end().code(), Some(0 | 11)));
 }
@@ -97,7 +97,7 @@ fn an_agent_that_dies_costs_one_attempt() {
     let line = coordinator.line_with("start each with: agent --coordinator ");
     let address = line.rsplit(' ').next().expect("address").to_owned();
     let agents: Vec<Process> = (1..=3).map(|n| agent(&address, &["--name", &format!("n{n}")])).collect();
-    // Records of the refused attempt must show it while it ran.
+    // The agent is killed while it runs sessions, so that the attempt's records show the loss.
     let target = agents[1].pid();
     coordinator.line_with("batch under way");
     nix::sys::signal::kill(target, Signal::SIGKILL).expect("killed");
@@ -137,7 +137,7 @@ fn no_agent_or_server_outlives_a_coordinator_that_is_killed() {
     let children = children_of(coordinator.pid().as_raw());
     assert_eq!(children.len(), 3, "two agents and a server");
     coordinator.signal(Signal::SIGKILL);
-    // Their output goes through our pipes: these close when the last of them is gone.
+    // The children's output goes through the same pipes, which close when the last child ends.
     coordinator.end();
     for pid in children {
         assert!(!Path::new(&format!("/proc/{pid}/exe")).exists(), "{pid} is still there");
@@ -149,7 +149,7 @@ fn children_of(pid: i32) -> Vec<i32> {
     for entry in std::fs::read_dir("/proc").expect("proc").filter_map(Result::ok) {
         let Some(child) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
         let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
-        // After the command's name in brackets: state, then the parent.
+        // After the command's name in brackets come the state and the parent.
         let parent =
             stat.rsplit(") ").next().and_then(|rest| rest.split(' ').nth(1)).and_then(|p| p.parse::<i32>().ok());
         if parent == Some(pid) {
@@ -159,7 +159,7 @@ fn children_of(pid: i32) -> Vec<i32> {
     all
 }
 
-/// What a server that is gone refuses is no measurement: the batch stays open, and the run goes on from it.
+/// Sessions refused by a server that is gone are no measurement: the batch stays open for a resumed run.
 #[test]
 fn a_server_that_goes_away_leaves_its_batch_open() {
     let dir = tempfile::tempdir().expect("dir");

@@ -1,4 +1,4 @@
-//! Who may give orders and take them, on real processes.
+//! Authentication of coordinator and agents, on real processes.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -10,7 +10,7 @@ use crate::support::{Ended, Process, Server, agent, coordinator, run};
 const GRID: [&str; 9] =
     ["--batch-sizes", "4", "--wait", "0", "--reps", "1", "--set", "measure.max_clock_error_ms=500", "--output"];
 
-/// A coordinator with a home folder of its own.
+/// A coordinator with its own home folder.
 fn at_home(home: &Path, words: &[&str]) -> Command {
     let mut command = coordinator();
     command.env("XDG_CONFIG_HOME", home).args(words);
@@ -23,7 +23,7 @@ fn agent_at_home(home: &Path, address: &str, flags: &[&str]) -> Process {
     Process::start(command)
 }
 
-/// A run that waits for one agent that dials in, and where it does.
+/// A run that waits for one agent, and its address.
 fn waiting(home: &Path, server: &Server, out: &Path, flags: &[&str]) -> (Process, String) {
     let mut command = at_home(home, &["run", "--target", &server.url, "--agents", "1", "--listen", "127.0.0.1:0"]);
     command.args(flags).args(GRID).arg(out);
@@ -44,7 +44,7 @@ fn with_a_shared_home_no_flag_is_needed_whoever_is_first() {
     let home = dir.path().join("home");
     let held = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
     let address = held.local_addr().expect("address").to_string();
-    // The agent is there before there is an identity.
+    // The agent starts before there is an identity.
     let mut early = agent_at_home(&home, &address, &["--name", "early"]);
     early.line_with("no identity in");
     drop(held);
@@ -110,7 +110,7 @@ fn a_machine_without_the_authority_is_issued_a_folder_of_its_own() {
     let ended = run_.end();
     assert_eq!(code(&ended), Some(0), "{}", ended.text);
     assert_eq!(n1.end().code(), Some(0));
-    // With it nobody can be a coordinator.
+    // An agent's folder can't be used by a coordinator.
     let mut command = at_home(&nowhere, &["run", "--target", &server.url, "--local", "1", "--identity", issued_text]);
     command.args(GRID).arg(dir.path().join("out2"));
     let ended = run(command);
@@ -123,7 +123,7 @@ fn plaintext_is_said_aloud_on_both_sides_and_limited_to_named_targets() {
     let server = Server::start(&[]);
     let dir = tempfile::tempdir().expect("dir");
     let home = dir.path().join("home");
-    // Its own agents are told whom they may load.
+    // Local agents are told the allowed targets.
     let mut command = at_home(&home, &["run", "--target", &server.url, "--local", "1", "--insecure-plaintext"]);
     command.args(GRID).arg(dir.path().join("local"));
     let ended = run(command);
@@ -131,7 +131,7 @@ fn plaintext_is_said_aloud_on_both_sides_and_limited_to_named_targets() {
     assert!(ended.text.contains("unencrypted and unauthenticated"), "{}", ended.text);
     assert!(!home.exists(), "no identity is made for it");
 
-    // By address, whatever the name says; and the coordinator is told.
+    // The target's address must be allowed, not its name. The refusal is reported to the coordinator.
     let flags = ["--insecure-plaintext", "--set", "target.ready_timeout_seconds=2"];
     let (run_, address) = waiting(&home, &server, &dir.path().join("out"), &flags);
     let mut picky = agent(&address, &["--insecure-plaintext", "--allow-target", "127.0.0.2", "--name", "picky"]);
@@ -147,14 +147,14 @@ fn plaintext_is_said_aloud_on_both_sides_and_limited_to_named_targets() {
 fn a_run_of_this_machine_alone_needs_no_home() {
     let server = Server::start(&[]);
     let dir = tempfile::tempdir().expect("dir");
-    // Nothing can be made below a file.
+    // Nothing can be created below a file.
     let file = dir.path().join("file");
     fs::write(&file, "").expect("written");
     let mut command = at_home(&file, &["run", "--target", &server.url, "--local", "2"]);
     command.args(GRID).arg(dir.path().join("out"));
     let ended = run(command);
     assert_eq!(code(&ended), Some(0), "{}", ended.text);
-    // With others it does, and says so before a port is bound.
+    // With agents from outside it needs one, and says so before a port is bound.
     let mut command = at_home(&file, &["run", "--target", &server.url, "--agents", "1"]);
     command.args(GRID).arg(dir.path().join("out2"));
     let ended = run(command);

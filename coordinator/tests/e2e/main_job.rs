@@ -175,7 +175,7 @@ fn a_server_that_fails_is_told_by_kind_and_scripts_can_still_read_the_files() {
     );
 }
 
-/// The server hangs up first in both modes: the ports of this side are free at once.
+/// The server hangs up first in both modes, so that the agents' ports are free at once.
 #[test]
 fn no_port_of_the_agents_is_left_in_time_wait() {
     let server = Server::start(&["--max-concurrent-envs", "0"]);
@@ -221,9 +221,9 @@ fn timeouts_stay_in_the_response_times() {
         .arg(&out);
     let mut run = Process::start(command);
     run.line_with("open 10 ");
-    // A server that hangs in the middle of the steps.
+    // The server hangs in the middle of the steps.
     server.signal(Signal::SIGSTOP);
-    // It was slow, and not gone: it shows that before the batch counts.
+    // The server was slow, but not gone: it must show that before the batch counts.
     run.line_with("and the target does not answer");
     server.signal(Signal::SIGCONT);
     let ended = run.end();

@@ -28,7 +28,7 @@ fn hello() -> Hello {
     }
 }
 
-/// What the coordinator answers to these messages, first message only.
+/// The coordinator's first answer to these messages.
 fn answer(address: &str, messages: Vec<pb::AgentMessage>) -> Result<FromCoordinator, String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
     runtime.block_on(async {
@@ -78,7 +78,7 @@ fn strangers_are_refused_with_a_reason_and_the_run_goes_on() {
     let huge = one(FromAgent::Goodbye("x".repeat(MESSAGE_BYTES_MAX + 1)));
     assert!(matches!(huge, Ok(FromCoordinator::Refused(_)) | Err(_)), "{huge:?}");
 
-    // After all of that, an agent is welcome.
+    // After all of that, an agent is accepted.
     let agent = agent(&address, &["--name", "good"]);
     let ended = run.end();
     assert_eq!(ended.code(), Some(0), "{}", ended.text);

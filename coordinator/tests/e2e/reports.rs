@@ -1,4 +1,4 @@
-//! What becomes of a finished run: reports, the log, and what the command line offers around them.
+//! What follows a finished run: reports, the log, completions and man pages.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -7,7 +7,7 @@ use std::process::Command;
 
 use crate::support::{Ended, Process, Server, coordinator, run, workspace};
 
-/// A run of eight small batches against a server that holds six sessions a worker.
+/// A run of eight small batches against a server that holds six sessions per worker.
 fn small_run(out: &Path, infrastructure: &str) -> Ended {
     let server = Server::start(&["--workers", "2", "--max-concurrent-envs", "6"]);
     let mut command = coordinator();
@@ -73,7 +73,7 @@ fn a_run_ends_with_a_report_that_can_be_made_again_and_put_into_the_log() {
         assert!(before.contains_key(Path::new(name)), "{name}: {:?}", before.keys());
     }
 
-    // Again and again the same bytes; on paper nothing changes.
+    // Repeated reports have the same bytes; `--print` changes nothing.
     for flags in [&["report", "--print"][..], &["report"], &["report", "-q"]] {
         let ended = said_by(flags, &[&out]);
         assert_eq!(ended.code(), Some(0), "{}", ended.text);
@@ -83,7 +83,7 @@ fn a_run_ends_with_a_report_that_can_be_made_again_and_put_into_the_log() {
         assert_eq!(!quiet, ended.text.contains("| Max Batch (95%+) |"), "{}", ended.text);
         assert_eq!(flags.contains(&"--print"), ended.text.contains("## How it was run"), "{}", ended.text);
     }
-    // By another path, and beside a run of the same day.
+    // The folder is named by another path, and beside a run of the same day.
     let twin = dir.path().join("twin");
     fs::create_dir(&twin).expect("created");
     fs::copy(out.join("summary.csv"), twin.join("summary.csv")).expect("copied");
@@ -97,7 +97,7 @@ fn a_run_ends_with_a_report_that_can_be_made_again_and_put_into_the_log() {
     assert!(page.contains("local-1") && page.contains("local-2"), "every agent is there");
     assert!(page.contains("measured by one Python process"), "what the published p99 contains is said");
 
-    // The log: begun, renewed, and what a person wrote is kept.
+    // The log is created and renewed, and keeps what a person wrote.
     let log = dir.path().join("reports/EXPERIMENT_LOG.md");
     fs::create_dir(log.parent().expect("parent")).expect("created");
     let put = || said_by(&["log", "--into", log.to_str().expect("text")], &[&out]);
@@ -122,7 +122,7 @@ fn a_run_ends_with_a_report_that_can_be_made_again_and_put_into_the_log() {
     assert_eq!(fs::read_to_string(&log).expect("log"), renewed);
 }
 
-/// `[text](target)`, without those that lead into the web.
+/// The links `[text](target)`, without those into the web.
 fn links(text: &str) -> Vec<(String, String)> {
     let mut found = Vec::new();
     for part in text.split('[').skip(1) {
@@ -141,7 +141,7 @@ fn several_runs_in_one_report_and_folders_that_are_none() {
     let dir = tempfile::tempdir().expect("dir");
     let (one, two, all) = (dir.path().join("one"), dir.path().join("two"), dir.path().join("all"));
     small_run(&one, "slurm-single");
-    // Of the second only what a script would have left.
+    // Of the second run, keep only the files that a script leaves.
     small_run(&two, "slurm-multi");
     let kept = dir.path().join("slurm-multi/2026-01-13");
     fs::create_dir_all(&kept).expect("created");
@@ -183,7 +183,7 @@ fn several_runs_in_one_report_and_folders_that_are_none() {
     }
 }
 
-/// A script folder has no id; the same folder is the same run. Runs that come at once wait for each other.
+/// A script's folder has no id, but the same folder is the same run. Runs that are logged at once wait for each other.
 #[test]
 fn a_log_takes_many_runs_at_once_and_each_once() {
     let dir = tempfile::tempdir().expect("dir");
@@ -241,7 +241,7 @@ fn a_run_that_was_interrupted_has_a_report_of_what_was_finished() {
     assert!(text.contains("> Not whole: 2 of 4 batches were decided."), "{text}");
     assert!(ended.text.contains("not the whole run: 2 of 4 batches were decided"), "{}", ended.text);
 
-    // Taken up again it is still the run that was begun by the first command.
+    // A resumed run keeps the command that started it.
     let mut command = coordinator();
     command.args(["run", "--resume"]).arg(&out).current_dir(workspace());
     let mut process = Process::start(command);
@@ -267,7 +267,7 @@ fn shells_and_manuals_know_every_command() {
         let ended = said_by(&["completions", "bash", "--for", program], &[]);
         fs::write(&script, ended.text).expect("written");
         let mut bash = Command::new("bash");
-        // What a person gets who types the name and asks.
+        // The completions for a program's name and `--`.
         bash.arg("-c").arg(format!(
             "source {} && COMP_WORDS=({program} --) COMP_CWORD=1 && _{program} {program} -- {program} && echo \"${{COMPREPLY[@]}}\"",
             script.display()
@@ -282,7 +282,7 @@ fn shells_and_manuals_know_every_command() {
         assert!(text.contains(".TH"), "{page}");
     }
     assert!(said_by(&["man"], &[]).text.contains(".TH coordinator 1"));
-    // Examples can be copied from a page as it is read: their lines are not filled, hyphens are what a shell takes.
+    // Examples can be copied from the page: their lines are not filled, and hyphens are those of a shell.
     let page = fs::read_to_string(dir.path().join("coordinator-run.1")).expect("a page");
     for part in [
         ".SH \"EXAMPLES\"\n.nf\n  coordinator run experiments/plans/quickstart.toml\n",
@@ -293,7 +293,7 @@ fn shells_and_manuals_know_every_command() {
     }
 }
 
-/// What the Python script calls them.
+/// The flags of the Python script.
 #[test]
 fn flags_of_the_script_are_understood() {
     let mut command = coordinator();
@@ -318,13 +318,13 @@ fn flags_of_the_script_are_understood() {
     assert!(ended.text.contains("whole numbers with commas between them"), "{}", ended.text);
 }
 
-/// On a terminal; `script` is one.
+/// `script` provides a terminal.
 #[test]
 fn colours_only_where_they_are_wanted() {
     let said = |no_color: Option<&str>| {
         let program = env!("CARGO_BIN_EXE_coordinator");
         let mut command = Command::new("script");
-        // An agent that can't reach anybody says so at once, in colour.
+        // An agent without a coordinator reports an error at once, in colour.
         let line = format!(
             "{program} __agent --coordinator 127.0.0.1:9 --insecure-plaintext --allow-target h --reconnect-for 0.2; {program} run --no-such"
         );

@@ -1,4 +1,4 @@
-//! Real processes, bounded in time, ended whatever happens.
+//! Real processes with bounded waits, which are ended in any case.
 
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-/// Longest that any single wait of a test takes.
+/// Longest single wait of a test.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(150);
 
 /// The program under test.
@@ -19,12 +19,12 @@ pub(crate) fn coordinator() -> Command {
     command
 }
 
-/// Where the programs of all tests keep their identity: never the home of whoever runs them.
+/// The folder in which the programs of all tests keep their identity, instead of the user's home.
 pub(crate) fn config_home() -> &'static Path {
     Path::new(concat!(env!("CARGO_TARGET_TMPDIR"), "/config"))
 }
 
-/// The identity that coordinators of tests have made there.
+/// The identity that the tests' coordinators have created.
 pub(crate) fn identity() -> agent::identity::Identity {
     agent::identity::Identity::load(&config_home().join("muster/identity")).expect("identity")
 }
@@ -41,7 +41,7 @@ pub(crate) struct Process {
     seen: String,
 }
 
-/// How a process ended, and all it said.
+/// How a process ended, with all its output.
 #[derive(Debug)]
 pub(crate) struct Ended {
     pub(crate) status: ExitStatus,
@@ -94,10 +94,10 @@ impl Process {
         }
     }
 
-    /// Waits for its end.
+    /// Waits for the process's end.
     pub(crate) fn end(mut self) -> Ended {
         let over = Instant::now() + PATIENCE;
-        // Both pipes are closed when the process is gone.
+        // Both pipes close when the process ends.
         loop {
             match self.lines.recv_timeout(over.saturating_duration_since(Instant::now())) {
                 Ok(line) => {
@@ -115,18 +115,18 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // It may be gone already; its own children end with it.
+        // The process may have ended; its own children end with it.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// Runs to the end.
+/// Runs a command to its end.
 pub(crate) fn run(command: Command) -> Ended {
     Process::start(command).end()
 }
 
-/// The reference server on a free port, with these flags.
+/// The reference server on a free port.
 pub(crate) struct Server {
     process: Process,
     pub(crate) url: String,
@@ -154,7 +154,7 @@ impl Server {
     }
 }
 
-/// An agent as a process of its own.
+/// An agent in its own process.
 pub(crate) fn agent(coordinator: &str, flags: &[&str]) -> Process {
     let mut command = Command::new(env!("CARGO_BIN_EXE_coordinator"));
     command.args(["__agent", "--exit-with-stdin", "--coordinator", coordinator]).args(flags).stdin(Stdio::piped());
@@ -162,7 +162,7 @@ pub(crate) fn agent(coordinator: &str, flags: &[&str]) -> Process {
     Process::start(command)
 }
 
-/// A results folder, read as others read it.
+/// A results folder, read without the program's own code.
 pub(crate) struct Results {
     pub(crate) dir: PathBuf,
 }
@@ -181,7 +181,7 @@ impl Results {
         text
     }
 
-    /// One map a batch.
+    /// One map per batch.
     pub(crate) fn summary(&self) -> Vec<std::collections::BTreeMap<String, String>> {
         let text = self.text("summary.csv");
         let mut reader = csv::Reader::from_reader(text.as_bytes());
@@ -200,8 +200,8 @@ impl Results {
         self.text("journal.jsonl").lines().map(|line| serde_json::from_str(line).expect("json")).collect()
     }
 
-    /// What `scripts/check_results.py` says, which shares no code with us. With an interpreter that has another
-    /// implementation of HdrHistogram (`MUSTER_TEST_PYTHON`, set by `scripts/test`), histograms.hlog is read too.
+    /// Runs `scripts/check_results.py`, which shares no code with the program. If `scripts/test` has set
+    /// `MUSTER_TEST_PYTHON` to a Python with another HdrHistogram, the script also reads histograms.hlog.
     pub(crate) fn check_with_python(&self) {
         let own = std::env::var_os("MUSTER_TEST_PYTHON");
         let mut command = Command::new(own.as_deref().unwrap_or(std::ffi::OsStr::new("python3")));

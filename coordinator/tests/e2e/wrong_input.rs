@@ -1,4 +1,4 @@
-//! What is wrong is said in one place, with the right exit code, and nothing is left half done.
+//! Wrong input is reported in one place, with the right exit code, and leaves nothing unfinished behind.
 
 use std::net::TcpListener;
 

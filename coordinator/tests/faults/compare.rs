@@ -1,8 +1,8 @@
-//! When two runs of one plan came to the same: every count, outcome and row, whatever the clock said.
+//! Compares two runs of one plan: every count, outcome and row must be equal, whatever the times.
 
 use crate::support::Results;
 
-/// One line a batch, without what depends on time, on ports, or on how many agents there were just then.
+/// One line per batch, without what depends on times, ports, or the number of agents.
 pub(crate) fn table(results: &Results) -> Vec<String> {
     const SAME: [&str; 14] = [
         "mode",
@@ -27,7 +27,7 @@ pub(crate) fn table(results: &Results) -> Vec<String> {
         .collect()
 }
 
-/// One line a session: which it was, and what became of it.
+/// One line per session: which one it is, and its outcome.
 pub(crate) fn rows(results: &Results) -> Vec<String> {
     const SAME: [&str; 8] =
         ["mode", "batch_size", "wait_requested", "repetition", "request_id", "outcome", "error_type", "phase"];
@@ -38,8 +38,8 @@ pub(crate) fn rows(results: &Results) -> Vec<String> {
         .collect()
 }
 
-/// That a run came to the same as the undisturbed one, that every attempt's ledger balances, and that what was accepted
-/// was worth it.
+/// Asserts that a run has the results of the undisturbed one, that every attempt's ledger balances, and that accepted
+/// attempts are valid.
 pub(crate) fn assert_same(undisturbed: &Results, other: &Results, what: &str) {
     assert_eq!(table(undisturbed), table(other), "{what}: the final table");
     assert_eq!(rows(undisturbed), rows(other), "{what}: the rows");

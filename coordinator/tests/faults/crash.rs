@@ -1,5 +1,5 @@
-//! The coordinator is killed right after, and in the middle of, every write that it makes. What is taken up again comes to
-//! what an undisturbed run comes to.
+//! Kills the coordinator right after, and in the middle of, each of its writes. The resumed run must have the results
+//! of an undisturbed one.
 
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
@@ -48,12 +48,12 @@ fn killed_at_any_write_the_run_can_be_taken_up_again() {
             let out = dir.path().join(&fault);
             let ended = begin(&server, &out, &["--fault", &fault]);
             if ended.code() == Some(0) {
-                // There are fewer writes than that.
+                // There are fewer writes.
                 break;
             }
             assert_eq!(ended.status.signal(), Some(9), "{fault}: {}", ended.text);
             kills += 1;
-            // How many agents carry it is no part of what is measured.
+            // The number of agents is no part of what is measured.
             let ended = go_on(&out, if write % 2 == 0 { &["--local", "2"] } else { &[] });
             if !out.join("run.json").exists() {
                 assert_eq!(ended.code(), Some(2), "{fault}: {}", ended.text);
@@ -63,8 +63,8 @@ fn killed_at_any_write_the_run_can_be_taken_up_again() {
             begun += 1;
             assert_eq!(ended.code(), Some(0), "{fault}: {}", ended.text);
             assert_same(&whole, &Results::of(&out), &fault);
-            // Of each batch the records, the histograms, the row and the journal's line are appended, in this order; then
-            // run.json is replaced.
+            // For each batch, the records, the histograms, the row and the journal's line are appended in this order;
+            // then run.json is replaced.
             let appended = (write + 1) % 5;
             let half = if how == "kill-within" { appended < 4 } else { appended < 3 };
             let expected = (4..14).contains(&write) && half;
@@ -72,11 +72,11 @@ fn killed_at_any_write_the_run_can_be_taken_up_again() {
         }
     }
     eprintln!("{kills} kills, {begun} of them after the beginning, all taken up again with the same result");
-    // Three to begin with, five a batch, one at the end.
+    // Three writes at the start, five per batch, one at the end.
     assert!(kills >= 2 * 13 && begun >= 2 * 10, "{kills} kills, {begun} of them after the beginning");
 }
 
-/// Agents outlive their coordinator, and take part when it is back.
+/// Agents outlive their coordinator, and join again when it is resumed.
 #[test]
 fn agents_that_are_still_looking_take_part_again() {
     let server = Server::start(&[]);
@@ -101,12 +101,12 @@ fn agents_that_are_still_looking_take_part_again() {
     results.check_with_python();
 }
 
-/// The records of an attempt that does not count are written, too.
+/// The records of a refused attempt are written too.
 #[test]
 fn killed_while_a_refused_attempt_is_written_the_run_can_be_taken_up_again() {
     let server = Server::start(&[]);
     let dir = tempfile::tempdir().expect("dir");
-    // Three writes to begin with; then the attempt's records and its line in the journal.
+    // Three writes at the start; then the attempt's records and its line in the journal.
     for (fault, said, attempt) in [
         ("kill-within=4", "is removed", "1"),
         ("kill-after=4", "is removed", "1"),
@@ -141,7 +141,7 @@ fn killed_while_a_refused_attempt_is_written_the_run_can_be_taken_up_again() {
     }
 }
 
-/// Files that no crash leaves behind are not made worse.
+/// A folder in a state that no crash can cause is not damaged further.
 #[test]
 fn what_was_lost_otherwise_is_not_cut_away() {
     let server = Server::start(&[]);
@@ -179,7 +179,7 @@ fn a_run_that_goes_on_is_the_same_run() {
     let server = Server::start(&[]);
     let dir = tempfile::tempdir().expect("dir");
     let out = dir.path().join("out");
-    // In the middle of the second batch's records.
+    // The kill is in the middle of the second batch's records.
     let ended = begin(&server, &out, &["--fault", "kill-within=9"]);
     assert_eq!(ended.status.signal(), Some(9), "{}", ended.text);
     let before = Results::of(&out).run_json();
@@ -191,7 +191,7 @@ fn a_run_that_goes_on_is_the_same_run() {
     for line in ["grid.batch_sizes: [4,6] in the run, [4,7] now", "grid.wait_seconds: [0.0] in the run, [0.5] now"] {
         assert!(ended.text.contains(line), "{line:?} in:\n{}", ended.text);
     }
-    // The same plan, given again, is not.
+    // The same plan may be given again.
     let same: Vec<&str> = ["--target", &server.url].into_iter().chain(GRID).collect();
     let ended = go_on(&out, &same);
     assert_eq!(ended.code(), Some(0), "{}", ended.text);
@@ -202,7 +202,7 @@ fn a_run_that_goes_on_is_the_same_run() {
     assert_eq!((after["status"].as_str(), after["resumed"].as_array().map(Vec::len)), (Some("complete"), Some(1)));
     assert_eq!(after["batches"].as_array().map(Vec::len), Some(2));
 
-    // Nothing is left: it says what it came to, and starts no agent.
+    // Nothing is left to do: the run prints its results and starts no agent.
     let ended = go_on(&out, &[]);
     assert_eq!(ended.code(), Some(0), "{}", ended.text);
     assert!(ended.text.contains("2 of 2 batches are done") && ended.text.contains("argest"), "{}", ended.text);

@@ -1,5 +1,5 @@
-//! A random agent dies at a random instant, again and again. `MUSTER_FAULTS_KILLS` says how often (5), `MUSTER_FAULTS_SEED`
-//! which ones.
+//! Kills a random agent at a random instant, several times. `MUSTER_FAULTS_KILLS` is the number of kills (5),
+//! `MUSTER_FAULTS_SEED` the seed.
 
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -17,7 +17,7 @@ fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))
 }
 
-/// Runs the grid with agents that dial in; `disturb` is given them when the run begins. How long it took.
+/// Runs the grid with agents from outside; `disturb` gets them when the run begins. Returns how long the run took.
 fn grid(server: &Server, out: &Path, disturb: impl FnOnce(&str, &mut Vec<Process>)) -> Duration {
     let mut command = coordinator();
     command
@@ -61,7 +61,7 @@ fn whoever_dies_whenever_the_run_comes_to_the_same() {
         eprintln!("MUSTER_FAULTS_SEED={seed}: n{victim} dies after {} ms", after.as_millis());
         let out = dir.path().join(seed.to_string());
         grid(&server, &out, |address, agents| {
-            // The instant is the point here: it is drawn, not waited for.
+            // The instant is random on purpose; nothing is waited for.
             std::thread::park_timeout(after);
             agents[victim].signal(Signal::SIGKILL);
             agents[victim] = start(address, victim);

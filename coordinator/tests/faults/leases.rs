@@ -1,4 +1,4 @@
-//! Agents that fall silent, come back, or are told to go.
+//! Agents that fall silent, return, or are told to end.
 
 use std::path::Path;
 
@@ -45,7 +45,7 @@ fn a_frozen_agent_costs_one_attempt_and_joins_again_when_it_wakes() {
     run.line_with("open 8");
     agents[1].signal(Signal::SIGSTOP);
     run.line_with("agent n2 was silent for 2 s");
-    // Its connections are cut; it finds out when it can.
+    // Its connections are cut, which it notices only once it continues.
     agents[1].signal(Signal::SIGCONT);
     let ended = run.end();
     assert_eq!(ended.code(), Some(0), "{}", ended.text);
@@ -63,7 +63,7 @@ fn a_frozen_coordinator_blames_nobody() {
     let server = Server::start(&[]);
     let dir = tempfile::tempdir().expect("dir");
     let out = dir.path().join("out");
-    // For shorter than agents wait for it: what they said meanwhile is heard before anyone is judged.
+    // Shorter than the agents' patience: queued messages are read before any agent is declared lost.
     let (mut run, agents) = two_batches(&server, &out, "7", &["--set", "agents.lease_seconds=6"]);
     run.line_with("open 8");
     run.signal(Signal::SIGSTOP);
@@ -94,7 +94,7 @@ fn an_agent_that_is_told_to_go_takes_its_leave_and_its_records_are_kept() {
     let journal = results.journal();
     assert_eq!(journal[0]["accepted"], false);
     let cut = results.text("attempts/ws-8-7.0-1-attempt-1.jsonl");
-    // What was cut is told as that: neither as the server's failure, nor as lost.
+    // Cut sessions are cancelled: neither failures of the server, nor lost.
     assert!(
         cut.lines().filter(|line| line.contains(r#""agent":"n2""#)).all(|line| line.contains(r#""cancelled""#)),
         "{cut}"

@@ -1,4 +1,4 @@
-//! Things that go wrong in the middle of a run, on real processes. `scripts/faults` runs the random ones a hundred times.
+//! Faults in the middle of a run, on real processes. `scripts/faults` runs the random ones a hundred times.
 
 #[path = "../e2e/support.rs"]
 #[expect(dead_code, reason = "shared with the other test binaries")]

@@ -1,5 +1,5 @@
-//! What comes to the gRPC port that is no agent of this run. Whatever it does, it is refused or bounded, the run goes on,
-//! and the coordinator's memory stays flat.
+//! Peers on the gRPC port that are no agents of this run. Whatever they do, they are refused or bounded, the run
+//! continues, and the coordinator's memory does not grow.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -17,7 +17,7 @@ use tonic::transport::Channel;
 
 use crate::support::{Process, Results, Server, agent, coordinator, identity};
 
-/// Far above what any of them should cost.
+/// Far more than any of these peers should cost.
 const GROWTH_MAX_KIB: u64 = 48 << 10;
 const HALF_OPEN: usize = 2_000;
 
@@ -64,7 +64,7 @@ fn refused(answer: Result<FromCoordinator, String>) -> String {
     }
 }
 
-/// A run that waits for its agent, and where.
+/// A run that waits for its agent, and its address.
 fn waiting_run(server: &Server, out: &Path) -> (Process, String) {
     let mut command = coordinator();
     command
@@ -77,11 +77,11 @@ fn waiting_run(server: &Server, out: &Path) -> (Process, String) {
     (run, address)
 }
 
-/// Each row: what the peer did, and what it got.
+/// What each peer did, and the answer that it got.
 async fn visits(address: &str) -> Vec<(&'static str, String)> {
     let mut table = Vec::new();
     let stranger = tempfile::tempdir().expect("dir");
-    let (other, _) = coordinator::identity::load_or_create(&stranger.path().join("identity")).expect("identity");
+    let (other, _) = coordinator::net::identity::load_or_create(&stranger.path().join("identity")).expect("identity");
     let security = Security::Tls(other.client().expect("client"));
     let refusal = Connector::new(address.to_owned(), security).channel().await.map(|_| ());
     assert!(matches!(&refusal, Err(DialError::Identity(_))), "{refusal:?}");
@@ -96,7 +96,7 @@ async fn visits(address: &str) -> Vec<(&'static str, String)> {
     let connector = Connector::new(address.to_owned(), Security::Tls(anonymous.into()));
     let got = match connector.channel().await {
         Err(error) => format!("{error:?}"),
-        // With TLS 1.3 a client may hear of it only with the first answer.
+        // With TLS 1.3 a client may learn of the refusal only with the first answer.
         Ok((mut client, _)) => match client.attend(tokio_stream::pending()).await {
             Err(status) => format!("cut off: {status}"),
             Ok(_) => panic!("no certificate, and let in"),
@@ -137,7 +137,7 @@ async fn visits(address: &str) -> Vec<(&'static str, String)> {
     let status = seen.message().await.expect_err("of nobody");
     table.push(("heartbeats of nobody", status.to_string()));
 
-    // Many streams in one connection.
+    // Open many streams in one connection.
     let mut client = trusted(address).await.expect("a channel");
     let mut opened = 0;
     for _ in 0..10 {
@@ -145,7 +145,7 @@ async fn visits(address: &str) -> Vec<(&'static str, String)> {
         match tokio::time::timeout(Duration::from_millis(200), stream).await {
             Ok(Ok(stream)) => {
                 opened += 1;
-                // Held open.
+                // Keep the stream open.
                 std::mem::forget(stream);
             }
             Ok(Err(_)) | Err(_) => break,
@@ -176,7 +176,7 @@ fn peers_that_are_none_are_refused_or_bounded_and_the_run_goes_on() {
     }
     table.iter_mut().for_each(|row| row.2 = peak_kib(&run) - before);
 
-    // Bytes that are neither TLS nor gRPC.
+    // Send bytes that are neither TLS nor gRPC.
     for (what, bytes) in [
         ("garbage", vec![0xAA; 4_096]),
         ("an HTTP request", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n".to_vec()),
@@ -193,10 +193,10 @@ fn peers_that_are_none_are_refused_or_bounded_and_the_run_goes_on() {
         table.push((what, got, peak_kib(&run) - before));
     }
 
-    // Thousands that connect and say nothing; an agent is served all the same.
+    // Thousands of peers connect and stay silent; an agent is still served.
     let silent: Vec<TcpStream> =
         (0..HALF_OPEN).map(|n| TcpStream::connect(&address).unwrap_or_else(|e| panic!("{n}: {e}"))).collect();
-    // One that is welcome, and reads nothing of what it is told.
+    // A trusted peer that reads none of its orders.
     let slow = runtime.block_on(async {
         let mut client = trusted(&address).await.expect("a channel");
         let greeting = tokio_stream::iter([FromAgent::Hello(hello("slow-reader", 3)).into()]);

@@ -1,4 +1,4 @@
-//! The way between an agent and its coordinator goes through a relay that behaves like a bad network.
+//! A relay between an agent and its coordinator simulates a bad network.
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
@@ -27,7 +27,7 @@ fn start(server: &Server, out: &Path, delay: Duration) -> (Process, Vec<Process>
     (run, agents, relay)
 }
 
-/// That both batches were carried, by both agents in the end, with so many attempts refused.
+/// Asserts that both batches completed, the second one with both agents, and that `refused` attempts were refused.
 fn ended_well(run: Process, out: &Path, refused: usize) {
     let ended = run.end();
     assert_eq!(ended.code(), Some(0), "{}", ended.text);
@@ -60,7 +60,7 @@ fn a_dead_way_costs_one_attempt_and_a_new_one_is_found() {
     let out = dir.path().join("out");
     let (mut run, mut agents, relay) = start(&server, &out, Duration::ZERO);
     run.line_with("open 8");
-    // Nothing gets through, and no connection ends.
+    // Nothing gets through, but no connection ends.
     relay.half_open();
     run.line_with("agent n2 was silent for 4 s");
     agents[1].line_with("trying to reconnect");

@@ -1,11 +1,11 @@
-//! A slow disk holds the run up, and nothing else: agents stay, memory does not grow.
+//! A slow disk only delays the run: no agent is lost, and memory does not grow.
 
 use std::path::Path;
 
 use crate::compare::assert_same;
 use crate::support::{Process, Results, Server, coordinator};
 
-/// The most memory that the coordinator had, in KiB, while five batches were stored.
+/// The coordinator's peak memory, in KiB, while five batches are stored.
 fn memory_kib(server: &Server, out: &Path, fault: &[&str]) -> u64 {
     let mut command = coordinator();
     command
@@ -30,7 +30,7 @@ fn a_slow_disk_costs_time_and_neither_agents_nor_memory() {
     let server = Server::start(&["--max-concurrent-envs", "0"]);
     let dir = tempfile::tempdir().expect("dir");
     let fast = memory_kib(&server, &dir.path().join("fast"), &[]);
-    // Four writes a batch: longer than the lease.
+    // Four writes per batch take longer than the lease.
     let slow = memory_kib(&server, &dir.path().join("slow"), &["--fault", "slow-ms=600"]);
     eprintln!("most memory of the coordinator: {fast} KiB on a fast disk, {slow} KiB on a slow one");
     let of = |name: &str| Results::of(&dir.path().join(name));

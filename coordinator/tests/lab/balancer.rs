@@ -1,4 +1,4 @@
-//! What `coordinator balancer` writes, before those that have to read it: HAProxy itself, and Envoy's own message types.
+//! Checks the output of `coordinator balancer` with its readers: HAProxy itself, and Envoy's own message types.
 
 use std::path::Path;
 use std::process::Command;

@@ -1,4 +1,4 @@
-//! Agents whose clocks disagree start together all the same, within what is said of them.
+//! Agents whose clocks disagree start together all the same, within the reported skew.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -14,25 +14,25 @@ fn testnet() -> PathBuf {
     path
 }
 
-/// One start of two agents, seen from the target.
+/// One start of two agents, as the target saw it.
 #[derive(Debug)]
 struct Start {
-    /// Between the accepted connections of both agents' first sessions.
+    /// Time between the accepted connections of both agents' first sessions.
     apart_us: u64,
-    /// What the run says of it.
+    /// The skew that the run reports.
     skew_us: u64,
-    /// An accepted connection is at most this much younger than its session's start.
+    /// The longest time between a session's start and its accepted connection.
     connect_us: u64,
     verdict: String,
     reasons: String,
 }
 
-/// Seconds with six decimals, as they are written.
+/// Converts the written seconds to microseconds.
 fn micros(seconds: f64) -> u64 {
     std::time::Duration::from_secs_f64(seconds).as_micros().try_into().expect("small")
 }
 
-/// `repetitions` starts of agents whose clocks are half a second ahead and behind; with jitter on the way to them.
+/// `repetitions` starts of agents whose clocks are half a second ahead and behind, with jitter on their links.
 fn starts(repetitions: &str, jitter_ms: Option<&str>) -> Vec<Start> {
     let lab = Lab::new();
     let dir = tempfile::tempdir().expect("dir");
@@ -94,7 +94,7 @@ fn starts(repetitions: &str, jitter_ms: Option<&str>) -> Vec<Start> {
         })
         .collect();
     let ended = coordinator.end();
-    // With jitter some starts are not known well enough, which is its own exit code.
+    // With jitter some starts are not known well enough, which has its own exit code.
     let codes: &[i32] = if jitter_ms.is_some() { &[0, 8] } else { &[0] };
     assert!(ended.code().is_some_and(|code| codes.contains(&code)), "{}", ended.text);
     server.signal(nix::sys::signal::Signal::SIGTERM);
@@ -103,7 +103,7 @@ fn starts(repetitions: &str, jitter_ms: Option<&str>) -> Vec<Start> {
     joined(&Results::of(&out), &truth)
 }
 
-/// The target's log, by session; then each repetition's first of each agent.
+/// Joins the first sessions of each repetition and agent with the target's log.
 fn joined(results: &Results, truth: &Path) -> Vec<Start> {
     let log = std::fs::read_to_string(truth).expect("truth");
     let accepted: BTreeMap<String, u64> = log
@@ -169,7 +169,7 @@ fn jitter_on_the_way_to_the_agents_widens_the_bound_and_is_named() {
     assert_eq!(starts.len(), 5);
     within_what_is_said(&starts);
     println!("{starts:?}");
-    // 50 ms each way, 32 rounds: bounds of below 1 ms for both agents would be luck.
+    // At 50 ms each way and 32 rounds, bounds below 1 ms for both agents would be luck.
     let loose: Vec<&Start> = starts.iter().filter(|start| start.verdict == "invalid").collect();
     assert!(!loose.is_empty(), "{starts:?}");
     assert!(

@@ -1,11 +1,11 @@
-//! A cable is pulled in the middle of a batch, and plugged in again.
+//! A network link that breaks in the middle of a batch and is restored.
 
 use std::path::Path;
 
 use crate::network::Lab;
 use crate::support::{Process, Results};
 
-/// Established connections that the target has with this agent.
+/// Number of connections that the target has established with this agent.
 fn open(lab: &Lab, agent: &str) -> usize {
     let program = format!(
         "import subprocess\n\
@@ -17,7 +17,7 @@ fn open(lab: &Lab, agent: &str) -> usize {
     text.trim().trim_start_matches("open ").parse().unwrap_or_else(|_| panic!("{text}"))
 }
 
-/// A target and a coordinator, which listens at an address of its own, and two agents.
+/// A target, a coordinator that listens at an address of its own, and two agents.
 fn start(lab: &Lab, out: &Path) -> (Process, Process, [Process; 2]) {
     lab.inside("s", &["ip", "addr", "add", "10.97.0.2/32", "dev", "lo"]);
     let mut server = lab.muster("s", &["__refserver", "--exit-with-stdin", "--listen", "10.97.0.1:8000"]);
@@ -62,7 +62,7 @@ fn an_agent_that_is_cut_off_stops_loading_the_target_that_it_still_reaches() {
     let (_server, mut run, mut agents) = start(&lab, &out);
     run.line_with("open 8");
     assert_eq!(open(&lab, "10.97.1.2"), 4);
-    // The coordinator alone is out of its reach: nothing tells it that it is alone but the silence.
+    // Only the coordinator is unreachable: the agent notices nothing but silence.
     lab.inside("a", &["ip", "route", "add", "blackhole", "10.97.0.2/32"]);
     agents[0].line_with("trying to reconnect");
     assert_eq!(open(&lab, "10.97.1.2"), 0, "its sessions are over");

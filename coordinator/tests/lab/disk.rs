@@ -1,11 +1,11 @@
-//! Disks that are full, and disks that can't be written to: mounts of the test's own.
+//! Disks that are full or can't be written to, as mounts of the test.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::support::{Ended, Results, Server, coordinator, run};
 
-/// A mount that goes with this.
+/// A mount that is removed when this is dropped.
 struct Mount(PathBuf);
 
 impl Mount {
@@ -30,7 +30,7 @@ impl Mount {
 
 impl Drop for Mount {
     fn drop(&mut self) {
-        // Also when the test fails: it must not stay.
+        // It must also be removed if the test fails.
         let _ = Command::new("umount").arg(&self.0).status();
     }
 }

@@ -1,4 +1,4 @@
-//! Images, compose and `run_docker.sh`, on the real engine. Every test that needs it is called `docker_...`.
+//! Images, compose and `run_docker.sh` on the real engine. Tests that need the engine are called `docker_...`.
 
 mod engine;
 
@@ -10,14 +10,14 @@ use serde_json::Value;
 use crate::support::{Results, coordinator, run, workspace};
 use engine::{Images, Script, bounded, debian_with_packages, docker, inspect, left_of, need_engine, until};
 
-/// Neither root nor anyone else of the machine.
+/// A user who is neither root nor anyone else on the machine.
 const NOBODY: &str = "65532:65532";
 
 fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").expect("port").local_addr().expect("address").port()
 }
 
-/// `deploy/docker/run.sh` with the images of `images`, as a compose project of its own.
+/// `deploy/docker/run.sh` with these images, as a compose project of its own.
 fn run_sh(images: &Images, project: &str, plan: &Path, results: &Path) -> Script {
     let mut command = bounded(workspace().join("deploy/docker/run.sh"));
     command
@@ -34,7 +34,7 @@ fn run_sh(images: &Images, project: &str, plan: &Path, results: &Path) -> Script
 fn service(project: &str, name: &str) -> Vec<Value> {
     let of_project = format!("label=com.docker.compose.project={project}");
     let of_service = format!("label=com.docker.compose.service={name}");
-    // One-off containers make the identity and are gone.
+    // One-off containers create the identity and are gone by now.
     let filters =
         ["--filter", &of_project, "--filter", &of_service, "--filter", "label=com.docker.compose.oneoff=False"];
     let ids = docker(&[&["ps", "--quiet"], &filters[..]].concat()).expect("listed");
@@ -61,7 +61,7 @@ fn users(container: &str) -> Vec<(String, String)> {
     found
 }
 
-/// What `refserver health` says of `place`, asked from where `container` is.
+/// The answer of `refserver health` for `place`, asked in the network of `container`.
 fn asked_from(images: &Images, container: &Value, place: &str) -> Result<String, String> {
     let network = format!("container:{}", id(container));
     docker(&["run", "--rm", "--network", &network, &images.name("refserver"), "health", "--listen", place])
@@ -77,11 +77,11 @@ fn docker_compose_runs_a_plan_apart_from_the_server_and_leaves_nothing() {
         let image = inspect(&images.name(name));
         assert_eq!(image["Config"]["User"], NOBODY);
         assert_eq!(image["Config"]["Healthcheck"]["Test"][2], "health", "{name}");
-        // Debug builds, without what only debuggers read: a base image alone would be more.
+        // Debug builds without debug information: a base image alone would be larger.
         assert!(image["Size"].as_u64().is_some_and(|size| size < 60 << 20), "{name}: {}", image["Size"]);
     }
 
-    // The smoke plan, but long enough to be looked at while it runs.
+    // The smoke plan, made longer so that it can be inspected while it runs.
     let plan = dir.path().join("plan.toml");
     let smoke = std::fs::read_to_string(workspace().join("experiments/plans/smoke/local-docker.toml")).expect("plan");
     let longer = smoke.replace("[32, 128, 512]", "[32, 128]").replace("repetitions = 2", "repetitions = 6");
@@ -108,7 +108,7 @@ fn docker_compose_runs_a_plan_apart_from_the_server_and_leaves_nothing() {
         assert_eq!(mounted(agent), BTreeSet::from(["/muster/agents".to_owned()]), "no key of the authority");
     }
 
-    // The same question, from both sides of the wall.
+    // The same query from both networks.
     let load = format!("{project}_load");
     let server = format!("{}:8000", address(&servers[0], &load));
     let from_agent = asked_from(&images, &agents[0], &server);
@@ -118,7 +118,7 @@ fn docker_compose_runs_a_plan_apart_from_the_server_and_leaves_nothing() {
     let door = format!("{}:50051", address(&coordinators[0], &format!("{project}_control")));
     let from_server = asked_from(&images, &servers[0], &door).expect_err("so is the coordinator");
     assert!(["unreachable", "timed out"].iter().any(|why| from_server.contains(why)), "{from_server}");
-    // A health check that can't say no is none: this coordinator looks for itself in vain.
+    // A health check must be able to fail: in this network no coordinator listens.
     let network = format!("container:{}", id(&servers[0]));
     let vain = docker(&["run", "--rm", "--network", &network, &images.name("coordinator"), "health"]);
     assert!(vain.is_err_and(|said| said.contains("nothing listens on port 50051")));
@@ -144,7 +144,7 @@ fn docker_compose_runs_a_plan_apart_from_the_server_and_leaves_nothing() {
     assert_eq!(took_part.len(), 3, "{took_part:?}");
     assert_eq!(left_of(&project), Vec::<String>::new());
 
-    // Stopped in the middle of a run: the coordinator keeps what was finished, and nothing is left either.
+    // If it is stopped during a run, the coordinator keeps finished batches, and nothing is left either.
     let mut again = run_sh(&images, &project, &plan, &dir.path().join("stopped"));
     again.line_with("1/6");
     let ended = again.terminate();
@@ -187,7 +187,7 @@ fn docker_runs_the_openenv_server_and_removes_it() {
     let published = &container["NetworkSettings"]["Ports"][format!("{port}/tcp")][0];
     assert_eq!((&published["HostIp"], &published["HostPort"]), (&"127.0.0.1".into(), &port.to_string().into()));
 
-    // A second one is refused, and does not touch the first.
+    // A second server is refused, and does not affect the first.
     let ended = run(script(port));
     assert_eq!(ended.code(), Some(1), "{}", ended.text);
     assert!(ended.text.contains(&format!("there is a container {name} already")), "{}", ended.text);
@@ -215,7 +215,7 @@ fn docker_runs_the_openenv_server_and_removes_it() {
     let facts = &results.run_json()["plan"]["server"];
     assert_eq!((facts["workers"].as_u64(), facts["backends"][0].as_str()), (Some(2), Some(host)));
 
-    // One worker gone: the check says so, whoever answers /health.
+    // With one worker missing the check fails, whichever worker answers /health.
     docker(&["exec", &name, "sh", "-c", "rm \"$(ls -d /tmp/openenv-ready/* | head -n 1)\""]).expect("removed");
     let one = healthy().expect_err("a worker is missing");
     assert!(one.contains("1 of 2 workers serve"), "{one}");

@@ -1,4 +1,4 @@
-//! Hugging Face Spaces: what stands in for one behaves as the log says that they do, and what is deployed is what is said.
+//! Hugging Face Spaces: the stand-in behaves as the log says that Spaces do, and the deployed Space is as announced.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -12,18 +12,18 @@ use serde_json::Value;
 
 use crate::support::{Ended, Process, Results, coordinator, run, workspace};
 
-/// More than a Space lets in, by far.
+/// A batch that a Space refuses in part takes less than this, since it refuses at once.
 const REFUSED_SECONDS_MAX: f64 = 5.0;
 
 fn script(name: &str) -> Command {
     let mut command = Command::new("timeout");
     command.args(["--kill-after=20", "280"]).arg(workspace().join("deploy/hf_spaces").join(name));
-    // Whoever runs the tests may have a token.
+    // The user who runs the tests may have a token.
     command.env_remove("HF_TOKEN");
     command
 }
 
-/// `deploy/hf_spaces/stand_in.sh`.
+/// A process of `deploy/hf_spaces/stand_in.sh`.
 struct StandIn {
     process: Option<Process>,
     port: u16,
@@ -33,7 +33,7 @@ struct StandIn {
 
 impl StandIn {
     fn start(server: &str, dir: &Path) -> Self {
-        // Both are free at the same time, so they differ.
+        // Both ports are held at the same time, so that they differ.
         let free = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").expect("port"));
         let [port, server_port] = free.map(|listener| listener.local_addr().expect("address").port());
         let mut command = script("stand_in.sh");
@@ -49,7 +49,7 @@ impl StandIn {
         Self { process: Some(process), port, dir: dir.to_path_buf(), command }
     }
 
-    /// The command that it prints, with a smaller grid.
+    /// Runs the printed command with a smaller grid.
     fn bench(&self, out: &str, flags: &[&str]) -> (Ended, Results) {
         let out = self.dir.join(out);
         let mut command = coordinator();
@@ -74,7 +74,7 @@ impl Drop for StandIn {
     }
 }
 
-/// The three findings of the log: all of 128 at once succeed, about 200 of 512, and nothing over HTTP.
+/// The three findings of the log: all of 128 sessions succeed at once, about 200 of 512, and none over HTTP.
 fn check_findings(ended: &Ended, results: &Results) {
     results.check_with_python();
     for row in results.summary() {
@@ -126,7 +126,7 @@ fn the_stand_in_is_the_same_in_front_of_the_reference_server() {
     assert_eq!(results.summary().len(), 4);
     check_findings(&ended, &results);
 
-    // Without its certificate it is not trusted.
+    // Without its certificate the server is not trusted.
     let mut command = coordinator();
     command
         .args(["run", "experiments/plans/smoke/hf-spaces.toml", "--set", "target.ready_timeout_seconds=2", "--set"])
@@ -149,7 +149,7 @@ fn deploy(arguments: &[&str]) -> Command {
 fn a_dry_run_names_every_file_and_every_call_and_sends_nothing() {
     let dir = tempfile::tempdir().expect("dir");
     let (connection, venv) = (dir.path().join("connection.toml"), dir.path().join("venv"));
-    // In a network namespace without a network.
+    // Run it in a network namespace without a network.
     let mut command = Command::new("unshare");
     command
         .arg("--net")
@@ -229,7 +229,7 @@ then {}, with the url that the Hub tells
         ended.text
     );
 
-    // The port that the Space's proxy goes to is the one that the image listens on.
+    // The port that the Space's proxy connects to is the one that the image listens on.
     let read = |path: &str| std::fs::read_to_string(workspace().join("deploy").join(path)).expect(path);
     let readme = read("hf_spaces/README.md");
     let front = readme.split("---\n").nth(1).expect("front matter");
@@ -257,12 +257,12 @@ fn a_deployment_that_cannot_be_is_refused_before_anything_is_sent() {
     assert!(ended.text.contains("WORKERS must be a positive whole number, not 'two'"), "{}", ended.text);
 }
 
-/// `tests/fake_hub.py`, and what `deploy.sh` with the real huggingface_hub does there.
+/// `tests/fake_hub.py`, which `deploy.sh` with the real huggingface_hub talks to.
 struct Hub {
     _process: Process,
     url: String,
     dir: tempfile::TempDir,
-    /// Lines of its log that have been read.
+    /// Number of log lines that have been read.
     known: Cell<usize>,
 }
 
@@ -281,7 +281,7 @@ impl Hub {
     }
 
     fn deploy(&self, token: &str, space: &str, flags: &[&str]) -> Ended {
-        // Made once for all runs, but not by two tests at the same time.
+        // All runs share one environment, and two tests must not create it at the same time.
         let venv = Path::new(env!("CARGO_TARGET_TMPDIR")).join("hf-venv");
         let lock = File::create(venv.with_extension("lock")).expect("lock file");
         lock.lock().expect("locked");
@@ -309,7 +309,7 @@ impl Hub {
         assert!(!ended.text.contains("serving "), "{}", ended.text);
     }
 
-    /// What it was told to change since this was asked last.
+    /// The changes that were requested since the last call.
     fn changes(&self) -> Vec<Value> {
         let text = std::fs::read_to_string(self.dir.path().join("asked.jsonl")).expect("log");
         let known = self.known.replace(text.lines().count());
@@ -332,7 +332,7 @@ fn a_deployment_pushes_the_files_and_waits_until_the_space_serves() {
     assert!(!hub.connection().exists());
     assert!(hub.changes().is_empty(), "nothing was asked of the hub in vain");
 
-    // It ends between making the Space and pushing the files, and can be started again.
+    // The script ends between creating the Space and pushing the files, and can be run again.
     hub.refused("hf_good", space, &["--hardware", "a100-large"], "request_space_hardware: the Hub answers 402");
     let created = hub.changes();
     let created = bodies(&created, "create");
@@ -368,14 +368,14 @@ fn what_is_said_of_a_space_s_visibility_is_what_the_hub_says() {
     let ended = hub.deployed(space, &[]);
     assert!(ended.text.contains(public) && !ended.text.contains(refuses), "{}", ended.text);
 
-    // It is there and public: making it private is a call of its own, before any file is pushed.
+    // The Space exists and is public: making it private is a separate call, before any file is pushed.
     hub.changes();
     let ended = hub.deployed(space, &["--private"]);
     assert!(ended.text.contains(private) && ended.text.contains(refuses), "{}", ended.text);
     let changes = hub.changes();
     assert_eq!((&changes[0]["call"], &changes[0]["body"]["visibility"]), (&"settings".into(), &"private".into()));
 
-    // Not to ask for it is not to ask for the contrary.
+    // Leaving the flag out does not ask for the contrary.
     let ended = hub.deployed(space, &[]);
     assert!(ended.text.contains("the Space somebody/space is private and stays so"), "{}", ended.text);
     assert!(ended.text.contains(private) && ended.text.contains(refuses), "{}", ended.text);
@@ -383,13 +383,13 @@ fn what_is_said_of_a_space_s_visibility_is_what_the_hub_says() {
     assert!(bodies(&changes, "settings").is_empty(), "{changes:?}");
     assert_eq!(bodies(&changes, "commit").len(), 1);
 
-    // A new one.
+    // A new Space.
     let ended = hub.deployed("somebody/new", &["--private"]);
     assert!(ended.text.contains(private), "{}", ended.text);
     let changes = hub.changes();
     assert_eq!(bodies(&changes, "create")[0]["visibility"], "private");
 
-    // The Hub takes the call and does not do it.
+    // The Hub accepts the call and does not carry it out.
     let said = "--private: the Hub says that somebody/stuck is public all the same, and no file has been pushed";
     hub.refused("hf_good", "somebody/stuck", &["--private", "--overwrite"], said);
     let changes = hub.changes();
@@ -411,11 +411,11 @@ fn a_space_of_somebody_else_s_making_is_only_replaced_when_that_is_said() {
     let connection = std::fs::read_to_string(hub.connection()).expect("connection file");
     assert!(!connection.contains("--overwrite"), "it is not said again by a command that is repeated: {connection}");
 
-    // Now it is ours.
+    // From now on the Space is known to be the user's.
     hub.deployed("somebody/chess", &[]);
     hub.changes();
 
-    // One that the token can't see is not known to be ours.
+    // A Space that the token can't see is not known to be the user's.
     hub.refused("hf_blind", "somebody/chess", &[], "there is a Space somebody/chess that this token may not see");
     assert!(hub.changes().is_empty());
 }

@@ -1,6 +1,6 @@
-//! What needs a laboratory: network namespaces (root, iproute2) and the real openenv-core server (Python, PyPI).
+//! Tests that need network namespaces (root, iproute2) or the real openenv-core server (Python, PyPI).
 //!
-//! `scripts/test` provides both and fails where they are missing; a plain `cargo test` leaves this binary out, see
+//! `scripts/test` provides both and fails if they are missing; a plain `cargo test` leaves this binary out, see
 //! `required-features` in Cargo.toml.
 
 #[path = "../e2e/support.rs"]

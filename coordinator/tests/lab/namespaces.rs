@@ -1,4 +1,4 @@
-//! Agents on machines of their own: network namespaces with few ephemeral ports.
+//! Agents on separate machines: network namespaces with few ephemeral ports.
 
 use std::process::Stdio;
 
@@ -64,7 +64,7 @@ fn one_machine_with_too_few_ports_is_refused_beforehand_and_two_carry_it() {
     }
 }
 
-/// A second source address brings its own ports to the same destination.
+/// A second source address has its own ports to the same destination.
 #[test]
 fn a_second_source_address_doubles_what_one_machine_carries() {
     let lab = Lab::new();

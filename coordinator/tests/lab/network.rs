@@ -1,14 +1,14 @@
-//! Three machines of one test: network namespaces with addresses, port ranges and settings of their own.
+//! Three simulated machines per test: network namespaces with their own addresses, port ranges and settings.
 
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::support::{Process, config_home, run};
 
-/// Ports that each agent's namespace has.
+/// The ephemeral ports of each agent's namespace.
 const PORTS: &str = "40000 49999";
 
-/// Three namespaces: `s` with server and coordinator, `a` and `b` with an agent each. Removed when dropped.
+/// Three namespaces: `s` with server and coordinator, `a` and `b` with one agent each. Dropping this removes them.
 pub(crate) struct Lab {
     id: String,
 }
@@ -58,7 +58,7 @@ impl Lab {
         assert!(ended.status.success(), "{words:?} in {host}: {}", ended.text);
     }
 
-    /// Runs a Python program there to its end.
+    /// Runs a Python program in a namespace to its end.
     pub(crate) fn python(&self, host: &str, program: &str) -> String {
         let mut command = self.command(host, "python3");
         command.args(["-c", program]);
@@ -67,14 +67,14 @@ impl Lab {
         ended.text
     }
 
-    /// Starts a Python program there that goes on until its standard input ends.
+    /// Starts a Python program in a namespace that runs until its standard input ends.
     pub(crate) fn python_beside(&self, host: &str, program: &str) -> Process {
         let mut command = self.command(host, "python3");
         command.args(["-u", "-c", program]).stdin(Stdio::piped());
         Process::start(command)
     }
 
-    /// This program in one of its roles.
+    /// Starts this program in one of its roles.
     pub(crate) fn muster(&self, host: &str, words: &[&str]) -> Process {
         let mut command = self.command(host, env!("CARGO_BIN_EXE_coordinator"));
         command.args(words).stdin(if words[0].starts_with("__") { Stdio::piped() } else { Stdio::null() });
@@ -90,7 +90,7 @@ impl Lab {
 impl Drop for Lab {
     fn drop(&mut self) {
         for host in ["a", "b", "s"] {
-            // What is left of a failed set-up is removed as far as it got.
+            // After a failed set-up some namespaces may be missing.
             let _ = Command::new("ip").args(["netns", "del", &self.name(host)]).stderr(Stdio::null()).status();
         }
     }

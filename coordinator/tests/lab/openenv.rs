@@ -1,4 +1,4 @@
-//! The real thing: openenv-core under uvicorn, started by the script that users start it with.
+//! The real server: openenv-core under uvicorn, started by the script that users start it with.
 
 use std::collections::BTreeMap;
 use std::net::TcpListener;
@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 
 use crate::support::{Ended, Process, Results, coordinator, run, workspace};
 
-/// `deploy/local/run_uvicorn.sh` with two workers.
+/// A process of `deploy/local/run_uvicorn.sh` with two workers.
 struct Uvicorn {
     process: Option<Process>,
     connection: PathBuf,
@@ -33,13 +33,13 @@ impl Uvicorn {
             .env("CONNECTION_FILE", &connection)
             .envs(variables.iter().copied());
         let mut process = Process::start(command);
-        // The connection file is written when it answers, and named then.
+        // The script writes the connection file once the server answers, and names it then.
         process.line_with("connection.toml");
         assert!(connection.exists(), "the script names its connection file once it is there");
         Self { process: Some(process), connection }
     }
 
-    /// The connection file's url.
+    /// The url in the connection file.
     fn url(&self) -> String {
         let text = std::fs::read_to_string(&self.connection).expect("a connection file");
         text.split('"').nth(1).expect("a url").to_owned()
@@ -61,7 +61,7 @@ impl Uvicorn {
 
 impl Drop for Uvicorn {
     fn drop(&mut self) {
-        // Asked to end, it takes its workers with it.
+        // The script ends its workers too if it is terminated.
         if let Some(process) = self.process.take() {
             process.signal(Signal::SIGTERM);
             process.end();
@@ -90,7 +90,7 @@ fn two_workers_hold_512_sessions() {
     assert!(server_facts["start_command"].as_str().is_some_and(|command| command.contains("run_uvicorn.sh")));
 }
 
-/// The server accepts first and says that it is full after: often before the client has sent anything.
+/// A full server accepts first and refuses afterwards, often before the client has sent anything.
 #[test]
 fn a_full_server_is_told_as_capacity_reached_and_not_as_closed() {
     let dir = tempfile::tempdir().expect("dir");
@@ -109,7 +109,7 @@ fn a_full_server_is_told_as_capacity_reached_and_not_as_closed() {
 
 const VERSIONS: [&str; 2] = ["0.3.0", "0.10.0"];
 
-/// One batch without a warm-up; the row, after another program has checked the folder.
+/// Runs one batch without a warm-up; returns the row, after `scripts/check_results.py` has checked the folder.
 fn one(server: &Uvicorn, out: &Path, batch: &str, wait: &str, settings: &[&str]) -> (BTreeMap<String, String>, Ended) {
     let mut command = coordinator();
     command.args(["run", "--target", &server.url(), "--batch-sizes", batch, "--wait", wait, "--reps", "1"]);
@@ -122,7 +122,7 @@ fn one(server: &Uvicorn, out: &Path, batch: &str, wait: &str, settings: &[&str])
     (results.summary().remove(0), ended)
 }
 
-/// Pings while a session thinks, refusals near the criterion, and names that are not the benchmark's: on real servers.
+/// Real servers with pings while sessions think, refusals near the criterion, and other names than the benchmark's.
 #[test]
 fn real_servers_of_both_versions_are_judged_as_they_are() {
     for version in VERSIONS {
@@ -149,7 +149,7 @@ fn real_servers_of_both_versions_are_judged_as_they_are() {
         let server = Uvicorn::start_with(dir.path(), 8, "1", &variables);
         let (row, ended) = one(&server, &dir.path().join("done"), "4", "0.1", &["session.steps=5"]);
         assert_eq!((row["successful"].as_str(), row["done"].as_str()), ("4", "4"), "{version}: {}", ended.text);
-        // Nothing is run against a server whose replies can't be read, and what to do is said.
+        // A server whose replies can't be read gets no batch, and the remedy is named.
         let ended = refused(&server, &["session.message_bytes_max=1000000"]);
         assert!(ended.text.contains("raise session.message_bytes_max"), "{version}: {}", ended.text);
         drop(server);
@@ -174,7 +174,7 @@ fn refused(server: &Uvicorn, settings: &[&str]) -> Ended {
     ended
 }
 
-/// uvicorn that is told to end, or killed, in the middle of a batch, and is back a little later.
+/// uvicorn is terminated or killed in the middle of a batch, and started again a little later.
 #[test]
 fn a_restart_of_a_real_server_is_named() {
     let signals = [Signal::SIGTERM, Signal::SIGKILL];

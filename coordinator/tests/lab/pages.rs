@@ -1,4 +1,4 @@
-//! Reports in a real browser: everything legible in light and in dark, on a wide and a narrow screen, and on paper.
+//! Reports in a real browser: everything is legible in light and in dark, on wide and narrow screens, and on paper.
 
 mod exhibits;
 
@@ -13,10 +13,10 @@ use serde::Deserialize;
 
 use crate::support::Process;
 
-/// Looks at a page from inside, and writes what is wrong with it into its title.
+/// A script that examines a page in the browser and writes its faults into the title.
 const LOOK: &str = include_str!("pages/look.js");
 
-/// How a page is looked at: which style sheets hold, and how wide it is.
+/// How a page is viewed: with which style sheets, and how wide.
 struct View {
     name: &'static str,
     media: &'static str,
@@ -27,7 +27,7 @@ const VIEWS: [View; 4] = [
     View { name: "light", media: "light", width: 1280 },
     View { name: "dark", media: "dark", width: 1280 },
     View { name: "narrow", media: "light", width: 480 },
-    // A4 across, less its margins, at 96 dots an inch.
+    // The width of landscape A4 without its margins, at 96 dots per inch.
     View { name: "print", media: "print", width: 1032 },
 ];
 
@@ -36,7 +36,7 @@ struct Seen {
     figures: usize,
     texts: usize,
     tables: usize,
-    /// In words; none, if all is well.
+    /// The faults in words.
     wrong: Vec<String>,
 }
 
@@ -51,7 +51,7 @@ fn chromium(dir: &Path, flags: &[&str], page: &Path) -> String {
             "--disable-dev-shm-usage",
             "--no-first-run",
         ])
-        // Whoever wants the network gets an error, and the page must not care.
+        // Any network access fails, and the page must not need it.
         .args(["--proxy-server=127.0.0.1:9", "--disable-background-networking"])
         .arg(format!("--user-data-dir={}", dir.join("profile").display()))
         .args(flags)
@@ -62,7 +62,7 @@ fn chromium(dir: &Path, flags: &[&str], page: &Path) -> String {
     ended.text
 }
 
-/// What is seen of the page in one view.
+/// Examines the page in one view.
 fn look(dir: &Path, name: &str, page: &str, view: &View) -> Seen {
     let path = dir.join(format!("{name}-{}.html", view.name));
     let script = LOOK.replace("MEDIA", view.media);
@@ -97,7 +97,7 @@ fn check(name: &str, document: &Document, figures: usize) {
     assert!(pdf.starts_with(b"%PDF") && pdf.len() > 10_000, "{} bytes", pdf.len());
 }
 
-/// For whoever wants to look: below the target folder.
+/// Keeps the page below the target folder for inspection.
 fn keep(name: &str, page: &str) {
     let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("pages");
     fs::create_dir_all(&dir).expect("created");
@@ -130,7 +130,7 @@ fn a_page_of_twelve_infrastructures() {
     check("twelve", &document, document.figures().len());
 }
 
-/// That the look itself finds what it is there to find.
+/// The examination finds the faults that it is meant to find.
 #[test]
 fn a_page_that_is_wrong_is_found_out() {
     let dir = tempfile::tempdir().expect("dir");

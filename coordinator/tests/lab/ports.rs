@@ -1,9 +1,9 @@
-//! What is said beforehand of a machine's ports, against what its kernel then gives.
+//! Compares what the program expects of a machine's ports with what the kernel allows.
 
 use crate::network::Lab;
 use crate::support::Results;
 
-/// Connects until the kernel has no port left; prints how many there were.
+/// Connects until the kernel has no port left, and prints the number of connections.
 const UNTIL_FAILURE: &str = r#"
 import errno, socket
 held = []
@@ -62,7 +62,7 @@ fn what_is_said_to_fit_is_what_fits() {
     );
     coordinator.line_with("start each with: agent --coordinator");
     let mut agent = lab.agent("a");
-    // The ports in TIME_WAIT would do for 940 only: nothing to wait for.
+    // Even with the ports in TIME_WAIT there are 940 only: waiting would not help.
     let ended = coordinator.end();
     assert_eq!(ended.code(), Some(5), "{}", ended.text);
     agent.line_with("dismissed");
@@ -82,7 +82,7 @@ fn what_is_said_to_fit_is_what_fits() {
     assert!((said / real - 1.0).abs() <= 0.01, "said {said}, the kernel gave {real}");
 }
 
-/// On the loopback the kernel gives ports in TIME_WAIT out again after a while: a batch that needs them waits for them.
+/// On the loopback the kernel reuses ports in TIME_WAIT after a while: a batch that needs them waits for them.
 #[test]
 fn a_batch_waits_for_ports_in_time_wait() {
     let lab = Lab::new();

@@ -1,8 +1,8 @@
-//! Coordinator and agents in a simulated network on virtual time: the real service, event loop, machines, links, heartbeats
-//! and load loop, with a driver that needs no server. Links are cut and healed, held and let go, slow; agents die and come
-//! back. Whatever happens, the run comes to what an undisturbed one comes to.
-//!
-//! `MUSTER_SIM_SEEDS` says how many (10 of each trouble), `MUSTER_SIM_SEED` where to begin: a failure names its own.
+//! Coordinator and agents in a simulated network with virtual time: the real service, event loop, machines, links,
+//! heartbeats and load loop, with a driver that needs no server. Links are cut, held or slowed down, and agents die and
+//! return. In every case the run must have the results of an undisturbed one.
+//! `MUSTER_SIM_SEEDS` is the number of seeds per trouble (10), `MUSTER_SIM_SEED` the first; a failure names its seed.
 
+mod files;
 mod troubles;
 mod world;

@@ -7,10 +7,10 @@ use turmoil::Sim;
 use crate::world::{AGENTS, COORDINATOR, Report, counted, run};
 
 const SECOND: Duration = Duration::from_secs(1);
-/// Of so many seeds some have hit; fewer are for looking at a failure.
+/// With this many seeds some troubles hit a batch; fewer seeds are for examining a failure.
 const ENOUGH: usize = 10;
 
-/// How many seeds, and the first of them.
+/// The seeds to run.
 fn seeds() -> std::ops::Range<u64> {
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect(name));
     let count = number("MUSTER_SIM_SEEDS").unwrap_or(10);
@@ -18,7 +18,7 @@ fn seeds() -> std::ops::Range<u64> {
     first..first + count
 }
 
-/// Something that begins at a random instant, and that ends again.
+/// A trouble of one agent that begins at a random instant and ends again.
 #[derive(Debug, Clone, Copy)]
 struct Spell {
     agent: &'static str,
@@ -26,7 +26,7 @@ struct Spell {
     until: Duration,
 }
 
-/// A spell within the time that an undisturbed run takes, of up to `longest`.
+/// A spell of up to `longest` that begins within the duration of an undisturbed run.
 fn spell(seed: u64, within: Duration, longest: Duration) -> Spell {
     let mut random = Pcg64Mcg::seed_from_u64(seed);
     let mut part = |whole: Duration| whole.mul_f64(f64::from(random.next_u32()) / f64::from(u32::MAX));
@@ -37,7 +37,7 @@ fn spell(seed: u64, within: Duration, longest: Duration) -> Spell {
 
 type Change = fn(&mut Sim<'_>, &'static str);
 
-/// Runs every seed with this trouble; returns what is worth a look.
+/// Runs every seed with this trouble, and compares the outcomes with the undisturbed one. Returns the reports.
 fn always_the_same(what: &str, longest: Duration, begin: Change, end: Change) -> Vec<Report> {
     let (undisturbed, takes) = undisturbed();
     let begun = Instant::now();
@@ -68,7 +68,7 @@ fn always_the_same(what: &str, longest: Duration, begin: Change, end: Change) ->
     reports
 }
 
-/// What it comes to when nothing goes wrong, and how long it takes.
+/// The outcome of an undisturbed run, and how long it takes.
 fn undisturbed() -> (Report, Duration) {
     let mut takes = Duration::ZERO;
     let report = run(0, |_, now| takes = now);
@@ -145,7 +145,7 @@ fn a_stall_changes_nothing() {
     }
 }
 
-/// The same seed gives the same story, or a failure could not be looked at again.
+/// The same seed gives the same run, so that a failure can be examined again.
 #[test]
 fn a_seed_tells_the_same_story_twice() {
     let story = |seed| {

@@ -20,18 +20,20 @@ use agent::load::engine::{self, ThreadShare};
 use agent::load::pace::Pace;
 use agent::load::recorder::Counters;
 use agent::net::resolver::TargetResolver;
-use coordinator::door::Visitor;
+use coordinator::net::listener::AcceptedPeer;
+use coordinator::net::rpc::{LastHeard, serve};
 use coordinator::plan::Plan;
 use coordinator::plan::check::plan_of;
-use coordinator::report::cells::CellHistograms;
 use coordinator::report::tables::final_tables;
-use coordinator::run::collect::Finished;
-use coordinator::run::event_loop::{self, Frame, Outside, Papers};
+use coordinator::results::attempt::FinishedAttempt;
+use coordinator::results::cells::CellHistograms;
+use coordinator::results::history::History;
+use coordinator::results::metadata::{RunMetadata, RunState};
+use coordinator::run::event_loop::{self, Frame, Outside};
 use coordinator::run::events::RunEvent;
-use coordinator::run::machine::{History, Setup};
-use coordinator::service::{Alive, serve};
-use coordinator::store::Keep;
-use coordinator::store::run_json::RunJson;
+use coordinator::run::machine::Setup;
+use coordinator::run::sink::ResultSink;
+use jiff::Timestamp;
 use proto::message::{Hello, ProbeResult};
 use proto::{Assignment, Capacity, FailureKind, Phase, RunId, SessionRecord, Vitals};
 use tokio::sync::{mpsc, oneshot};
@@ -62,27 +64,47 @@ wire = false
 max_clock_error_ms = 60000
 "#;
 
-/// What a run came to.
+/// The outcome of a run.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Came {
     pub(crate) code: u8,
-    /// As a user sees it, byte for byte.
+    /// The final table, byte for byte as a user sees it.
     pub(crate) table: String,
-    /// Of accepted attempts: which session, how it ended, how long each part took.
+    /// For each session of accepted attempts: its number, its outcome, and the time of each phase.
     pub(crate) rows: Vec<String>,
 }
 
-/// What else is known of it.
+/// A run's outcome, and what led to it.
 #[derive(Debug, Clone)]
 pub(crate) struct Report {
     pub(crate) came: Came,
-    /// By batch: attempts that were refused, and how many of their sessions were lost.
+    /// For each refused attempt: its batch, and the number of lost sessions.
     pub(crate) refused: Vec<(u32, u64)>,
     pub(crate) told: Vec<String>,
 }
 
 /// Runs the plan; `trouble` is called at every millisecond with the simulation and the time.
-pub(crate) fn run(seed: u64, mut trouble: impl FnMut(&mut turmoil::Sim<'_>, Duration)) -> Report {
+pub(crate) fn run(seed: u64, trouble: impl FnMut(&mut turmoil::Sim<'_>, Duration)) -> Report {
+    let kept = Kept::default();
+    let (code, table, told) = play(seed, PLAN, kept.clone(), trouble);
+    let attempts = kept.0.lock().expect("lock");
+    let rows =
+        attempts.iter().filter(|f| f.summary.accepted).flat_map(|f| f.rows.iter().map(|row| line(f, &row.record)));
+    let refused =
+        attempts.iter().filter(|f| !f.summary.accepted).map(|f| (f.id.batch, f.summary.ledger.lost)).collect();
+    for finished in attempts.iter() {
+        assert!(finished.summary.ledger.balances(), "seed {seed}: {}", finished.summary.ledger);
+    }
+    Report { came: Came { code, table, rows: rows.collect() }, refused, told }
+}
+
+/// Runs any plan, with its results in `store`. Returns the exit code, the final table, and the events.
+pub(crate) fn play<K: ResultSink + Clone>(
+    seed: u64,
+    plan: &'static str,
+    store: K,
+    mut trouble: impl FnMut(&mut turmoil::Sim<'_>, Duration),
+) -> (u8, String, Vec<String>) {
     let mut sim = turmoil::Builder::new()
         .rng_seed(seed)
         .simulation_duration(Duration::from_secs(600))
@@ -91,11 +113,10 @@ pub(crate) fn run(seed: u64, mut trouble: impl FnMut(&mut turmoil::Sim<'_>, Dura
         .max_message_latency(Duration::from_millis(2))
         .tcp_capacity(4_096)
         .build();
-    let kept = Kept::default();
     let came: Arc<Mutex<Option<(u8, String)>>> = Arc::default();
     let told: Arc<Mutex<Vec<String>>> = Arc::default();
     for (n, name) in AGENTS.into_iter().enumerate() {
-        // A life of its own at every start, as a new process has.
+        // Each start gets a new instance id, as a new process does.
         let lives = Arc::new(Mutex::new(0_u8));
         sim.host(name, move || {
             let life = {
@@ -107,10 +128,10 @@ pub(crate) fn run(seed: u64, mut trouble: impl FnMut(&mut turmoil::Sim<'_>, Dura
         });
     }
     {
-        let (kept, came, told) = (kept.clone(), came.clone(), told.clone());
+        let (came, told) = (came.clone(), told.clone());
         sim.client(COORDINATOR, async move {
-            let plan = plan_of(PLAN).expect("plan");
-            *came.lock().expect("lock") = Some(coordinate(plan, kept, told).await?);
+            let plan = plan_of(plan).expect("plan");
+            *came.lock().expect("lock") = Some(coordinate(plan, store, told).await?);
             Ok(())
         });
     }
@@ -124,19 +145,11 @@ pub(crate) fn run(seed: u64, mut trouble: impl FnMut(&mut turmoil::Sim<'_>, Dura
         }
     }
     let (code, table) = came.lock().expect("lock").take().expect("the run has ended");
-    let attempts = kept.0.lock().expect("lock");
-    let rows =
-        attempts.iter().filter(|f| f.summary.accepted).flat_map(|f| f.rows.iter().map(|row| line(f, &row.record)));
-    let refused =
-        attempts.iter().filter(|f| !f.summary.accepted).map(|f| (f.id.batch, f.summary.ledger.lost)).collect();
-    for finished in attempts.iter() {
-        assert!(finished.summary.ledger.balances(), "seed {seed}: {}", finished.summary.ledger);
-    }
     let told = told.lock().expect("lock").clone();
-    Report { came: Came { code, table, rows: rows.collect() }, refused, told }
+    (code, table, told)
 }
 
-fn line(finished: &Finished, r: &SessionRecord) -> String {
+fn line(finished: &FinishedAttempt, r: &SessionRecord) -> String {
     let (batch, us) = (finished.id.batch, |us: Option<u64>| us.map_or("-".to_owned(), |us| us.to_string()));
     format!(
         "{batch} {} {} {:?} {} {} {:?} {} {}",
@@ -153,31 +166,32 @@ fn line(finished: &Finished, r: &SessionRecord) -> String {
 
 // ---- the coordinator ----
 
-async fn coordinate(plan: Plan, kept: Kept, told: Arc<Mutex<Vec<String>>>) -> io::Result<(u8, String)> {
+async fn coordinate<K: ResultSink>(plan: Plan, store: K, told: Arc<Mutex<Vec<String>>>) -> io::Result<(u8, String)> {
     let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT)).await?;
     let (admit, admitted) = mpsc::channel(64);
     tokio::spawn(async move {
         while let Ok((stream, from)) = listener.accept().await {
-            if admit.send(io::Result::Ok(Visitor::uncounted(stream, from))).await.is_err() {
+            if admit.send(io::Result::Ok(AcceptedPeer::uncounted(stream, from))).await.is_err() {
                 return;
             }
         }
     });
-    let (heard_tx, heard) = mpsc::channel(256);
-    let alive = Alive::default();
-    let server = serve(ReceiverStream::new(admitted), heard_tx, alive.clone());
+    let (incoming_tx, incoming) = mpsc::channel(256);
+    let last_heard = LastHeard::default();
+    let server = serve(ReceiverStream::new(admitted), incoming_tx, last_heard.clone());
     let (_outside_tx, outside) = mpsc::channel::<Outside>(1);
     let urls = plan.target.urls.clone();
     let run = RunId(uuid::Uuid::nil());
-    let setup = Setup { plan: plan.clone(), run, urls, ca_pem: Vec::new(), history: History::default() };
+    let setup = Setup { plan: Arc::new(plan.clone()), run, urls, ca_pem: Vec::new(), history: History::default() };
     let frame = Frame {
-        store: kept,
-        papers: Papers::default(),
-        heard,
-        alive,
+        store,
+        metadata: RunMetadata { started: wall(), ..RunMetadata::default() },
+        incoming,
+        last_heard,
         outside,
         enforce: false,
         cells: CellHistograms::default(),
+        wall,
     };
     let outcome = event_loop::run(setup, frame, |event| {
         if !matches!(event, RunEvent::Progress(_)) {
@@ -191,19 +205,25 @@ async fn coordinate(plan: Plan, kept: Kept, told: Arc<Mutex<Vec<String>>>) -> io
     Ok((code, failure + &final_tables(&plan, &outcome.results, &outcome.cells)))
 }
 
-/// Attempts, in memory.
-#[derive(Debug, Clone, Default)]
-struct Kept(Arc<Mutex<Vec<Finished>>>);
+/// The simulated time of day, which begins at the same time in every simulation.
+pub(crate) fn wall() -> Timestamp {
+    let began = Timestamp::from_second(1_800_000_000).expect("a time");
+    began + turmoil::sim_elapsed().unwrap_or_default()
+}
 
-impl Keep for Kept {
+/// Keeps attempts in memory.
+#[derive(Debug, Clone, Default)]
+struct Kept(Arc<Mutex<Vec<FinishedAttempt>>>);
+
+impl ResultSink for Kept {
     const BLOCKS: bool = false;
 
-    fn put(&mut self, finished: &Finished) -> io::Result<()> {
+    fn put(&mut self, finished: &FinishedAttempt) -> io::Result<()> {
         self.0.lock().expect("lock").push(finished.clone());
         Ok(())
     }
 
-    fn put_run(&self, _run: &RunJson<'_>) -> io::Result<()> {
+    fn put_run(&self, _run: &RunState<'_>) -> io::Result<()> {
         Ok(())
     }
 
@@ -258,7 +278,7 @@ async fn agent(name: &'static str, number: u8, life: u8) -> turmoil::Result {
             told
         }),
         heartbeat: Executor::Task,
-        // Two or three records a message, so that uploads break off in the middle.
+        // Two or three records per message, so that faults hit the middle of uploads.
         chunk_bytes: 500,
     };
     let connector = Connector::over(format!("{COORDINATOR}:{PORT}"), Security::Plaintext, |address| {
@@ -269,7 +289,7 @@ async fn agent(name: &'static str, number: u8, life: u8) -> turmoil::Result {
     Ok(())
 }
 
-/// A share, on its way to the task that may hold what is of one thread only.
+/// A share for the task that may hold values that are not `Send`.
 struct Job {
     assignment: Assignment,
     go: oneshot::Receiver<Instant>,
@@ -303,7 +323,7 @@ impl ArmedLoad for Armed {
     }
 }
 
-/// The real loop, with a driver that needs no server.
+/// The real load loop, with a driver that needs no server.
 fn loader() -> LoadFactory {
     let (jobs, mut todo) = mpsc::unbounded_channel::<Job>();
     tokio::task::spawn_local(async move {
@@ -343,7 +363,7 @@ async fn carry(job: Job) {
     recorder.records.sort_unstable_by_key(|record| record.session);
     let first = recorder.records.iter().filter(|r| r.started_us.is_some()).min_by_key(|r| r.started_us);
     let start_offset_us = first.and_then(SessionRecord::launch_lag_us).unwrap_or(0);
-    // Nobody may want it any more.
+    // The receiver may be gone.
     let _ = job.done.send(Measured {
         ledger: recorder.ledger,
         histograms: recorder.histograms,
@@ -353,7 +373,7 @@ async fn carry(job: Job) {
     });
 }
 
-/// How long a phase takes depends on the session alone; one in seven fails.
+/// The time of a phase depends on the session only; one session in seven fails.
 fn act(session: u64, phase: Phase) -> Act {
     let takes = Duration::from_millis(5 + session * 13 % 40);
     match phase {
@@ -362,7 +382,7 @@ fn act(session: u64, phase: Phase) -> Act {
     }
 }
 
-/// How often something of each kind was told.
+/// The number of events of each kind.
 pub(crate) fn counted(told: &[String]) -> BTreeMap<String, usize> {
     let mut counts = BTreeMap::new();
     for line in told {

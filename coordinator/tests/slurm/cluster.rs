@@ -1,4 +1,4 @@
-//! A cluster that is gone when it is dropped, and jobs on it.
+//! A SLURM cluster that ends when it is dropped, and jobs on it.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -8,19 +8,19 @@ use std::time::{Duration, Instant};
 
 use crate::support::{Ended, PATIENCE, Results, config_home, run, workspace};
 
-/// Between two looks at something that is waited for.
+/// Interval of polling.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 pub(crate) struct Cluster {
-    /// Of the cluster, of the jobs' output and of results: every node sees it.
+    /// The folder of the cluster's files, the jobs' output and the results; every node sees it.
     dir: tempfile::TempDir,
     subnet: String,
 }
 
 impl Cluster {
-    /// `settings` are those of `scripts/slurm-lab`.
+    /// Starts a cluster; `settings` are those of `scripts/slurm-lab`.
     pub(crate) fn up(nodes: u32, settings: &[(&str, &str)]) -> Self {
-        // Sockets have short names.
+        // Paths of sockets must be short.
         let dir = tempfile::Builder::new().prefix("muster-slurm").tempdir_in("/tmp").expect("folder");
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("readable");
         programs(&dir.path().join("bin"), Path::new(env!("CARGO_BIN_EXE_coordinator")));
@@ -47,13 +47,13 @@ impl Cluster {
         command
     }
 
-    /// `crash`, `cut`, `heal` and the like.
+    /// Injects a fault: `crash`, `cut`, `heal` and others of `scripts/slurm-lab`.
     pub(crate) fn fault(&self, words: &[&str]) {
         let ended = run(self.lab(words));
         assert!(ended.status.success(), "slurm-lab {words:?}: {}", ended.text);
     }
 
-    /// What a user types, with these variables set.
+    /// A user's command, with these variables set.
     pub(crate) fn command(&self, words: &[&str], settings: &[(&str, &str)]) -> Command {
         let mut command = self.lab(&[&["run"], words].concat());
         command
@@ -69,7 +69,7 @@ impl Cluster {
         run(self.command(words, settings))
     }
 
-    /// Writes a plan for servers that a connection file tells of, and returns its path.
+    /// Writes a plan that takes its servers from a connection file, and returns its path.
     pub(crate) fn plan(&self, name: &str, grid: &str, more: &str) -> String {
         let out = self.path("out");
         let text = format!(
@@ -89,7 +89,7 @@ impl Cluster {
         Job { cluster: self, id: ended.text.trim().to_owned() }
     }
 
-    /// A server job that serves.
+    /// Submits a server job and waits until it serves.
     pub(crate) fn serve(&self, flags: &[&str], settings: &[(&str, &str)]) -> Job<'_> {
         let connection = self.path("connection.toml");
         let settings = [settings, &[("CONNECTION_FILE", connection.to_str().expect("utf-8"))]].concat();
@@ -103,7 +103,7 @@ impl Cluster {
         Results::of(&self.path("out"))
     }
 
-    /// Processes of jobs on a node: everything but its init, slurmd and what asks.
+    /// The processes of jobs on a node: all but its init, slurmd and the query itself.
     pub(crate) fn processes(&self, node: &str) -> String {
         let ended = run(self.lab(&["on", node, "ps", "-eo", "args"]));
         assert!(ended.status.success(), "{}", ended.text);
@@ -116,7 +116,7 @@ impl Cluster {
             .join("\n")
     }
 
-    /// No step, and no process of a job on any of these nodes.
+    /// Asserts that no step and no process of a job is left on these nodes.
     pub(crate) fn nothing_is_left_on(&self, nodes: &[&str]) {
         let mut left = String::new();
         let done = eventually(|| {
@@ -133,12 +133,12 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        // It must not panic; what can't be ended here is ended by the cluster's own watch.
+        // This must not panic. What it can't end is ended by the cluster's own watchdog.
         let _ = self.lab(&["down"]).status();
     }
 }
 
-/// A job that was submitted.
+/// A submitted job.
 pub(crate) struct Job<'a> {
     cluster: &'a Cluster,
     pub(crate) id: String,
@@ -156,13 +156,13 @@ impl Job<'_> {
         !["PENDING", "CONFIGURING", "RUNNING", "COMPLETING"].contains(&self.fact("JobState").as_str())
     }
 
-    /// `COMPLETED 0:0`, once it is over.
+    /// Waits for the job's end and returns its state and exit code, such as `COMPLETED 0:0`.
     pub(crate) fn end(&self) -> String {
         self.until("its end", || self.is_over());
         format!("{} {}", self.fact("JobState"), self.fact("ExitCode"))
     }
 
-    /// `name-JOB.out`.
+    /// The text of `name-JOB.out`.
     pub(crate) fn output(&self, name: &str) -> String {
         fs::read_to_string(self.cluster.path(&format!("{name}-{}.out", self.id))).unwrap_or_default()
     }
@@ -173,7 +173,7 @@ impl Job<'_> {
         assert!(held, "job {}: no {what} in time\n{sweep}{}", self.id, self.output("muster-serve"));
     }
 
-    /// Its sweep's output has a line with this.
+    /// Waits for a line with this text in the sweep's output.
     pub(crate) fn says(&self, part: &str) {
         self.until(part, || self.output("muster-sweep").contains(part) || self.is_over());
         let text = self.output("muster-sweep");
@@ -186,7 +186,7 @@ impl Job<'_> {
     }
 }
 
-/// Whether it holds within the patience that tests have.
+/// Whether the condition holds within [`PATIENCE`].
 pub(crate) fn eventually(mut holds: impl FnMut() -> bool) -> bool {
     let over = Instant::now() + PATIENCE;
     while Instant::now() < over {
@@ -198,7 +198,7 @@ pub(crate) fn eventually(mut holds: impl FnMut() -> bool) -> bool {
     false
 }
 
-/// Every row of a summary succeeded whole.
+/// Asserts that every session of every row succeeded.
 pub(crate) fn all_succeeded(results: &Results, rows: usize, text: &str) {
     let summary = results.summary();
     assert_eq!(summary.len(), rows, "{text}");
@@ -207,7 +207,7 @@ pub(crate) fn all_succeeded(results: &Results, rows: usize, text: &str) {
     }
 }
 
-/// The programs that users build, each this one in another role.
+/// Writes the programs that users build as scripts that start this one in another role.
 pub(crate) fn programs(folder: &Path, executable: &Path) {
     fs::create_dir(folder).expect("folder");
     for (name, role) in [("coordinator", ""), ("agent", "__agent "), ("refserver", "__refserver ")] {

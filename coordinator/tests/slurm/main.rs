@@ -1,7 +1,7 @@
-//! A real SLURM: controller, munge and a slurmd a node, each node in namespaces of its own, started by `scripts/slurm-lab`; jobs
-//! are submitted with the scripts that users submit.
+//! Tests on a real SLURM: `scripts/slurm-lab` starts controller, munge and one slurmd per node, with each node in its
+//! own namespaces. Jobs are submitted with the scripts that users submit.
 //!
-//! Needs root, SLURM, munge, HAProxy and (for one test) Python packages: `scripts/test` provides them.
+//! They need root, SLURM, munge, HAProxy and (for one test) Python packages: `scripts/test` provides them.
 
 #[path = "../e2e/support.rs"]
 #[expect(dead_code, reason = "shared with the other test binary, which uses all of it")]

@@ -1,4 +1,4 @@
-//! What can't work, said by name before time is lost.
+//! Sweeps that can't work are refused, with the reason, before time is lost.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use crate::cluster::Cluster;
 use crate::support::workspace;
 
-/// One node with 2,000 ports, and a batch that needs more than that.
+/// A node with 2,000 ports, and a batch that needs more.
 #[test]
 fn a_node_with_too_few_ports_is_found_before_the_first_batch() {
     let cluster = Cluster::up(2, &[("PORT_RANGE", "n2=40000-41999")]);
@@ -75,7 +75,7 @@ fn scripts_say_what_they_are() {
     assert!(job.output("muster-serve").contains("SERVER must be openenv, refserver or command, not 'magic'"));
 }
 
-/// Source ports of the proxies' own nodes are counted, and what is missing is not left for the servers to be blamed for.
+/// Source ports of the proxies' nodes are counted, so that a lack of them is not blamed on the servers.
 #[test]
 fn proxies_with_too_few_ports_are_found_before_they_are_started() {
     let cluster = Cluster::up(1, &[("PORT_RANGE", "n1=40000-40099")]);
@@ -104,7 +104,7 @@ fn agents_that_all_end_take_the_coordinator_along() {
     assert!(agents.contains("no luck today"), "{agents}");
 }
 
-/// A server's job that was submitted with little of its environment, as some sites have it by default.
+/// A server's job that was submitted with little of its environment, which is the default at some sites.
 #[test]
 fn steps_get_what_the_job_has() {
     let cluster = Cluster::up(1, &[]);

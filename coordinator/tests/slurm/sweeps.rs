@@ -1,4 +1,4 @@
-//! Sweeps that nothing disturbs.
+//! Sweeps without disturbances.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -13,7 +13,7 @@ fn addresses(results: &Results) -> BTreeSet<String> {
     agents.values().map(|agent| agent["address"].as_str().expect("address").to_owned()).collect()
 }
 
-/// The whole of it: servers on two nodes behind two proxies, agents on four other nodes, one command.
+/// The whole deployment with one command: servers on two nodes behind two proxies, agents on four other nodes.
 #[test]
 fn sixteen_thousand_sessions_from_four_nodes_on_two_behind_a_balancer() {
     let cluster = Cluster::up(6, &[]);
@@ -51,7 +51,7 @@ fn sixteen_thousand_sessions_from_four_nodes_on_two_behind_a_balancer() {
     let names: Vec<&String> = run["agents"].as_object().expect("agents").keys().collect();
     assert_eq!(names, ["n3-0", "n4-1", "n5-2", "n6-3"], "node and rank");
 
-    // The server's job was ended by the command, and took its connection file along.
+    // The command ended the server's job, which removed its connection file.
     cluster.nothing_is_left_on(&["n1", "n2", "n3", "n4", "n5", "n6"]);
     assert!(!ended.text.contains(" INFO "), "what agents say has a file of its own");
     let left: Vec<String> = fs::read_dir(cluster.path("."))
@@ -62,7 +62,7 @@ fn sixteen_thousand_sessions_from_four_nodes_on_two_behind_a_balancer() {
     assert!(left.is_empty(), "{left:?}");
 }
 
-/// Servers and agents as the two components of one job, and two agents a node.
+/// Servers and agents are the two components of one job, with two agents per node.
 #[test]
 fn a_heterogeneous_job_keeps_load_and_servers_apart() {
     let cluster = Cluster::up(4, &[]);
@@ -89,7 +89,7 @@ fn a_heterogeneous_job_keeps_load_and_servers_apart() {
     assert!(!fs::exists(&connection).expect("looked"), "it goes with the server");
 }
 
-/// Several urls, and no balancer: sessions go round robin over the servers themselves.
+/// Several urls without a balancer: sessions go round robin over the servers themselves.
 #[test]
 fn several_servers_need_no_balancer() {
     let cluster = Cluster::up(3, &[]);
@@ -107,7 +107,7 @@ fn several_servers_need_no_balancer() {
     assert!(!cluster.path("connection.toml").exists());
 }
 
-/// slurm-single with the real server.
+/// The plan of slurm-single with the real server.
 #[test]
 fn openenv_core_on_one_node() {
     let cluster = Cluster::up(2, &[]);
@@ -129,7 +129,7 @@ fn openenv_core_on_one_node() {
     cluster.nothing_is_left_on(&["n1", "n2"]);
 }
 
-/// Jobs of a user who is not root, from a copy of the repository that he can only read.
+/// Jobs of a user who is not root, from a copy of the repository that is read-only for this user.
 #[test]
 fn a_user_without_privileges() {
     let cluster = Cluster::up(2, &[]);
@@ -139,7 +139,7 @@ fn a_user_without_privileges() {
         fs::create_dir_all(to.parent().expect("parent")).expect("folder");
         assert!(run(command(&["cp", "-r", &folder_of(folder), &to.display().to_string()])).status.success());
     }
-    // The program too may lie where only root can read.
+    // The program may also lie where only root can read it.
     let program = home.join("coordinator");
     fs::copy(env!("CARGO_BIN_EXE_coordinator"), &program).expect("copied");
     let bin = home.join("bin");
@@ -150,7 +150,7 @@ fn a_user_without_privileges() {
     )
     .expect("plan");
     assert!(run(command(&["chown", "-R", "nobody:nogroup", &home.display().to_string()])).status.success());
-    // Shared by many, and written by none of them.
+    // A shared copy that no user can write.
     assert!(run(command(&["chown", "-R", "root:root", &home.join("muster").display().to_string()])).status.success());
     let script = home.join("muster/deploy/slurm/serve_and_sweep.sh").display().to_string();
     let words =
@@ -181,7 +181,7 @@ fn folder_of(name: &str) -> String {
     workspace().join(name).display().to_string()
 }
 
-/// The line that the coordinator prints, typed as it stands in a job that started nothing else.
+/// The command that the coordinator prints, run in a job that started nothing else.
 #[test]
 fn the_srun_line_starts_the_agents() {
     let cluster = Cluster::up(3, &[]);
@@ -214,7 +214,7 @@ fn the_srun_line_starts_the_agents() {
     cluster.nothing_is_left_on(&["n2", "n3"]);
 }
 
-/// One node that runs proxies on two addresses of its own, each with source ports of its own.
+/// One node that runs proxies on two addresses, each with source ports of its own.
 #[test]
 fn proxies_on_several_addresses_of_a_node() {
     let cluster = Cluster::up(2, &[]);

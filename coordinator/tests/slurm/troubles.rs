@@ -8,18 +8,18 @@ use nix::sys::signal::Signal;
 use crate::cluster::{Cluster, Job, all_succeeded};
 use crate::support::{Process, workspace};
 
-/// A batch of sessions that are open long enough to do something to them.
+/// A grid whose sessions are open long enough to be disturbed.
 const LONG: &str = "batch_sizes = [64]\nwait_seconds = [1.0, 6.0]\nrepetitions = 2\nwarmup = false";
 /// An agent that is silent for longer than three seconds is lost.
 const SHORT_LEASE: &str = "[agents]\nlease_seconds = 3.0";
 
-/// Attempts by their batch, and whether they counted.
+/// The attempts by batch, and whether each was accepted.
 fn attempts(cluster: &Cluster) -> Vec<(u64, bool)> {
     let journal = cluster.results().journal();
     journal.iter().filter_map(|line| Some((line["batch"].as_u64()?, line["accepted"].as_bool()?))).collect()
 }
 
-/// A long batch is under way, all its sessions open.
+/// Waits until a long batch is under way with all its sessions open.
 fn begun(job: &Job<'_>) {
     job.says("open 64 ");
 }
@@ -54,7 +54,7 @@ fn before_the_time_limit_the_sweep_ends_by_itself() {
     let cluster = Cluster::up(2, &[]);
     let _server = cluster.serve(&["--nodes", "1"], &[("BALANCER", "none")]);
     let plan = cluster.plan("plan.toml", "batch_sizes = [32]\nwait_seconds = [1.0]\nrepetitions = 500", "");
-    // A limit is at least a minute. SLURM sends the signal up to half a minute early.
+    // The shortest limit is a minute. SLURM sends the signal up to half a minute early.
     let flags = ["--nodes", "1", "--time", "1", "--signal=B:TERM@15"];
     let job = cluster.submit(&flags, "sweep.sbatch", &[&plan], &[]);
     assert_eq!(job.end(), "FAILED 130:0", "{}", job.output("muster-sweep"));
@@ -70,7 +70,7 @@ fn before_the_time_limit_the_sweep_ends_by_itself() {
 fn a_node_that_loses_power_costs_one_attempt() {
     let cluster = Cluster::up(4, &[]);
     let _server = cluster.serve(&["--nodes", "1"], &[("BALANCER", "none")]);
-    // Long enough for SLURM to see it too, which takes half a minute here: the other agents must outlive that.
+    // SLURM takes half a minute to notice the crash: the other agents must run for longer.
     let grid = "batch_sizes = [64]\nwait_seconds = [6.0]\nrepetitions = 8\nwarmup = false";
     let plan = cluster.plan("plan.toml", grid, SHORT_LEASE);
     let job = cluster.submit(&["--nodes", "3"], "sweep.sbatch", &[&plan], &[]);
@@ -113,7 +113,7 @@ fn a_node_that_is_cut_off_comes_back() {
     cluster.nothing_is_left_on(&["n2", "n3", "n4"]);
 }
 
-/// The coordinator is gone with its node: agents end, nothing loads the target, and another job goes on.
+/// The coordinator's node crashes: its agents end, nothing loads the target, and another job resumes the run.
 #[test]
 fn the_first_node_crashes_and_another_job_goes_on() {
     let cluster = Cluster::up(3, &[]);
@@ -122,7 +122,7 @@ fn the_first_node_crashes_and_another_job_goes_on() {
     let job = cluster.submit(&["--nodes", "2"], "sweep.sbatch", &[&plan], &[("AGENT_FLAGS", "--reconnect-for 5")]);
     begun(&job);
     cluster.fault(&["crash", "n2"]);
-    // SLURM keeps a job whose batch script went with its node: the agents cancel it.
+    // SLURM keeps a job whose batch script was lost with its node, so the agents cancel it.
     assert!(job.end().starts_with("CANCELLED"), "{}", job.end());
     cluster.nothing_is_left_on(&["n3"]);
     cluster.fault(&["boot", "n2"]);
@@ -142,7 +142,7 @@ fn an_agent_is_killed_and_a_slurmd_ends() {
     let plan = cluster.plan("plan.toml", LONG, SHORT_LEASE);
     let job = cluster.submit(&["--nodes", "3"], "sweep.sbatch", &[&plan], &[]);
     begun(&job);
-    // Processes of other nodes are out of its sight.
+    // `pkill` does not see the processes of other nodes.
     cluster.fault(&["on", "n3", "pkill", "-KILL", "-f", "__agent"]);
     cluster.fault(&["on", "n4", "pkill", "-KILL", "slurmd"]);
     assert_eq!(job.end(), "COMPLETED 0:0", "{}", job.output("muster-sweep"));
@@ -171,7 +171,7 @@ fn ctrl_c_cancels_servers_and_sweep() {
     assert_eq!((run["status"].as_str(), run["exit_code"].as_u64()), (Some("interrupted"), Some(130)));
 }
 
-/// What a server that is gone refuses is no measurement: the sweep stops, and what it had stands.
+/// Sessions refused by a server that is gone are no measurement: the sweep stops, and finished batches are kept.
 #[test]
 fn a_server_that_ends_ends_the_sweep() {
     let cluster = Cluster::up(2, &[]);
@@ -189,7 +189,7 @@ fn a_server_that_ends_ends_the_sweep() {
     assert_eq!(run["status"], "interrupted");
     cluster.nothing_is_left_on(&["n1", "n2"]);
 
-    // At the same place again, the server gets the rest of the sessions.
+    // A new server at the same address gets the rest of the sessions.
     let url = run["urls"][0].as_str().expect("url").to_owned();
     let port = url.rsplit(':').next().expect("port");
     let _server = cluster.serve(&["--nodes", "1"], &[("BALANCER", "none"), ("BACKEND_PORT", port)]);
@@ -200,13 +200,13 @@ fn a_server_that_ends_ends_the_sweep() {
     all_succeeded(&cluster.results(), 4, &job.output("muster-sweep"));
 }
 
-/// A controller that does not answer for a moment says nothing of the jobs.
+/// A controller that does not answer for a moment does not mean that the jobs have ended.
 #[test]
 fn a_question_that_fails_is_no_end() {
     let cluster = Cluster::up(2, &[]);
     let shims = cluster.path("shims");
     fs::create_dir(&shims).expect("folder");
-    // Every second one fails.
+    // Every second query fails.
     let shim = "#!/bin/bash\nn=$(($(cat \"$0.count\" 2>/dev/null || echo 0) + 1))\necho $n >\"$0.count\"\n\
                 ((n % 2)) || { echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2; exit 1; }\n\
                 exec /usr/bin/squeue \"$@\"\n";
@@ -228,7 +228,7 @@ fn a_sweep_that_never_began_is_no_success() {
     let cluster = Cluster::up(2, &[]);
     let plan = cluster.plan("plan.toml", "batch_sizes = [16]", "");
     let script = workspace().join("deploy/slurm/serve_and_sweep.sh").display().to_string();
-    // More nodes than are left beside the server's.
+    // More nodes than are left besides the server's.
     let words = [&script, "--server-nodes", "1", "--agent-nodes", "2", &plan];
     let mut process = Process::start(cluster.command(&words, &[]));
     process.line_with("job 2: agents on 2 node(s)");

@@ -1,4 +1,4 @@
-//! Agents and targets that are held back: the number that was to show it shows it, and the others do not move.
+//! Agents and targets that are held back: the number that must show it does, and the others do not change.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -15,7 +15,7 @@ fn seconds(row: &BTreeMap<String, String>, column: &str) -> f64 {
     row[column].parse().unwrap_or_else(|_| panic!("{column} in {row:?}"))
 }
 
-/// Stops and continues a process in turn, from when it is made until it is dropped.
+/// Stops and continues a process in turn, until this is dropped.
 struct DutyCycle {
     pid: Pid,
     end: Option<Sender<()>>,
@@ -27,7 +27,7 @@ impl DutyCycle {
         let (end, ended) = channel::<()>();
         let thread = std::thread::spawn(move || {
             for (signal, time) in [(Signal::SIGSTOP, off), (Signal::SIGCONT, on)].into_iter().cycle() {
-                // It may be gone already; the test then fails for that reason.
+                // The process may have ended; the test fails for that reason then.
                 let _ = kill(pid, signal);
                 if ended.recv_timeout(time).is_err_and(|error| error == std::sync::mpsc::RecvTimeoutError::Disconnected)
                 {
@@ -47,7 +47,7 @@ impl Drop for DutyCycle {
     }
 }
 
-/// Four agents that dial in, and a run over them: 400 sessions, evenly over 4 s, of 1 s each. The criterion is
+/// A run over four agents from outside: 400 sessions of 1 s each, spread evenly over 4 s. The criterion is
 /// 1.2 x (1 s + 0.1 s).
 struct Fleet {
     coordinator: Process,
@@ -76,9 +76,9 @@ fn a_starved_agent_moves_service_times_and_verdict_but_not_the_wire() {
     let dir = tempfile::tempdir().expect("dir");
     let out = dir.path().join("out");
     let mut fleet = Fleet::start(&server.url, &out);
-    // The first repetition is undisturbed; in the second one agent has a tenth of its time.
+    // The first repetition is undisturbed; in the second, one agent gets a tenth of its time.
     fleet.coordinator.line_with("  valid");
-    // Not a whole part of the second that a step takes: replies would come in the same tenth that asked for them.
+    // The cycle does not divide the second that a step takes: replies would arrive in the phase that sent the requests.
     let starving = DutyCycle::start(fleet.agents[1].pid(), Duration::from_millis(70), Duration::from_millis(630));
     let ended = fleet.coordinator.end();
     drop(starving);
@@ -106,8 +106,8 @@ fn a_starved_agent_moves_service_times_and_verdict_but_not_the_wire() {
     }
 }
 
-/// Sessions arrive whether or not earlier ones have ended, but only eight find a place at once. While the target stands
-/// still nobody is served: those that wait for a place are not in any service time.
+/// Sessions arrive whether or not earlier ones have ended, but only eight are open at once. While the target is
+/// stopped, the others wait for a place, which is in no service time.
 #[test]
 fn a_target_that_freezes_shows_in_response_times() {
     let server = Server::start(&["--max-concurrent-envs", "0"]);
@@ -145,7 +145,7 @@ fn a_target_that_freezes_shows_in_response_times() {
     let row = &results.summary()[0];
     assert_eq!(row["successful"], "1600", "{row:?}");
     let (service, response) = (seconds(row, "total_p99"), seconds(row, "response_p99"));
-    // Between two lines of progress the target stood still for 5 s.
+    // Between two progress lines, the target was stopped for 5 s.
     assert!(service < 1.0 && response > 3.0, "service p99 {service}, response p99 {response}");
     let reasons = &row["verdict_reasons"];
     assert_eq!(row["verdict"], "generator-limited", "{row:?}");

@@ -1,4 +1,4 @@
-//! A server with known delays: what Muster says a reply took on the wire is what the server says it took.
+//! A server with known delays: the wire latencies that Muster reports must be those that the server logs.
 
 use std::path::Path;
 use std::process::Command;
@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 
 use crate::support::{Ended, Process, Results, coordinator, run, workspace};
 
-/// Delays of every kind, each phase its own, the same in every run.
+/// Delays of every kind, different for each phase and the same in every run.
 const DELAYS: [&str; 8] = [
     "--connect-delay",
     "uniform:1,10",
@@ -50,7 +50,7 @@ fn wire_latencies_are_what_the_server_took() {
         .arg(&out);
     let ended = run(command);
     assert_eq!(ended.code(), Some(0), "{}", ended.text);
-    // Its log is complete when it has ended.
+    // The server's log is complete once the server has ended.
     server.signal(Signal::SIGTERM);
     assert_eq!(server.end().code(), Some(0));
     let results = Results::of(&out);

@@ -1,5 +1,5 @@
-//! Are the numbers true? Real runs against a server that logs what it really did, and against agents and targets that
-//! are held back on purpose. What each number means and how well it was met is in docs/truth.md.
+//! Tests whether the numbers are true: real runs against a server that logs what it did, and against agents and targets
+//! that are held back on purpose. docs/truth.md has the meaning of each number, and how exact it was.
 
 #[path = "../e2e/support.rs"]
 #[expect(dead_code, reason = "shared with the other test binary, which uses all of it")]

@@ -1,6 +1,6 @@
 #!/bin/sh
-# The container's first process becomes uvicorn. Settings are environment variables, with their defaults in Dockerfile:
-# WORKERS, MAX_CONCURRENT_ENVS (for each worker), HOST, PORT, LOG_LEVEL, READY_DIR.
+# The container's first process: it becomes uvicorn. Settings are environment variables, with their defaults in Dockerfile:
+# WORKERS, MAX_CONCURRENT_ENVS (per worker), HOST, PORT, LOG_LEVEL, READY_DIR.
 set -eu
 
 for name in WORKERS MAX_CONCURRENT_ENVS PORT; do
@@ -13,10 +13,10 @@ for name in WORKERS MAX_CONCURRENT_ENVS PORT; do
     esac
 done
 
-# Every session is a file descriptor.
+# Every session needs a file descriptor.
 # shellcheck disable=SC3045 # dash, bash and busybox have it
 ulimit -n "$(ulimit -H -n)"
-# A container that is started again still has what its former workers left there.
+# A restarted container still has the files of its former workers there.
 rm -rf "$READY_DIR"
 mkdir -p "$READY_DIR"
 exec python -m uvicorn benchmark_env.app:app \

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Puts together what the image of the OpenEnv environment is built from. See --help.
+# Creates the build context of the OpenEnv environment's image. See --help.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -9,7 +9,7 @@ usage() {
     cat <<'HELP'
 Usage: stage.sh DIR
 
-Copies the Dockerfile of the OpenEnv environment and everything that it copies into DIR, which must not exist or be empty.
+Copies the Dockerfile of the OpenEnv environment, and every file that it needs, into DIR. DIR must be empty or not exist.
 deploy/docker/build.sh and deploy/hf_spaces/deploy.sh build from it.
 HELP
 }
@@ -35,7 +35,7 @@ dir=$1
 mkdir -p "$dir/app/benchmark_env"
 cp "$here/Dockerfile" "$openenv/requirements.txt" "$dir"
 cp "$here/serve.sh" "$here/healthcheck.py" "$dir/app"
-# By name: caches of Python and of editors may lie beside them.
+# Only *.py, because caches of Python and of editors may be in the same folder.
 cp "$openenv"/benchmark_env/*.py "$dir/app/benchmark_env"
-# Whoever builds may have a umask that lets nobody else read.
+# The umask of the user who builds may deny others to read.
 chmod -R u=rwX,go=rX "$dir"

@@ -1,10 +1,10 @@
-"""A stand-in for the Hub on the loopback: just enough of its API for deploy.sh to deploy a Space to it.
+"""A stand-in for the Hub on the loopback, with just enough of its API for deploy.sh to deploy a Space to it.
 
-Usage: fake_hub.py FILE. Prints "hub on URL" once it accepts. Writes what it was told to change, a line of JSON each, to FILE.
-The token hf_good may do everything, hf_readonly may only look, hf_blind sees no Space, any other is not valid. The first Space
-builds for two looks and then runs; what is served as a Space is this same server, under the Space's name, and of a private one
-to a token only. At first there are somebody/chess and somebody/stuck, which hold what is not ours; the second one stays public
-whatever is asked.
+Usage: fake_hub.py FILE. Prints "hub on URL" once it accepts connections. Writes each requested change to FILE, as one line of JSON.
+The token hf_good may do everything, hf_readonly may only read, hf_blind sees no Space; any other token is not valid. The first
+Space reports that it builds for two queries and then runs. This same server also acts as the Space, under the Space's name; it
+serves a private Space only with a token. At the start there are somebody/chess and somebody/stuck, whose content is not ours. The
+second one stays public whatever is requested.
 """
 
 import base64
@@ -16,7 +16,7 @@ from threading import Lock
 from typing import Any
 
 BUILDING_LOOKS = 2
-# What is in a Space that has just been made, and in one of somebody else's making.
+# The files of a new Space, and of a Space that somebody else has made.
 FRONT = "---\ntitle: Space\nsdk: docker\npinned: false\n---\n\n"
 FIRST_FILES = {
     ".gitattributes": "",
@@ -157,11 +157,11 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(data)
 
     def log_message(self, *_: Any) -> None:
-        """What was asked is in the log file."""
+        """No output: the requests are in the log file."""
 
 
 def commit(body: bytes) -> dict[str, Any]:
-    """Its files as names with the text that they were given, and what it deletes."""
+    """The uploaded files by name with their text, and the deleted files."""
     files, deleted = {}, []
     for line in filter(None, body.decode().split("\n")):
         entry = json.loads(line)

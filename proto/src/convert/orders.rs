@@ -1,7 +1,7 @@
 //! The coordinator's orders.
 
+use super::invalid::{Checked, Invalid, invalid, need};
 use super::value::{Value, at_most, mirror};
-use super::{Checked, Invalid, invalid, need};
 use crate::limits as max;
 use crate::message::{Heartbeat, Probe, Refused, RefusedWhy, Resend, Welcome};
 use crate::pb;

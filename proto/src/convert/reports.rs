@@ -1,7 +1,7 @@
 //! What an agent tells: who it is, what the readiness check found, its records, its report.
 
+use super::invalid::{Checked, Invalid, invalid, need};
 use super::value::{Value, at_most, mirror};
-use super::{Checked, Invalid, invalid, need};
 use crate::histograms::{EncodedHistogram, Metric};
 use crate::limits as max;
 use crate::message::{Hello, Pong, ProbeResult, Progress, RecordChunk, Report, Served};

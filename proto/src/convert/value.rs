@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Checked, Invalid, invalid};
+use super::invalid::{Checked, Invalid, invalid};
 use crate::histograms::{Bounds, Metric};
 use crate::ids::{AttemptId, PlanHash, RunId};
 use crate::limits as max;

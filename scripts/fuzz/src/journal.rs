@@ -6,9 +6,9 @@
 use crate::assert_plain;
 use std::collections::BTreeMap;
 
-use coordinator::report::summary::Summary;
+use coordinator::results::batch::Summary;
 use coordinator::store::FORMAT;
-use coordinator::store::journal::{Entry, Journal, JournalError};
+use coordinator::store::schema::journal::{Entry, Journal, JournalError};
 use serde_json::json;
 use serde_json::value::RawValue;
 
@@ -118,22 +118,24 @@ fn assert_cut(data: &[u8], journal: &Journal, cut: usize) {
     assert_whole(&data[..cut], &again);
 }
 
-fn assert_reads_back(entry: &Entry) {
+fn assert_reads_back(entry: &Entry<'_>) {
     let summary = serde_json::to_vec(&entry.summary).expect("plain data");
     assert_eq!(
         serde_json::from_slice::<Summary>(&summary).ok().as_ref(),
-        Some(&entry.summary),
+        Some(&*entry.summary),
         "what is stored reads back"
     );
     let line = line(entry, FORMAT);
     let read = Journal::read(&line);
     let Ok(Journal { entries, stopped: None }) = read else { panic!("a line of an entry: {read:?}") };
-    // A rewritten entry has the newest format.
-    assert_eq!(entries, [(Entry { format: FORMAT, ..entry.clone() }, line.len() as u64)]);
+    // What is written anew is of the newest format.
+    let mut newest = entry.clone();
+    newest.format = FORMAT;
+    assert_eq!(entries, [(newest, line.len() as u64)]);
 }
 
-fn line(entry: &Entry, format: u32) -> Vec<u8> {
-    let Entry { format: _, batch, attempt, accepted, in_summary, summary, bytes } = entry;
+fn line(entry: &Entry<'_>, format: u32) -> Vec<u8> {
+    let Entry { format: _, batch, attempt, accepted, in_summary, summary, bytes, .. } = entry;
     let line = json!({
         "format": format, "batch": batch, "attempt": attempt, "accepted": accepted, "in_summary": in_summary,
         "summary": summary, "bytes": bytes,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use coordinator::plan::Plan;
 use coordinator::plan::check::check;
-use coordinator::plan::parse::{Fault, Layer, Shape};
+use coordinator::plan::layers::{Fault, Layer, Shape};
 use proto::message::Probe;
 use proto::{FromCoordinator, PlanHash, Target, limits, pb};
 
@@ -45,7 +45,7 @@ fn assert_placed(fault: &Fault, text: &str) {
     let said = fault.to_string();
     assert!(!said.contains('\n'), "more than one line: {said:?}");
     let rest = said.strip_prefix(FILE).and_then(|rest| rest.strip_prefix(':')).expect("the file is named");
-    if fault.is_missing() {
+    if fault.is(coordinator::plan::layers::FaultKind::Missing) {
         assert!(rest.contains("missing; "), "{said:?}");
         return;
     }

@@ -3,7 +3,8 @@
 use proto::{Launch, Process, limits};
 
 use super::reader::{Found, Reader, nearest};
-use crate::plan::parse::Value;
+use crate::plan::layers::Value;
+use crate::plan::schema::session;
 
 const KEYS: &[&str] = &["kind", "over_seconds", "per_second", "for_seconds", "process"];
 
@@ -18,7 +19,7 @@ const NONE: Launching = Launching { launch: Launch::Burst, arrivals: None };
 
 impl Reader<'_> {
     pub(super) fn launch(&self) -> Launching {
-        let Some(found) = self.find("session", "launch") else { return NONE };
+        let Some(found) = self.key(&session::LAUNCH) else { return NONE };
         let table = match &found.node.value {
             table @ Value::Table(_) => table,
             other => {
@@ -51,34 +52,11 @@ impl Reader<'_> {
             }
             Some("ramp") => {
                 stray("ramp", &["over_seconds"]);
-                let Some(over) = part("over_seconds") else {
-                    self.wrong(&found, "a ramp needs over_seconds, for example over_seconds = 5.0");
-                    return NONE;
-                };
-                self.seconds(&over, 0.001)
-                    .map_or(NONE, |over_us| Launching { launch: Launch::Ramp { over_us }, arrivals: None })
+                self.ramp(&found, part("over_seconds"))
             }
             Some("arrivals") => {
                 stray("arrivals", &["per_second", "for_seconds", "process"]);
-                let process = part("process").map_or(Some(Process::Uniform), |process| {
-                    self.choice(&process, &[("uniform", Process::Uniform), ("poisson", Process::Poisson)])
-                });
-                let (Some(rate), Some(time)) = (part("per_second"), part("for_seconds")) else {
-                    self.wrong(
-                        &found,
-                        "arrivals need per_second and for_seconds, for example per_second = 500, for_seconds = 60",
-                    );
-                    return NONE;
-                };
-                let per_second = self.number(&rate, 0.001..=10_000_000.0, "per second");
-                let over_us = self.seconds(&time, 0.001);
-                match (per_second, over_us, process) {
-                    (Some(per_second), Some(over_us), Some(process)) => {
-                        let arrivals = self.count(&found, per_second, over_us);
-                        Launching { launch: Launch::Arrivals { over_us, process }, arrivals }
-                    }
-                    _ => NONE,
-                }
+                self.arrivals(&found, [part("per_second"), part("for_seconds"), part("process")])
             }
             Some(other) => {
                 let hint = nearest(other, ["burst", "ramp", "arrivals"].into_iter());
@@ -86,6 +64,37 @@ impl Reader<'_> {
                 NONE
             }
             None => NONE,
+        }
+    }
+
+    fn ramp(&self, launch: &Found<'_>, over: Option<Found<'_>>) -> Launching {
+        let Some(over) = over else {
+            self.wrong(launch, "a ramp needs over_seconds, for example over_seconds = 5.0");
+            return NONE;
+        };
+        self.seconds(&over, 0.001)
+            .map_or(NONE, |over_us| Launching { launch: Launch::Ramp { over_us }, arrivals: None })
+    }
+
+    fn arrivals(&self, launch: &Found<'_>, [rate, time, process]: [Option<Found<'_>>; 3]) -> Launching {
+        let process = process.map_or(Some(Process::Uniform), |process| {
+            self.choice(&process, &[("uniform", Process::Uniform), ("poisson", Process::Poisson)])
+        });
+        let (Some(rate), Some(time)) = (rate, time) else {
+            self.wrong(
+                launch,
+                "arrivals need per_second and for_seconds, for example per_second = 500, for_seconds = 60",
+            );
+            return NONE;
+        };
+        let per_second = self.number(&rate, 0.001..=10_000_000.0, "per second");
+        let over_us = self.seconds(&time, 0.001);
+        match (per_second, over_us, process) {
+            (Some(per_second), Some(over_us), Some(process)) => {
+                let arrivals = self.count(launch, per_second, over_us);
+                Launching { launch: Launch::Arrivals { over_us, process }, arrivals }
+            }
+            _ => NONE,
         }
     }
 

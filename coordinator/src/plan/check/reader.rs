@@ -4,10 +4,8 @@ use std::cell::RefCell;
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 
-use crate::plan::parse::{Fault, Layer, Node, Shape, Value};
-
-/// A day: nothing in a plan takes longer.
-const SECONDS_MAX: f64 = 86_400.0;
+use crate::plan::layers::{Fault, Layer, Node, Shape, Value};
+use crate::plan::schema::{Choice, Count, Flag, Key, Number, Optional, SECONDS_MAX, Seconds, Text};
 
 /// Where the value of a key was found.
 pub(super) struct Found<'a> {
@@ -39,10 +37,7 @@ impl<'a> Reader<'a> {
     /// Said of the plan's file, if there is one.
     pub(super) fn missing(&self, name: &str, message: &str) {
         let file = self.layers.iter().find(|layer| layer.shape == Shape::Plan && layer.is_file());
-        self.fault(match file {
-            Some(layer) => layer.fault(None, name, message),
-            None => Fault::general("the command line", name, message),
-        });
+        self.fault(Fault::missing(file, name, message));
     }
 
     /// From the last layer that has it.
@@ -111,8 +106,7 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn seconds(&self, found: &Found<'_>, at_least: f64) -> Option<u64> {
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to a day in microseconds")]
-        self.number(found, at_least..=SECONDS_MAX, "seconds").map(|seconds| (seconds * 1e6).round() as u64)
+        self.number(found, at_least..=SECONDS_MAX, "seconds").map(microseconds)
     }
 
     pub(super) fn flag(&self, found: &Found<'_>) -> Option<bool> {
@@ -158,39 +152,58 @@ impl<'a> Reader<'a> {
         }
     }
 
-    // Shorthands for `find` + one of the above, with a default.
+    // A key's value from the last layer that has it, or its default.
 
-    pub(super) fn text_or(&self, section: &str, key: &str, default: &str) -> String {
-        self.find(section, key).and_then(|found| self.text(&found)).unwrap_or_else(|| default.to_owned())
+    pub(super) fn key<K>(&self, key: &Key<K>) -> Option<Found<'a>> {
+        self.find(key.section, key.name)
     }
 
-    pub(super) fn integer_of(&self, section: &str, key: &str, range: RangeInclusive<u64>, what: &str) -> Option<u64> {
-        self.find(section, key).and_then(|found| self.integer(&found, range, what))
+    pub(super) fn text_of(&self, key: &Key<Text>) -> String {
+        self.key(key).and_then(|found| self.text(&found)).unwrap_or_else(|| key.kind.0.to_owned())
     }
 
-    pub(super) fn small_or(
-        &self,
-        section: &str,
-        key: &str,
-        range: RangeInclusive<u32>,
-        what: &str,
-        default: u32,
-    ) -> u32 {
-        let wide = u64::from(*range.start())..=u64::from(*range.end());
-        self.integer_of(section, key, wide, what).and_then(|n| u32::try_from(n).ok()).unwrap_or(default)
+    pub(super) fn optional_text_of(&self, key: &Key<Optional>) -> Option<String> {
+        self.key(key).and_then(|found| self.text(&found))
     }
 
-    pub(super) fn seconds_or(&self, section: &str, key: &str, at_least: f64, default_us: u64) -> u64 {
-        self.find(section, key).and_then(|found| self.seconds(&found, at_least)).unwrap_or(default_us)
+    pub(super) fn count_of(&self, key: &Key<Count>) -> Option<u64> {
+        self.given_count_of(key).or(key.kind.2)
     }
 
-    pub(super) fn flag_or(&self, section: &str, key: &str, default: bool) -> bool {
-        self.find(section, key).and_then(|found| self.flag(&found)).unwrap_or(default)
+    /// Without the default.
+    pub(super) fn given_count_of(&self, key: &Key<Count>) -> Option<u64> {
+        let Count(range, what, _) = &key.kind;
+        self.key(key).and_then(|found| self.integer(&found, range.clone(), what))
     }
 
-    pub(super) fn choice_or<T: Copy>(&self, section: &str, key: &str, choices: &[(&str, T)], default: T) -> T {
-        self.find(section, key).and_then(|found| self.choice(&found, choices)).unwrap_or(default)
+    /// The same for a range within 32 bits.
+    pub(super) fn small_of(&self, key: &Key<Count>) -> u32 {
+        self.count_of(key).and_then(|n| u32::try_from(n).ok()).unwrap_or_default()
     }
+
+    pub(super) fn seconds_of(&self, key: &Key<Seconds>) -> Option<u64> {
+        let Seconds(at_least, default) = key.kind;
+        self.key(key).and_then(|found| self.seconds(&found, at_least)).or_else(|| default.map(microseconds))
+    }
+
+    pub(super) fn number_of(&self, key: &Key<Number>) -> f64 {
+        let Number(range, unit, default) = &key.kind;
+        self.key(key).and_then(|found| self.number(&found, range.clone(), unit)).unwrap_or(*default)
+    }
+
+    pub(super) fn flag_of(&self, key: &Key<Flag>) -> bool {
+        self.key(key).and_then(|found| self.flag(&found)).unwrap_or(key.kind.0)
+    }
+
+    pub(super) fn choice_of<T: Copy>(&self, key: &Key<Choice<T>>) -> T {
+        let choices = key.kind.0;
+        self.key(key).and_then(|found| self.choice(&found, choices)).unwrap_or(choices[0].1)
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to a day in microseconds")]
+fn microseconds(seconds: f64) -> u64 {
+    (seconds * 1e6).round() as u64
 }
 
 /// `; did you mean X?` if something is near enough.

@@ -5,74 +5,12 @@ use proto::limits;
 
 use super::launch::Launching;
 use super::reader::{Reader, nearest};
-use crate::plan::parse::{Layer, Shape, Value};
-use crate::plan::{
-    Agents, Experiment, Grid, Measure, Modes, OnLoss, OnRestart, OnShortfall, Order, Output, Raw, Server, Session,
-    Success, Target, message_bytes_max,
+use crate::plan::layers::{Layer, Shape, Value};
+use crate::plan::schema::{
+    CONNECTION_TARGET_KEYS, Key, NAMES, Text, agents, experiment, grid, measure, names_of, output, server, session,
+    success, target,
 };
-
-/// Every section with its keys: what is not here is unknown.
-pub const KEYS: &[(&str, &[&str])] = &[
-    ("experiment", &["infrastructure", "variant", "hardware", "cores", "notes"]),
-    (
-        "server",
-        &[
-            "connection",
-            "workers",
-            "max_concurrent_envs",
-            "nodes",
-            "cpus_per_node",
-            "backends",
-            "start_command",
-            "balancer",
-            "proxy_sessions_max",
-        ],
-    ),
-    (
-        "target",
-        &[
-            "urls",
-            "mode",
-            "expected_hosts",
-            "require_hosts",
-            "ready_timeout_seconds",
-            "embedded",
-            "ca_file",
-            "on_restart",
-        ],
-    ),
-    (
-        "grid",
-        &["batch_sizes", "wait_seconds", "repetitions", "cooldown_seconds", "order", "stop_after_failing", "warmup"],
-    ),
-    (
-        "session",
-        &[
-            "steps",
-            "think_seconds",
-            "seed",
-            "timeout_seconds",
-            "connect_timeout_seconds",
-            "reset_timeout_seconds",
-            "step_timeout_seconds",
-            "close_timeout_seconds",
-            "total_timeout_seconds",
-            "launch",
-            "until_done",
-            "message_bytes_max",
-        ],
-    ),
-    (
-        "agents",
-        &["count", "ready_timeout_seconds", "local", "lease_seconds", "on_loss", "max_attempts", "on_shortfall"],
-    ),
-    ("measure", &["wire", "max_clock_error_ms"]),
-    ("success", &["min_success_rate", "max_latency_multiplier", "overhead_seconds"]),
-    ("output", &["dir", "raw"]),
-];
-
-/// Keys of the target that a connection file has beside those of the server.
-pub const CONNECTION_TARGET_KEYS: &[&str] = &["urls", "ca_file"];
+use crate::plan::{Agents, Experiment, Grid, Measure, Output, Server, Session, Success, Target};
 
 /// The session section, and how many sessions its launch makes by itself.
 pub(super) struct Sessions {
@@ -80,8 +18,6 @@ pub(super) struct Sessions {
     pub(super) arrivals: Option<u64>,
 }
 
-/// A reply of the benchmark environment has a few hundred bytes.
-const MESSAGE_BYTES_MIN: u64 = 1_024;
 /// Batches of one run.
 const BATCHES_MAX: u64 = 100_000;
 
@@ -93,15 +29,15 @@ impl Reader<'_> {
                     let known = CONNECTION_TARGET_KEYS
                         .iter()
                         .copied()
-                        .chain(keys_of("server").iter().copied().filter(|k| *k != "connection"));
+                        .chain(names_of("server").iter().copied().filter(|k| *k != "connection"));
                     let known: Vec<&str> = known.collect();
                     self.unknown_in(layer, "", layer.root(), &known);
                 }
                 Shape::Plan => {
                     for entry in layer.root().entries() {
-                        match KEYS.iter().find(|(section, _)| *section == entry.key) {
+                        match NAMES.iter().find(|(section, _)| *section == entry.key) {
                             None => {
-                                let hint = nearest(&entry.key, KEYS.iter().map(|(section, _)| *section));
+                                let hint = nearest(&entry.key, NAMES.iter().map(|(section, _)| *section));
                                 self.fault(layer.fault(
                                     Some(entry.key_span.clone()),
                                     &entry.key,
@@ -128,7 +64,7 @@ impl Reader<'_> {
             if !keys.contains(&entry.key.as_str()) {
                 let name = if section.is_empty() { entry.key.clone() } else { format!("{section}.{}", entry.key) };
                 let elsewhere =
-                    KEYS.iter().find(|(other, known)| *other != section && known.contains(&entry.key.as_str()));
+                    NAMES.iter().find(|(other, known)| *other != section && known.contains(&entry.key.as_str()));
                 let hint = match (nearest(&entry.key, keys.iter().copied()), elsewhere) {
                     (hint, None) => hint,
                     (_, Some((other, _))) => format!("; it belongs to [{other}]"),
@@ -139,8 +75,9 @@ impl Reader<'_> {
     }
 
     pub(super) fn experiment(&self, server: &Server) -> Experiment {
-        let name = |key: &str, default: &str| {
-            let Some(found) = self.find("experiment", key) else { return default.to_owned() };
+        let name = |key: &Key<Text>| {
+            let default = key.kind.0;
+            let Some(found) = self.key(key) else { return default.to_owned() };
             let Some(text) = self.text(&found) else { return default.to_owned() };
             let optional = default.is_empty() && text.is_empty();
             let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
@@ -153,41 +90,38 @@ impl Reader<'_> {
             text
         };
         Experiment {
-            infrastructure: name("infrastructure", "local"),
-            variant: name("variant", ""),
-            hardware: self.text_or("experiment", "hardware", "unknown"),
+            infrastructure: name(&experiment::INFRASTRUCTURE),
+            variant: name(&experiment::VARIANT),
+            hardware: self.text_of(&experiment::HARDWARE),
             // Whoever started the server knows how large it is.
             cores: self
-                .integer_of("experiment", "cores", 1..=10_000_000, "cores")
+                .count_of(&experiment::CORES)
                 .or_else(|| Some(server.nodes?.saturating_mul(server.cpus_per_node?))),
-            notes: self.text_or("experiment", "notes", ""),
+            notes: self.text_of(&experiment::NOTES),
         }
     }
 
     pub(super) fn server(&self) -> Server {
-        let count = |key, what| self.integer_of("server", key, 1..=10_000_000, what);
-        // Where it points to is read before; here only its type is checked.
-        if let Some(found) = self.find("server", "connection") {
-            self.text(&found);
-        }
+        // The file that it names is read before; here only its type is checked.
+        let _: Option<String> = self.optional_text_of(&server::CONNECTION);
         Server {
-            workers: count("workers", "workers"),
-            max_concurrent_envs: count("max_concurrent_envs", "environments"),
-            nodes: count("nodes", "nodes"),
-            cpus_per_node: count("cpus_per_node", "CPUs"),
+            workers: self.count_of(&server::WORKERS),
+            max_concurrent_envs: self.count_of(&server::MAX_CONCURRENT_ENVS),
+            nodes: self.count_of(&server::NODES),
+            cpus_per_node: self.count_of(&server::CPUS_PER_NODE),
             backends: self
-                .find("server", "backends")
+                .key(&server::BACKENDS)
                 .and_then(|found| self.list(&found, |item| self.text(item)))
                 .unwrap_or_default(),
-            start_command: self.find("server", "start_command").and_then(|found| self.text(&found)),
-            balancer: self.find("server", "balancer").and_then(|found| self.text(&found)),
-            proxy_sessions_max: count("proxy_sessions_max", "sessions"),
+            start_command: self.optional_text_of(&server::START_COMMAND),
+            balancer: self.optional_text_of(&server::BALANCER),
+            proxy_sessions_max: self.count_of(&server::PROXY_SESSIONS_MAX),
         }
     }
 
     pub(super) fn target(&self) -> Target {
-        let embedded = self.flag_or("target", "embedded", false);
-        let found = self.find("target", "urls");
+        let embedded = self.flag_of(&target::EMBEDDED);
+        let found = self.key(&target::URLS);
         let urls = found.as_ref().and_then(|found| {
             let urls = self.list(found, |item| {
                 let text = self.text(item)?;
@@ -220,36 +154,26 @@ impl Reader<'_> {
             }
             _ => {}
         }
-        let expected_hosts = self.integer_of("target", "expected_hosts", 1..=1_000_000, "hosts");
-        let require_hosts = self.flag_or("target", "require_hosts", false);
-        if require_hosts && self.find("target", "expected_hosts").is_none() {
+        let expected_hosts = self.count_of(&target::EXPECTED_HOSTS);
+        let require_hosts = self.flag_of(&target::REQUIRE_HOSTS);
+        if require_hosts && self.key(&target::EXPECTED_HOSTS).is_none() {
             self.missing("target.expected_hosts", "missing; require_hosts needs to know how many");
         }
         Target {
             urls: urls.unwrap_or_default(),
-            mode: self.choice_or(
-                "target",
-                "mode",
-                &[("ws", Modes::Ws), ("http", Modes::Http), ("compare", Modes::Compare)],
-                Modes::Ws,
-            ),
+            mode: self.choice_of(&target::MODE),
             expected_hosts,
             require_hosts,
-            ready_timeout_us: self.seconds_or("target", "ready_timeout_seconds", 0.1, 60_000_000),
+            ready_timeout_us: self.seconds_of(&target::READY_TIMEOUT).unwrap_or_default(),
             embedded,
-            ca_file: self.find("target", "ca_file").and_then(|found| self.text(&found)),
-            on_restart: self.choice_or(
-                "target",
-                "on_restart",
-                &[("repeat", OnRestart::Repeat), ("keep", OnRestart::Keep), ("abort", OnRestart::Abort)],
-                OnRestart::Repeat,
-            ),
+            ca_file: self.optional_text_of(&target::CA_FILE),
+            on_restart: self.choice_of(&target::ON_RESTART),
         }
     }
 
     /// `arrivals`: how many sessions the launch makes by itself.
     pub(super) fn grid(&self, arrivals: Option<u64>) -> Grid {
-        let sizes = self.find("grid", "batch_sizes");
+        let sizes = self.key(&grid::BATCH_SIZES);
         let batch_sizes = match &sizes {
             None if arrivals.is_some() => arrivals.map(|sessions| vec![sessions]),
             None => {
@@ -276,7 +200,7 @@ impl Reader<'_> {
                 sizes
             }
         };
-        let waits = self.find("grid", "wait_seconds");
+        let waits = self.key(&grid::WAITS);
         let waits_us = waits.as_ref().map_or_else(
             || vec![1_000_000],
             |found| {
@@ -291,16 +215,11 @@ impl Reader<'_> {
         let grid = Grid {
             batch_sizes: batch_sizes.unwrap_or_default(),
             waits_us,
-            repetitions: self.small_or("grid", "repetitions", 1..=10_000, "repetitions", 3),
-            cooldown_us: self.seconds_or("grid", "cooldown_seconds", 0.0, 500_000),
-            order: self.choice_or(
-                "grid",
-                "order",
-                &[("ascending", Order::Ascending), ("shuffled", Order::Shuffled)],
-                Order::Ascending,
-            ),
-            stop_after_failing: self.integer_of("grid", "stop_after_failing", 0..=1_000, "batch sizes").unwrap_or(0),
-            warmup: self.flag_or("grid", "warmup", true),
+            repetitions: self.small_of(&grid::REPETITIONS),
+            cooldown_us: self.seconds_of(&grid::COOLDOWN).unwrap_or_default(),
+            order: self.choice_of(&grid::ORDER),
+            stop_after_failing: self.count_of(&grid::STOP_AFTER_FAILING).unwrap_or(0),
+            warmup: self.flag_of(&grid::WARMUP),
         };
         let batches = [grid.batch_sizes.len() as u64, grid.waits_us.len() as u64, grid.repetitions.into(), 2]
             .into_iter()
@@ -315,92 +234,69 @@ impl Reader<'_> {
     }
 
     pub(super) fn session(&self) -> Sessions {
-        let timeout_us = self.seconds_or("session", "timeout_seconds", 0.001, 120_000_000);
-        let phase = |key| self.seconds_or("session", key, 0.001, timeout_us);
-        let seed = self.integer_of("session", "seed", 0..=u64::MAX >> 1, "as seed").unwrap_or(1);
+        let timeout_us = self.seconds_of(&session::TIMEOUT).unwrap_or_default();
+        let phase = |key| self.seconds_of(key).unwrap_or(timeout_us);
+        let seed = self.count_of(&session::SEED).unwrap_or_default();
         let Launching { launch, arrivals } = self.launch();
         let session = Session {
-            steps: self.small_or("session", "steps", 1..=limits::STEPS_MAX, "steps", 1),
-            think_us: self.seconds_or("session", "think_seconds", 0.0, 0),
+            steps: self.small_of(&session::STEPS),
+            think_us: self.seconds_of(&session::THINK).unwrap_or_default(),
             seed,
-            connect_timeout_us: phase("connect_timeout_seconds"),
-            reset_timeout_us: phase("reset_timeout_seconds"),
-            step_timeout_us: phase("step_timeout_seconds"),
-            close_timeout_us: phase("close_timeout_seconds"),
-            total_timeout_us: self
-                .find("session", "total_timeout_seconds")
-                .and_then(|found| self.seconds(&found, 0.001)),
+            connect_timeout_us: phase(&session::CONNECT_TIMEOUT),
+            reset_timeout_us: phase(&session::RESET_TIMEOUT),
+            step_timeout_us: phase(&session::STEP_TIMEOUT),
+            close_timeout_us: phase(&session::CLOSE_TIMEOUT),
+            total_timeout_us: self.seconds_of(&session::TOTAL_TIMEOUT),
             launch,
-            until_done: self.flag_or("session", "until_done", true),
-            message_bytes_max: self
-                .integer_of("session", "message_bytes_max", MESSAGE_BYTES_MIN..=limits::REPLY_BYTES_MAX, "bytes")
-                .unwrap_or_else(message_bytes_max),
+            until_done: self.flag_of(&session::UNTIL_DONE),
+            message_bytes_max: self.count_of(&session::MESSAGE_BYTES_MAX).unwrap_or_default(),
         };
         Sessions { session, arrivals }
     }
 
     pub(super) fn agents(&self, embedded: bool) -> Agents {
-        let agents_max = u32::try_from(limits::AGENTS_MAX).unwrap_or(u32::MAX);
-        let local = self.find("agents", "local");
-        let local_count = self.small_or("agents", "local", 0..=256, "local agents", 0);
-        let count = self.find("agents", "count");
-        // Neither given: this machine is enough for a first run.
-        let local_count = match (&local, &count) {
+        let narrow = |count: u64| u32::try_from(count).unwrap_or(u32::MAX);
+        let count = self.key(&agents::COUNT);
+        let local = match (self.key(&agents::LOCAL), &count) {
+            // With neither given, this machine is enough for a first run.
             (None, None) if embedded => 2,
             (None, None) => 1,
-            _ => local_count,
+            (None, Some(_)) => 0,
+            (Some(_), _) => self.given_count_of(&agents::LOCAL).map_or(0, narrow),
         };
-        let total = self.small_or("agents", "count", 1..=agents_max, "agents", local_count.max(1));
-        if let (Some(count), true) = (&count, total < local_count) {
-            self.wrong(
-                count,
-                format!("{total} agents in all, but {local_count} local ones; give at least {local_count}"),
-            );
+        let total = self.given_count_of(&agents::COUNT).map_or(local.max(1), narrow);
+        if let (Some(count), true) = (&count, total < local) {
+            self.wrong(count, format!("{total} agents in all, but {local} local ones; give at least {local}"));
         }
         Agents {
             count: total,
-            ready_timeout_us: self.seconds_or("agents", "ready_timeout_seconds", 0.1, 300_000_000),
-            local: local_count,
-            lease_us: self.seconds_or("agents", "lease_seconds", 2.0, 10_000_000),
-            on_loss: self.choice_or(
-                "agents",
-                "on_loss",
-                &[("repeat", OnLoss::Repeat), ("keep", OnLoss::Keep), ("abort", OnLoss::Abort)],
-                OnLoss::Repeat,
-            ),
-            max_attempts: self.small_or("agents", "max_attempts", 1..=100, "attempts", 3),
-            on_shortfall: self.choice_or(
-                "agents",
-                "on_shortfall",
-                &[("stop", OnShortfall::Stop), ("continue", OnShortfall::Continue)],
-                OnShortfall::Stop,
-            ),
+            ready_timeout_us: self.seconds_of(&agents::READY_TIMEOUT).unwrap_or_default(),
+            local,
+            lease_us: self.seconds_of(&agents::LEASE).unwrap_or_default(),
+            on_loss: self.choice_of(&agents::ON_LOSS),
+            max_attempts: self.small_of(&agents::MAX_ATTEMPTS),
+            on_shortfall: self.choice_of(&agents::ON_SHORTFALL),
         }
     }
 
     pub(super) fn measure(&self) -> Measure {
-        let error_ms = self.find("measure", "max_clock_error_ms");
-        let error_ms = error_ms.and_then(|found| self.number(&found, 0.001..=60_000.0, "ms")).unwrap_or(2.0);
+        let error_ms = self.number_of(&measure::MAX_CLOCK_ERROR);
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "in range")]
         let max_clock_error_us = (error_ms * 1_000.0).round() as u64;
-        Measure { wire: self.flag_or("measure", "wire", true), max_clock_error_us }
+        Measure { wire: self.flag_of(&measure::WIRE), max_clock_error_us }
     }
 
     pub(super) fn success(&self) -> Success {
-        let number = |key, range, unit, default| {
-            self.find("success", key).and_then(|found| self.number(&found, range, unit)).unwrap_or(default)
-        };
         Success {
-            min_success_rate: number("min_success_rate", 0.0..=1.0, "as a fraction", 0.95),
-            max_latency_multiplier: number("max_latency_multiplier", 1.0..=1_000.0, "times", 2.0),
-            overhead_us: self.seconds_or("success", "overhead_seconds", 0.0, 500_000),
+            min_success_rate: self.number_of(&success::MIN_SUCCESS_RATE),
+            max_latency_multiplier: self.number_of(&success::MAX_LATENCY_MULTIPLIER),
+            overhead_us: self.seconds_of(&success::OVERHEAD).unwrap_or_default(),
         }
     }
 
     pub(super) fn output(&self) -> Output {
-        let default = "experiments/results/{infrastructure}/{date}";
-        let dir = self.text_or("output", "dir", default);
-        if let Some(found) = self.find("output", "dir") {
+        let dir = self.text_of(&output::DIR);
+        if let Some(found) = self.key(&output::DIR) {
             let rest =
                 ["{infrastructure}", "{variant}", "{date}"].iter().fold(dir.clone(), |dir, p| dir.replace(p, ""));
             if rest.contains(['{', '}']) {
@@ -410,18 +306,6 @@ impl Reader<'_> {
                 self.wrong(&found, "empty; give a folder");
             }
         }
-        Output {
-            dir,
-            raw: self.choice_or(
-                "output",
-                "raw",
-                &[("jsonl", Raw::Jsonl), ("jsonl.zst", Raw::JsonlZst), ("none", Raw::None)],
-                Raw::Jsonl,
-            ),
-        }
+        Output { dir, raw: self.choice_of(&output::RAW) }
     }
-}
-
-fn keys_of(section: &str) -> &'static [&'static str] {
-    KEYS.iter().find(|(name, _)| *name == section).map_or(&[], |(_, keys)| keys)
 }

@@ -1,4 +1,4 @@
-//! PURE: axes, and labels that keep out of each other's way.
+//! PURE: draws axes, keys and labels that do not overlap.
 
 use super::Source;
 use super::canvas::{Canvas, LABEL, Look, MARGIN, Mark, Point, SMALL, Side, Stroke};
@@ -6,18 +6,18 @@ use super::font;
 use super::scale::{Scale, count_of};
 use super::theme::{AXIS, GRID, INK, MUTED};
 
-/// Least room between two labels of one axis, in pixels.
+/// Least space between two labels of one axis, in pixels.
 const APART: f64 = 8.0;
 
-/// From one row of an axis' labels to the next.
+/// Distance between two rows of an axis' labels.
 pub(super) const LABEL_ROW: f64 = 15.0;
 
-/// Ticks and their labels below `y`; of labels that would touch, the later one is kept.
+/// Draws ticks and their labels below `y`; of overlapping labels the later one is kept.
 pub(super) fn below(canvas: &mut Canvas<'_>, scale: &Scale, y: f64, ticks: &[(f64, String)]) {
     below_in(canvas, scale, y, ticks, &label_rows(scale, ticks, 1));
 }
 
-/// The same, each label in its row.
+/// Draws ticks below `y`, with each label in its row.
 pub(super) fn below_in(
     canvas: &mut Canvas<'_>,
     scale: &Scale,
@@ -35,7 +35,7 @@ pub(super) fn below_in(
     }
 }
 
-/// In which of so many rows each label has room; from the last one back, the first row that has it.
+/// Chooses the first row with room for each label, from the last label back; `None` if no row has room.
 pub(super) fn label_rows(scale: &Scale, ticks: &[(f64, String)], rows: usize) -> Vec<Option<usize>> {
     let mut free_until = vec![f64::INFINITY; rows];
     let row = |(value, label): &(f64, String)| {
@@ -49,21 +49,21 @@ pub(super) fn label_rows(scale: &Scale, ticks: &[(f64, String)], rows: usize) ->
     found
 }
 
-/// The middle of a tick's label, and half of its width: at the picture's edge it moves in.
+/// The middle of a tick's label and half of its width. At the figure's edge the label is moved inwards.
 fn label_at(scale: &Scale, value: f64, label: &str) -> Point {
     let half = SMALL.width(label) / 2.0;
     (scale.at(value).clamp(half + 2.0, (super::canvas::WIDTH - half - 2.0).max(half + 2.0)), half)
 }
 
-/// The same labels above `y`, where the axis is far below.
+/// Draws labels above `y`, for an axis that is far below.
 pub(super) fn above(canvas: &mut Canvas<'_>, scale: &Scale, y: f64, ticks: &[(f64, String)]) {
     for (value, label) in ticks {
         canvas.text((scale.at(*value), y - 9.0), label, SMALL.side(Side::Middle));
     }
 }
 
-/// Lines across and their labels at the left of `x0`, from the bottom up. Of labels that would touch,
-/// the first is kept.
+/// Draws horizontal lines, with their labels to the left of `x0`, from the bottom up. Of overlapping labels the first
+/// is kept.
 pub(super) fn across(canvas: &mut Canvas<'_>, scale: &Scale, (x0, x1): Point, ticks: &[(f64, String)]) {
     let mut taken: Vec<f64> = Vec::new();
     for (value, label) in ticks {
@@ -76,14 +76,14 @@ pub(super) fn across(canvas: &mut Canvas<'_>, scale: &Scale, (x0, x1): Point, ti
     }
 }
 
-/// Lines down from `y0` to `y1`.
+/// Draws vertical lines from `y0` to `y1`.
 pub(super) fn down(canvas: &mut Canvas<'_>, scale: &Scale, (y0, y1): Point, ticks: &[(f64, String)]) {
     for (value, _) in ticks {
         canvas.line((scale.at(*value), y0), (scale.at(*value), y1), Stroke::new(GRID, 1.0));
     }
 }
 
-/// Ticks of a scale with their numbers.
+/// The ticks of a scale, with their numbers.
 pub(super) fn numbered(scale: &Scale, at_most: f64) -> Vec<(f64, String)> {
     let ticks = scale.ticks(at_most);
     let step = ticks.windows(2).map(|pair| pair[1] - pair[0]).fold(f64::INFINITY, f64::min);
@@ -91,7 +91,7 @@ pub(super) fn numbered(scale: &Scale, at_most: f64) -> Vec<(f64, String)> {
     ticks.into_iter().map(|value| (value, super::scale::number(value, step))).collect()
 }
 
-/// Ticks of a logarithmic scale that all have room for their labels: 1, 2, 5 in each decade, or decades only, or fewer.
+/// Ticks of a logarithmic scale whose labels all have room: 1, 2, 5 in each decade, or decades only, or fewer.
 pub(super) fn fitting(scale: &Scale) -> Vec<(f64, String)> {
     let all_fit = |ticks: &Vec<(f64, String)>| label_rows(scale, ticks, 1).iter().all(Option::is_some);
     [40.0, 10.0, 5.0]
@@ -101,8 +101,8 @@ pub(super) fn fitting(scale: &Scale) -> Vec<(f64, String)> {
         .unwrap_or_else(|| numbered(scale, 3.0))
 }
 
-/// Places for labels that want to be at these heights: at least `pitch` apart, in their order, within `low..=high` as
-/// long as they fit there.
+/// Moves heights apart: at least `pitch` from each other, in the same order, and within `low..=high` as far as they fit
+/// there.
 pub(super) fn spread(wanted: &[f64], pitch: f64, low: f64, high: f64) -> Vec<f64> {
     let mut order: Vec<usize> = (0..wanted.len()).collect();
     order.sort_by(|a, b| wanted[*a].total_cmp(&wanted[*b]));
@@ -120,26 +120,26 @@ pub(super) fn spread(wanted: &[f64], pitch: f64, low: f64, high: f64) -> Vec<f64
     places
 }
 
-/// From one entry of a key to the next.
+/// Distance between two entries of a key.
 pub(super) const KEY_PITCH: f64 = 18.0;
-/// The longest line from a line's end to its name, in pixels.
+/// Longest connection between a line's end and its name, in pixels.
 const LEADER_MAX: f64 = 60.0;
 
-/// One entry of a key at the right of a panel, where its line ends.
+/// An entry of a key, to the right of a panel.
 pub(super) struct Entry {
     pub(super) label: String,
     pub(super) tag: &'static str,
     pub(super) stroke: Stroke,
     pub(super) mark: Option<(Mark, bool)>,
-    /// Where the line ends.
+    /// The end of the entry's line.
     pub(super) end: Point,
 }
 
-/// Names lines where they end, instead of in a box apart: from `x` to the right edge of the picture.
+/// Names lines at their ends instead of in a separate box: from `x` to the right edge of the figure.
 pub(super) fn key(canvas: &mut Canvas<'_>, x: f64, (low, high): Point, entries: &[Entry]) {
     let wanted: Vec<f64> = entries.iter().map(|entry| entry.end.1).collect();
     for (entry, y) in entries.iter().zip(spread(&wanted, KEY_PITCH, low, high)) {
-        // From afar, a line to its name would only be one line more.
+        // A longer connection would look like one more line.
         if x - entry.end.0 < LEADER_MAX {
             canvas.line(entry.end, (x, y), Stroke::new(super::theme::GHOST, 1.0));
         }
@@ -152,13 +152,13 @@ pub(super) fn key(canvas: &mut Canvas<'_>, x: f64, (low, high): Point, entries: 
     }
 }
 
-/// Room that `key` needs for these labels and tags, in pixels.
+/// The room that `key` needs for these labels and tags, in pixels.
 pub(super) fn key_room<'a>(labels: impl Iterator<Item = (&'a str, &'a str)>) -> f64 {
     let widths = labels.map(|(label, tag)| LABEL.width(&named(label, tag, f64::INFINITY)));
     widths.fold(40.0, f64::max).min(275.0) + 32.0
 }
 
-/// A label with what must be said of it in brackets, in at most this room: the label is cut, the rest is not.
+/// A label with a tag in brackets, in at most this room: the label is cut, the tag is not.
 pub(super) fn named(label: &str, tag: &str, room: f64) -> String {
     if tag.is_empty() {
         return font::fit(label, LABEL.size, room);
@@ -167,7 +167,7 @@ pub(super) fn named(label: &str, tag: &str, room: f64) -> String {
     font::fit(label, LABEL.size, room - LABEL.width(&tag)) + &tag
 }
 
-/// What is said of a source beside a label.
+/// The tag of a source, beside a label.
 pub(super) fn tag(source: Source) -> &'static str {
     match source {
         Source::Here => "",
@@ -175,19 +175,19 @@ pub(super) fn tag(source: Source) -> &'static str {
     }
 }
 
-/// The labels of rows, at the left: in one or two lines each.
+/// The labels of rows, at the left, in one or two lines each.
 pub(super) struct Rows {
     lines: Vec<Vec<String>>,
-    /// Where the labels end and the data may begin.
+    /// The right end of the labels, where the data may begin.
     pub(super) right: f64,
     /// The middle of each row.
     pub(super) middles: Vec<f64>,
-    /// Where the rows end.
+    /// The lower end of the rows.
     pub(super) bottom: f64,
 }
 
 impl Rows {
-    /// Rows from `top` on, `pitch` high, or higher where the label takes two lines.
+    /// Rows from `top` on, of at least the height `pitch`, and higher for labels of two lines.
     pub(super) fn new<'a>(
         labels: impl Iterator<Item = (&'a str, Source)>,
         top: f64,
@@ -231,12 +231,12 @@ fn row_label(label: &str, source: Source, room: f64) -> Vec<String> {
     }
 }
 
-/// The title of an axis, small and level: nobody has to turn their head.
+/// Draws the title of an axis, small and horizontal.
 pub(super) fn title(canvas: &mut Canvas<'_>, at: Point, text: &str, side: Side) {
     canvas.text(at, text, Look { colour: MUTED, ..SMALL }.side(side));
 }
 
-/// A number beside a mark.
+/// The style of a number beside a mark.
 pub(super) const VALUE: Look = Look { size: super::theme::LABEL_PX, colour: INK, side: Side::Left };
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! PURE: one number for each infrastructure: the largest batch that held, and how much of it a core carries.
+//! PURE: figures with one number per infrastructure: the largest batch that met the criterion, in total and per core.
 
 use super::axes::{self, Rows, VALUE};
 use super::canvas::{self, Canvas, MARGIN, Mark, Paint, SMALL, Side, Stroke, WIDTH};
@@ -6,14 +6,14 @@ use super::scale::{Scale, sessions, three};
 use super::theme::{GRID, MAIN};
 use super::{Figure, Source, criterion, nothing, published_remark};
 
-/// One infrastructure.
+/// The value of one infrastructure.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Bar {
     pub label: String,
     pub source: Source,
-    /// None: nothing met the criterion.
+    /// `None`: no batch met the criterion.
     pub value: Option<f64>,
-    /// The largest size that was tried held: the limit is not known.
+    /// Whether the largest size that was tried met the criterion, so that the limit is unknown.
     pub at_least: bool,
 }
 
@@ -26,7 +26,7 @@ impl Bar {
 const TOP: f64 = canvas::TOP;
 const NONE: &str = "none met the criterion";
 const LABELS_MAX: f64 = 310.0;
-/// For the value of a row beside its mark.
+/// Room for the number beside a row's mark.
 const VALUE_ROOM: f64 = 104.0;
 
 /// The largest batch that met the criterion, by infrastructure.
@@ -37,14 +37,14 @@ pub fn max_batch(bars: &[Bar], min_success_rate: f64) -> Figure {
     if bars.is_empty() {
         return nothing("max-batch", &title);
     }
-    // A batch of no sessions is none.
+    // A batch without sessions does not count.
     let size = |bar: &Bar| bar.value().filter(|value| *value >= 1.0);
     let values: Vec<f64> = bars.iter().filter_map(size).collect();
     let rows = rows(bars);
     let svg = canvas::draw(&title, rows.bottom + 54.0, |canvas| {
         let (left, right) = (rows.right + 22.0, WIDTH - MARGIN - VALUE_ROOM);
-        // Whole decades: a dot's place means something only on an axis that says where 1, 10, 100 are. From 1 on, or
-        // with so much room before the smallest that none looks like nothing.
+        // Whole decades, since positions can only be read on an axis that shows 1, 10 and 100. The axis begins at 1, or
+        // so far below the smallest value that none looks like 0.
         let low = values.iter().copied().fold(f64::INFINITY, f64::min).log10().floor();
         let high = values.iter().copied().fold(1.0, f64::max).log10().ceil();
         let low = if low.is_finite() && low >= 3.0 { low - 2.0 } else { 0.0 };
@@ -60,7 +60,7 @@ pub fn max_batch(bars: &[Bar], min_success_rate: f64) -> Figure {
         );
         rows.draw(canvas);
         for (bar, y) in bars.iter().zip(&rows.middles) {
-            // A place on this axis is no length: a line across leads the eye, a bar would say how much.
+            // A position on a logarithmic axis is no length: a line leads the eye, where a bar would suggest an amount.
             canvas.line((left, *y), (right, *y), Stroke::new(GRID, 1.0));
             let Some(value) = size(bar) else {
                 canvas.note((left + 8.0, *y), NONE, SMALL);
@@ -82,7 +82,7 @@ pub fn max_batch(bars: &[Bar], min_success_rate: f64) -> Figure {
     Figure { name: "max-batch".to_owned(), title, caption, svg }
 }
 
-/// Sessions of the largest batch for each core of the server.
+/// Sessions of the largest batch per core of the server.
 #[must_use]
 pub fn batch_per_core(bars: &[Bar]) -> Figure {
     let title = "Sessions per core of the largest batch that held";
@@ -104,7 +104,7 @@ pub fn batch_per_core(bars: &[Bar]) -> Figure {
                 canvas.note((left + 8.0, *y), NONE, SMALL);
                 continue;
             };
-            // What is not quite nothing is not drawn as nothing.
+            // A value above 0 has a visible bar.
             let x = scale.at(value).max(left + if value > 0.0 { 1.5 } else { 0.0 });
             let (from, to) = ((left, y - 7.5), (x, y + 7.5));
             match bar.source {
@@ -131,14 +131,14 @@ fn rows(bars: &[Bar]) -> Rows {
     Rows::new(bars.iter().map(|bar| (bar.label.as_str(), bar.source)), TOP, 27.0, LABELS_MAX)
 }
 
-/// An arrow to the right: it may be more. Where it ends.
+/// Draws an arrow to the right, for a value that may be larger. Returns its right end.
 fn onwards(canvas: &mut Canvas<'_>, x: f64, y: f64) -> f64 {
     canvas.line((x, y), (x + 10.0, y), Stroke::new(MAIN, 1.6));
     canvas.mark(Mark::Right, (x + 12.0, y), 3.5, MAIN, false);
     x + 16.0
 }
 
-/// `0.12`, `12.5`, `170.7`, `4,096`, as the overview has it
+/// Formats a value like the overview: `0.12`, `12.5`, `170.7`, `4,096`.
 fn per_core(value: f64) -> String {
     match value {
         1_000.0.. => sessions(whole(value)),

@@ -1,7 +1,7 @@
-//! PURE: a picture in pixels of 900 a line, as plotters' SVG. The other files speak to this one only.
+//! PURE: draws figures of 900 pixels' width as SVG. Only this module uses plotters.
 //!
-//! plotters' backend knows whole numbers only, so the picture is drawn ten times as large and shown at a tenth.
-//! Whatever is not a number, or lies outside, is moved to the edge here: no coordinate is ever NaN.
+//! plotters' backend takes whole numbers, so the figure is drawn ten times as large and scaled down. Coordinates that
+//! are NaN or outside of the figure are moved to its edge.
 
 use plotters::backend::{DrawingBackend, SVGBackend};
 use plotters::style::text_anchor::{HPos, Pos, VPos};
@@ -12,18 +12,18 @@ use super::theme::{Colour, FONTS, INK, LABEL_PX, MUTED, PAPER, SMALL_PX, TITLE_P
 
 /// Width of every figure, in pixels.
 pub(super) const WIDTH: f64 = 900.0;
-/// Left and right of everything.
+/// Margin at the left and the right.
 pub(super) const MARGIN: f64 = 16.0;
-/// Where the first thing below the title may begin.
+/// Top of the first element below the title.
 pub(super) const TOP: f64 = 44.0;
 
-/// Units of the SVG in a pixel.
+/// Units of the SVG per pixel.
 const FINE: f64 = 10.0;
 
-/// plotters divides the heights of letters by this.
+/// The factor by which plotters divides the font size.
 const POINTS: f64 = 1.24;
 
-/// A colour, and how much of it.
+/// A colour and its opacity.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Paint(pub(super) Colour, pub(super) f64);
 
@@ -38,7 +38,7 @@ impl From<Colour> for Paint {
 pub(super) struct Stroke {
     pub(super) paint: Paint,
     pub(super) width: f64,
-    /// Lengths of line and gap.
+    /// Lengths of dash and gap.
     pub(super) dash: Option<(f64, f64)>,
 }
 
@@ -60,7 +60,7 @@ pub(super) struct Look {
     pub(super) side: Side,
 }
 
-/// Which part of the text is at its place.
+/// The part of the text that is at its position.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Side {
     Left,
@@ -85,7 +85,7 @@ impl Look {
     }
 }
 
-/// A shape for each colour, so that colour never tells alone.
+/// One shape per colour, so that lines differ by more than their colour.
 pub(super) const MARKS: [Mark; 6] = [Mark::Circle, Mark::Square, Mark::Up, Mark::Diamond, Mark::Down, Mark::Right];
 
 /// The shape of a mark.
@@ -101,13 +101,13 @@ pub(super) enum Mark {
 
 pub(super) type Point = (f64, f64);
 
-/// Where a figure is drawn.
+/// The figure that is being drawn.
 pub(super) struct Canvas<'a> {
     backend: SVGBackend<'a>,
     height: f64,
 }
 
-/// A picture of this height in pixels: the SVG.
+/// Draws a figure of this height in pixels and returns the SVG.
 pub(super) fn draw(title: &str, height: f64, drawing: impl FnOnce(&mut Canvas<'_>)) -> String {
     let height = height.clamp(1.0, 100_000.0).ceil();
     let size = (units_u32(WIDTH), units_u32(height));
@@ -119,11 +119,11 @@ pub(super) fn draw(title: &str, height: f64, drawing: impl FnOnce(&mut Canvas<'_
         drawing(&mut canvas);
         written(canvas.backend.present());
     }
-    // For screen readers, and to scale with the page: plotters writes width and height in its own units.
+    // Add a title for screen readers and a view box for scaling: plotters writes width and height in its own units.
     let body = svg.split_once('\n').map_or("", |(_, body)| body);
     let mut body = body.replace(" opacity=\"1\"", "").replace(" stroke=\"none\"", "");
     for height in [TITLE_PX, LABEL_PX, SMALL_PX].map(|px| px * FINE) {
-        // 120 and not 120.00000000000001.
+        // The font size is 120 instead of 120.00000000000001.
         body = body.replace(&format!("font-size=\"{}\"", height * POINTS / POINTS), &format!("font-size=\"{height}\""));
     }
     format!(
@@ -136,28 +136,28 @@ pub(super) fn draw(title: &str, height: f64, drawing: impl FnOnce(&mut Canvas<'_
 }
 
 impl Canvas<'_> {
-    /// From one corner to the other, filled.
+    /// Fills a rectangle between two corners.
     pub(super) fn rect(&mut self, from: Point, to: Point, paint: impl Into<Paint>) {
         let (from, to) = (self.at(from), self.at(to));
         let (from, to) = ((from.0.min(to.0), from.1.min(to.1)), (from.0.max(to.0), from.1.max(to.1)));
         written(self.backend.draw_rect(from, to, &shape(paint.into(), 1.0), true));
     }
 
-    /// The edge of a rectangle, inside of it.
+    /// Draws the edge of a rectangle, inside of it.
     pub(super) fn frame(&mut self, from: Point, to: Point, stroke: Stroke) {
         let half = stroke.width / 2.0;
         let ((x0, y0), (x1, y1)) = ((from.0 + half, from.1 + half), (to.0 - half, to.1 - half));
         self.path(&[(x0, y0), (x1, y0), (x1, y1), (x0, y1), (x0, y0 - half)], stroke);
     }
 
-    /// Slanted lines over a rectangle: what is not the thing itself, like a wait that was asked for.
+    /// Hatches a rectangle, to set it apart from measured values.
     pub(super) fn hatch(&mut self, from: Point, to: Point, stroke: Stroke) {
         let ((x0, y0), (x1, y1)) = (from, to);
         let (width, height) = (x1 - x0, y1 - y0);
         if !(width.is_finite() && height.is_finite()) || width <= 0.0 || height <= 0.0 {
             return;
         }
-        // Where x + y is the same, from the left or lower edge to the upper or right one.
+        // Each line has a constant x + y, from the left or lower edge to the upper or right one.
         let mut sum = 3.0;
         while sum < (width + height).min(4.0 * WIDTH) {
             let start = if sum <= height { (x0, y0 + sum) } else { (x0 + sum - height, y1) };
@@ -192,7 +192,7 @@ impl Canvas<'_> {
         written(self.backend.fill_polygon(at, &shape(paint.into(), 1.0)));
     }
 
-    /// A mark of this radius. Hollow ones hide what is behind them.
+    /// Draws a mark of this radius. A hollow one hides what is behind it.
     pub(super) fn mark(&mut self, mark: Mark, centre: Point, radius: f64, colour: Colour, hollow: bool) {
         let (x, y) = centre;
         let corners =
@@ -220,7 +220,7 @@ impl Canvas<'_> {
         }
     }
 
-    /// One line of text; its middle is at the height of the point.
+    /// Draws one line of text, vertically centred at the point.
     pub(super) fn text(&mut self, at: Point, text: &str, look: Look) {
         let text = shown(text);
         if text.trim().is_empty() {
@@ -234,12 +234,12 @@ impl Canvas<'_> {
         let font = FontDesc::new(FontFamily::Name(FONTS), look.size * FINE * POINTS, FontStyle::Normal);
         let colour = rgba(look.colour.into());
         let style = TextStyle::from(font).pos(Pos::new(side, VPos::Center)).color(&colour);
-        // Half the height of an x is below the middle of a capital.
+        // plotters centres text by the height of an x; capitals are centred a little lower.
         let at = self.at((at.0, at.1 + 0.1 * look.size));
         written(self.backend.draw_text(&text, &style, at));
     }
 
-    /// The same, on a piece of paper that hides the grid behind it.
+    /// Draws text on a background that hides the grid.
     pub(super) fn note(&mut self, at: Point, text: &str, look: Look) {
         let width = look.width(text);
         let left = match look.side {
@@ -252,7 +252,7 @@ impl Canvas<'_> {
         self.text(at, text, look);
     }
 
-    /// In the units of the SVG, and inside of it.
+    /// Converts a point to units of the SVG, inside of the figure.
     #[expect(clippy::cast_possible_truncation, reason = "clamped to the picture")]
     fn at(&self, (x, y): Point) -> (i32, i32) {
         let inside = |value: f64, end: f64| {
@@ -283,7 +283,7 @@ fn shape(paint: Paint, width: f64) -> ShapeStyle {
     ShapeStyle { color: rgba(paint), filled: true, stroke_width: units_u32(width) }
 }
 
-/// What XML 1.0 can't hold is shown as what it is: not a sign.
+/// Replaces characters that XML 1.0 can't hold.
 fn shown(text: &str) -> String {
     text.chars().map(|c| if c.is_control() || matches!(c, '\u{FFFE}' | '\u{FFFF}') { '\u{FFFD}' } else { c }).collect()
 }
@@ -292,7 +292,7 @@ fn escaped(text: &str) -> String {
     shown(text).replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
-/// The pieces of a line that are drawn.
+/// The pieces of a dashed line.
 fn dashes(points: &[Point], line: f64, gap: f64) -> Vec<Vec<Point>> {
     let mut pieces = Vec::new();
     let (mut drawn, mut left) = (true, line.max(1.0));

@@ -1,4 +1,4 @@
-//! PURE: the font that is compiled in, and how wide text is in it.
+//! PURE: the embedded font, and the width of text in it.
 
 use std::sync::LazyLock;
 
@@ -7,7 +7,7 @@ use skrifa::instance::{LocationRef, Size};
 use skrifa::metrics::GlyphMetrics;
 use skrifa::{FontRef, MetadataProvider};
 
-/// Noto Sans, regular: under the SIL Open Font License 1.1, which comes with the crate.
+/// Noto Sans Regular, under the SIL Open Font License 1.1, which is part of the crate.
 pub(super) const TTF: &[u8] = notosans::REGULAR_TTF;
 
 static METRICS: LazyLock<Option<(Charmap<'_>, GlyphMetrics<'_>)>> = LazyLock::new(|| {
@@ -15,24 +15,24 @@ static METRICS: LazyLock<Option<(Charmap<'_>, GlyphMetrics<'_>)>> = LazyLock::ne
     Some((font.charmap(), font.glyph_metrics(Size::new(1.0), LocationRef::default())))
 });
 
-/// A browser without this font takes another one, which may be as much wider: DejaVu Sans is.
+/// How much wider the fonts are that a browser may use instead, such as DejaVu Sans.
 const SLACK: f64 = 1.13;
 
-/// Room that one line of text needs in any usual font, in the unit that its height is in.
+/// The room that one line of text needs in any usual font, in the unit of `height`.
 pub(super) fn width(text: &str, height: f64) -> f64 {
     let advance = |c: char| {
         let (signs, metrics) = METRICS.as_ref()?;
         signs.map(c).and_then(|glyph| metrics.advance_width(glyph))
     };
-    // What is not in the font comes from another one, in a browser: mostly as wide as it is high.
+    // A browser takes missing characters from another font, in which most are as wide as they are high.
     text.chars().map(|c| advance(c).map_or(1.0, f64::from)).sum::<f64>() * height * SLACK
 }
 
-/// The longest text that is looked at, in characters: names are by others.
+/// Most characters of a foreign name that are looked at.
 const SIGNS_MAX: usize = 300;
 
-/// The text, or as much of its beginning and end as fits around an ellipsis: what tells two long names apart may be at
-/// either.
+/// The text, or the parts of its beginning and end that fit around an ellipsis: long names may differ in either of
+/// them.
 pub(super) fn fit(text: &str, height: f64, room: f64) -> String {
     let signs: Vec<char> = text.chars().take(SIGNS_MAX + 1).collect();
     if signs.len() <= SIGNS_MAX && width(text, height) <= room {
@@ -50,7 +50,7 @@ pub(super) fn fit(text: &str, height: f64, room: f64) -> String {
     String::new()
 }
 
-/// The text in at most two lines of no more than `room`, broken at a space; what is too long is cut by `fit`.
+/// The text in at most two lines of at most `room`, broken at a space and cut by `fit`.
 pub(super) fn wrap(text: &str, height: f64, room: f64) -> Vec<String> {
     let short = text.chars().nth(SIGNS_MAX).is_none();
     if short && width(text, height) > room {

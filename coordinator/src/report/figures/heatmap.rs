@@ -1,4 +1,4 @@
-//! PURE: p99 by wait and batch size, as a table whose cells are coloured by what the server added.
+//! PURE: the figure of p99 by wait and batch size: a table whose cells are coloured by the latency beyond the wait.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,13 +7,13 @@ use super::canvas::{self, Canvas, LABEL, Look, MARGIN, Point, SMALL, Side, Strok
 use super::scale::{count_of, sessions, three};
 use super::theme::{AXIS, GRID, HEAT, INK, MUTED, on_heat};
 use super::{Figure, nothing};
-use crate::report::format::seconds_short;
+use crate::text::seconds_short;
 
 /// One panel: a mode, or a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Heatmap {
     pub label: String,
-    /// In any order; of two for the same place the later one counts.
+    /// The cells in any order; of two at the same place the later one is used.
     pub cells: Vec<HeatCell>,
 }
 
@@ -22,9 +22,9 @@ pub struct Heatmap {
 pub struct HeatCell {
     pub batch_size: u64,
     pub wait_us: u64,
-    /// Of the total latencies of succeeded sessions. None: none succeeded.
+    /// p99 of the total latencies of succeeded sessions; `None` if none succeeded.
     pub p99_us: Option<u64>,
-    /// It met the success criterion.
+    /// Whether the cell met the success criterion.
     pub met: bool,
     pub skipped: bool,
 }
@@ -34,14 +34,14 @@ const CAPTION: &str = "99th percentile of the total latency of succeeded session
     is beyond the wait that was asked for, in steps of about a factor of three. A cross: too few sessions succeeded \
     for the criterion, so the number is of those that got through. Hatched: none succeeded. A dash: skipped. Empty: \
     not in the grid, or not done.";
-/// Upper ends of the colours, in microseconds beyond the wait that was asked for; the last has none.
+/// Upper ends of the colour steps, in microseconds beyond the wait; the last step has none.
 const BANDS_US: [u64; 6] = [30_000, 100_000, 300_000, 1_000_000, 3_000_000, 10_000_000];
 const ROW: f64 = 28.0;
-/// Least width of a cell: a number of five signs, and a cross.
+/// Least width of a cell, for a number of five characters and a cross.
 const CELL_MIN: f64 = 58.0;
 const CELL_MAX: f64 = 84.0;
 
-/// One panel below the other, columns of all panels alike.
+/// Draws the panels one below the other.
 #[must_use]
 pub fn p99_heatmap(panels: &[Heatmap]) -> Figure {
     let panels: Vec<&Heatmap> = panels.iter().filter(|panel| !panel.cells.is_empty()).collect();
@@ -74,10 +74,10 @@ pub fn p99_heatmap(panels: &[Heatmap]) -> Figure {
     Figure { name: "p99-heatmap".to_owned(), title: TITLE.to_owned(), caption, svg }
 }
 
-/// As many columns of a panel as there is room for.
+/// The columns of a panel that fit side by side.
 struct Block<'a> {
     label: &'a str,
-    /// Not the panel's first block.
+    /// Whether it continues the panel of the block before it.
     more: bool,
     sizes: Vec<u64>,
     waits: Vec<u64>,
@@ -99,7 +99,7 @@ impl<'a> Block<'a> {
         let room = WIDTH - MARGIN - left;
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a few columns")]
         let columns = ((room / cell_min).floor() as usize).max(1);
-        // Blocks of nearly the same number of columns.
+        // All blocks have nearly the same number of columns.
         let columns = sizes.len().div_ceil(sizes.len().div_ceil(columns));
         let cell = (room / count_of(columns)).min(CELL_MAX);
         let block = |(n, sizes): (usize, &[u64])| Self {
@@ -132,7 +132,7 @@ impl<'a> Block<'a> {
             for (column, size) in self.sizes.iter().enumerate() {
                 if let Some(cell) = self.cells.get(&(*wait, *size)) {
                     let x = self.left + self.cell * count_of(column);
-                    // A hair of paper between cells.
+                    // Leave a thin gap between cells.
                     draw_cell(canvas, (x + 1.0, y + 1.0), (x + self.cell - 1.0, y + ROW - 1.0), cell);
                 }
             }
@@ -166,7 +166,7 @@ fn draw_cell(canvas: &mut Canvas<'_>, from: Point, to: Point, cell: &HeatCell) {
     }
 }
 
-/// A small cross inside of the upper right corner.
+/// Draws a small cross inside of the upper right corner.
 fn cross(canvas: &mut Canvas<'_>, (x, y): Point, step: usize) {
     let (left, right, top, bottom) = (x - 10.0, x - 4.0, y + 4.0, y + 10.0);
     let stroke = Stroke::new(on_heat(step), 1.6);
@@ -174,7 +174,7 @@ fn cross(canvas: &mut Canvas<'_>, (x, y): Point, step: usize) {
     canvas.line((left, bottom), (right, top), stroke);
 }
 
-/// Which colour, by what is beyond the wait.
+/// The colour step for a latency beyond the wait.
 fn step(beyond_us: u64) -> usize {
     BANDS_US.iter().take_while(|end| beyond_us >= **end).count()
 }
@@ -184,7 +184,7 @@ fn seconds(us: u64) -> f64 {
     us as f64 / 1e6
 }
 
-/// What the colours and signs mean, in one line.
+/// Explains the colours and signs.
 fn legend(canvas: &mut Canvas<'_>, top: f64) {
     const STEP: f64 = 50.0;
     axes::title(canvas, (MARGIN, top), "p99 beyond the wait, s", Side::Left);

@@ -1,4 +1,4 @@
-//! PURE: how together the agents of a batch started: against the instant that was ordered, and with what launch lag.
+//! PURE: the figure of how closely the agents of a batch started together, and of their launch lag.
 
 use super::axes::{self, Rows};
 use super::canvas::{self, Canvas, MARGIN, Mark, SMALL, Side, Stroke, WIDTH};
@@ -6,27 +6,27 @@ use super::scale::{Scale, number, sessions, three};
 use super::theme::{AXIS, GRID, INK, MAIN, SERIES};
 use super::{Figure, Source, nothing};
 
-/// One batch.
+/// The data of the figure.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Launch {
     /// The figure is `launch-{name}`.
     pub name: String,
     pub batch: String,
     pub agents: Vec<AgentLaunch>,
-    /// Last start of an agent - first, with what the clocks leave open.
+    /// Last start of an agent minus the first, clock errors included.
     pub start_skew_us: Option<u64>,
-    /// Last start of a session - first.
+    /// Last start of a session minus the first.
     pub launch_window_us: u64,
 }
 
-/// One agent's part in it.
+/// The start of one agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AgentLaunch {
     pub agent: String,
     pub sessions: u64,
-    /// Its start - the instant that was ordered. None: it did not start.
+    /// The agent's start minus the ordered instant; `None` if it did not start.
     pub start_offset_us: Option<u64>,
-    /// The offset is known to within this, either way.
+    /// The offset is known within this bound, in both directions.
     pub clock_error_us: Option<u64>,
     pub launch_lag_p99_us: Option<u64>,
 }
@@ -35,11 +35,11 @@ const TITLE: &str = "How the agents started the batch";
 const CAPTION: &str = "Left: when each agent really started, against the instant that all were ordered to. The whisker \
     is how well its clock is known; a hollow mark has none. Right: launch lag, how late its sessions were started \
     against their intended instants: the generator's own fault, never the server's.";
-/// More rows than this are narrow, and ruled.
+/// With more agents than this, rows are narrow and ruled.
 const FEW: usize = 24;
 const LAG: super::theme::Colour = SERIES[4];
 
-/// A row an agent: its start at the left, its launch lag at the right.
+/// Draws one row per agent: its start at the left, its launch lag at the right.
 #[must_use]
 pub fn launch(of: &Launch) -> Figure {
     let name = format!("launch-{}", of.name);
@@ -55,7 +55,7 @@ pub fn launch(of: &Launch) -> Figure {
         let column = rows.right + 84.0;
         axes::title(canvas, (column, top(of) - 14.0), "sessions", Side::Right);
         rows.draw(canvas);
-        // Every fifth row has a line to follow.
+        // A line after every fifth row guides the eye.
         for y in rows.middles.iter().skip(4).step_by(5).filter(|_| many(of)) {
             canvas.line((column + 8.0, y + pitch / 2.0), (WIDTH - MARGIN, y + pitch / 2.0), Stroke::new(GRID, 1.0));
         }
@@ -71,13 +71,13 @@ pub fn launch(of: &Launch) -> Figure {
     Figure { name, title: TITLE.to_owned(), caption, svg }
 }
 
-/// `start skew 1.20 ms · launch window 250 ms`
+/// Formats the summary: `start skew 1.20 ms · launch window 250 ms`.
 fn together(of: &Launch) -> String {
     let skew = of.start_skew_us.map_or_else(|| "not known".to_owned(), |us| format!("{} ms", exact(ms(us))));
     format!("start skew {skew} · launch window {} ms", exact(ms(of.launch_window_us)))
 }
 
-/// Three digits that count, and never fewer than there are before the point.
+/// Formats with three significant digits, or with all digits before the point.
 fn exact(value: f64) -> String {
     if value < 1_000.0 { three(value) } else { number(value, 1.0) }
 }
@@ -91,12 +91,12 @@ fn many(of: &Launch) -> bool {
     of.agents.len() > FEW
 }
 
-/// Where rows begin: where there are many, the ticks are above them too.
+/// Top of the rows. If there are many, ticks are above them too.
 fn top(of: &Launch) -> f64 {
     if many(of) { 108.0 } else { 92.0 }
 }
 
-/// The grid of one side, and its title.
+/// Draws the grid of one side, and its title.
 fn grid(canvas: &mut Canvas<'_>, of: &Launch, rows: &Rows, scale: &Scale, left: f64, title: &str) {
     let (top, ticks) = (top(of), axes::numbered(scale, 5.0));
     axes::down(canvas, scale, (top, rows.bottom), &ticks);

@@ -1,8 +1,7 @@
-//! PURE: the figures of a run and of a comparison, as SVG, and the same pictures as PNG. Data in, bytes out: the same
-//! data is the same bytes on every machine.
+//! PURE: the figures of a run and of a comparison, as SVG and PNG. The same data gives the same bytes on every machine.
 //!
-//! `canvas.rs` is what they are drawn with, `scale.rs` and `axes.rs` where things are, `font.rs` how wide text is,
-//! `theme.rs` the colours. What was measured here is drawn full, what others have published hollow, dashed or light.
+//! `canvas.rs` draws, `scale.rs` and `axes.rs` place things, `font.rs` measures text, `theme.rs` has the colours.
+//! Measured data is drawn solid; what others have published is hollow, dashed or light.
 
 mod axes;
 mod bars;
@@ -28,29 +27,29 @@ pub use png::png;
 pub use scaling::{ScalingLine, ScalingPoint, scaling};
 pub use spectrum::{Latency, SpectrumLine, spectrum};
 pub use theme::dark_css;
-pub use timeline::{AgentTimeline, Timeline, timeline};
+pub use timeline::{Timeline, timeline};
 
 /// One figure.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Figure {
-    /// Stem of its file's name: `scaling`.
+    /// The stem of its file name, such as `scaling`.
     pub name: String,
-    /// Stands in the picture too.
+    /// The title, which is in the picture too.
     pub title: String,
-    /// One to three sentences, not in the picture: what it shows, how to read it, what is missing.
+    /// One to three sentences that are not in the picture: what it shows, how to read it, and what is missing.
     pub caption: String,
     pub svg: String,
 }
 
-/// Who measured it.
+/// The origin of data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
     Here,
-    /// By others, with another client.
+    /// Published by others, who measured with another client.
     Published,
 }
 
-/// What a caption says of marks of `Source::Published`, if there are any.
+/// The caption's remark on data of `Source::Published`, if there are any.
 fn published_remark(mut sources: impl Iterator<Item = Source>, how: &str) -> String {
     if sources.any(|source| source == Source::Published) {
         format!(" {how}: published by others, who measured with another client.")
@@ -59,7 +58,7 @@ fn published_remark(mut sources: impl Iterator<Item = Source>, how: &str) -> Str
     }
 }
 
-/// The figure of no data.
+/// The figure without data.
 fn nothing(name: &str, title: &str) -> Figure {
     let svg = canvas::draw(title, 110.0, |canvas| {
         let middle = canvas::SMALL.side(canvas::Side::Middle);
@@ -68,7 +67,7 @@ fn nothing(name: &str, title: &str) -> Figure {
     Figure { name: name.to_owned(), title: title.to_owned(), caption: "Nothing was measured.".to_owned(), svg }
 }
 
-/// A share as per cent, as the plan has it: `95 %`, `99.9 %`.
+/// Formats a success rate as a percentage, as in the plan: `95 %`, `99.9 %`.
 fn criterion(share: f64) -> String {
     let per_cent = if share.is_finite() { share.clamp(0.0, 1.0) * 100.0 } else { 0.0 };
     let text = format!("{per_cent:.2}");

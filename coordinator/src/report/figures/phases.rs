@@ -1,5 +1,5 @@
-//! PURE: where a session's time goes: means of its phases, which add up to the mean of the whole. What was asked for
-//! stands in numbers only: beside it, the rest would be too narrow to be seen.
+//! PURE: the figure of where a session's time goes: mean phases, which add up to the mean total. What was asked for is
+//! given as a number only: beside its bar, the other phases would be too narrow to see.
 
 use super::axes::{self, Rows};
 use super::canvas::{self, Canvas, LABEL, MARGIN, SMALL, Side, WIDTH};
@@ -7,15 +7,15 @@ use super::scale::{Scale, count_of, three};
 use super::theme::{Colour, INK, SERIES};
 use super::{Figure, Source, nothing};
 
-/// One run or cell: means over its succeeded sessions, in microseconds.
+/// Means over the succeeded sessions of one run or cell, in microseconds.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PhaseBar {
     pub label: String,
     pub connect_us: f64,
     pub reset_us: f64,
-    /// What was asked for: steps x (wait + think).
+    /// The time that was asked for: steps x (wait + think).
     pub wait_us: f64,
-    /// All steps, beyond what was asked for.
+    /// All steps, less the time that was asked for.
     pub step_us: f64,
     pub close_us: f64,
 }
@@ -25,22 +25,22 @@ const CAPTION: &str = "Means over succeeded sessions, in seconds: means add up t
     Asked: steps x (wait + think), which takes its time on any server and is not drawn. Step: what the steps took \
     beyond it.";
 const NAMES: [&str; 5] = ["connect", "reset", "asked", "step", "close"];
-/// None: not drawn, for it is not the server's.
+/// `None` is not drawn, since the server does not cause it.
 const COLOURS: [Option<Colour>; 5] = [Some(SERIES[5]), Some(SERIES[3]), None, Some(SERIES[0]), Some(SERIES[4])];
-/// Where the rows begin.
+/// Top of the rows.
 const TOP: f64 = 74.0;
-/// For one phase's number.
+/// Width of the column of one phase.
 const COLUMN: f64 = 60.0;
 
 impl PhaseBar {
-    /// In their order, in seconds. What is no number is taken for nothing.
+    /// The phases in their order, in seconds. Values that are no number count as 0.
     fn parts_s(&self) -> [f64; 5] {
         [self.connect_us, self.reset_us, self.wait_us, self.step_us, self.close_us]
             .map(|us| if us.is_finite() { us.max(0.0) / 1e6 } else { 0.0 })
     }
 }
 
-/// One stacked bar each, and its numbers beside it.
+/// Draws one stacked bar per row, with its numbers beside it.
 #[must_use]
 pub fn phases(bars: &[PhaseBar]) -> Figure {
     if bars.is_empty() {
@@ -54,7 +54,7 @@ pub fn phases(bars: &[PhaseBar]) -> Figure {
     let svg = canvas::draw(TITLE, rows.bottom + 54.0, |canvas| {
         let table = WIDTH - MARGIN - COLUMN * 6.0;
         let (left, right) = (rows.right + 12.0, table - 14.0);
-        // The longest bar is as long as there is room: what is narrow in it is as wide as can be.
+        // The longest bar takes all the room, so that narrow phases are as wide as possible.
         let scale = Scale::between(0.0, max, left, right);
         let ticks = axes::numbered(&scale, 5.0);
         axes::down(canvas, &scale, (TOP, rows.bottom), &ticks);
@@ -80,7 +80,7 @@ pub fn phases(bars: &[PhaseBar]) -> Figure {
     Figure { name: "phases".to_owned(), title: TITLE.to_owned(), caption, svg }
 }
 
-/// The names of the columns are the key of the colours.
+/// The names of the columns also explain the colours.
 fn header(canvas: &mut Canvas<'_>, table: f64) {
     for (n, (name, colour)) in NAMES.into_iter().zip(COLOURS).enumerate() {
         let right = table + COLUMN * count_of(n + 1);

@@ -1,6 +1,6 @@
-//! PURE: values to pixels, where the ticks are, and what stands at them.
+//! PURE: maps values to pixels, and chooses ticks and their labels.
 
-use super::super::format::count;
+use crate::text::count;
 
 /// A range of values over a range of pixels.
 #[derive(Debug, Clone, Copy)]
@@ -13,21 +13,21 @@ pub(super) struct Scale {
 }
 
 impl Scale {
-    /// From 0 to a round number that is not below `max`: at most so many steps of `ticks`.
+    /// A scale from 0 to a round number that is not below `max`, with at most `steps` steps of `ticks`.
     pub(super) fn linear(max: f64, steps: f64, start_px: f64, end_px: f64) -> Self {
         let max = if max.is_finite() && max > 0.0 { max } else { 1.0 };
         let step = round_step(max / steps);
         Self { from: 0.0, to: (max / step).ceil() * step, start_px, end_px, log: false }
     }
 
-    /// From one value to another, as they are.
+    /// A linear scale from one value to another, without rounding.
     pub(super) fn between(from: f64, to: f64, start_px: f64, end_px: f64) -> Self {
         let from = if from.is_finite() { from } else { 0.0 };
         let to = if to.is_finite() && to > from { to } else { from + 1.0 };
         Self { from, to, start_px, end_px, log: false }
     }
 
-    /// Both ends above 0. If they are equal, half a decade around them.
+    /// A logarithmic scale; both ends are above 0. If they are equal, it covers half a decade around them.
     pub(super) fn log(from: f64, to: f64, start_px: f64, end_px: f64) -> Self {
         let usable = |value: f64| if value.is_finite() { value.max(1e-9) } else { 1.0 };
         let (from, to) = (usable(from), usable(to));
@@ -35,7 +35,7 @@ impl Scale {
         Self { from, to, start_px, end_px, log: true }
     }
 
-    /// Pixels of a value; what lies outside is at the edge.
+    /// The pixel of a value; values outside of the range are at its edge.
     pub(super) fn at(&self, value: f64) -> f64 {
         let value = if value.is_nan() { self.from } else { value.clamp(self.from, self.to) };
         let share = if self.log {
@@ -46,7 +46,7 @@ impl Scale {
         self.start_px + share * (self.end_px - self.start_px)
     }
 
-    /// Round values, a step apart that leaves at most about `at_most` of them.
+    /// Round values at a distance that gives at most about `at_most` of them.
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a few ticks")]
     pub(super) fn ticks(&self, at_most: f64) -> Vec<f64> {
         if self.log {
@@ -55,13 +55,13 @@ impl Scale {
         let step = round_step((self.to - self.from) / at_most.max(1.0));
         let first = (self.from / step).ceil();
         let steps = ((self.to / step) - first + 1e-9).floor().clamp(0.0, 100.0) as u32;
-        // By division: 3 * 0.2 would be 0.6000000000000001. There is no -0.
+        // Division is exact where 3 * 0.2 would be 0.6000000000000001. Adding 0.0 turns -0 into 0.
         let per_one = (1.0 / step).round();
         let at = |n: f64| if step < 1.0 { n / per_one } else { n * step };
         (0..=steps).map(|n| at(first + f64::from(n)) + 0.0).collect()
     }
 
-    /// Powers of ten, with 2 and 5 between them where there is room.
+    /// Powers of ten, with 2 and 5 in between if there is room.
     #[expect(clippy::cast_possible_truncation, reason = "exponents")]
     fn decades(&self, at_most: f64) -> Vec<f64> {
         let (low, high) = (self.from.log10().floor() as i32, self.to.log10().ceil() as i32);
@@ -81,13 +81,13 @@ impl Scale {
     }
 }
 
-/// How many, as a number to reckon with.
+/// Converts a count to a float.
 #[expect(clippy::cast_precision_loss, reason = "for a picture")]
 pub(super) fn count_of(n: usize) -> f64 {
     n as f64
 }
 
-/// 1, 2 or 5 times a power of ten, not below `step`.
+/// The next of 1, 2 or 5 times a power of ten that is not below `step`.
 fn round_step(step: f64) -> f64 {
     if !step.is_finite() || step <= 0.0 {
         return 1.0;
@@ -103,7 +103,7 @@ fn round_step(step: f64) -> f64 {
         }
 }
 
-/// A number for people: `16,384`, `0.25`, `1,234.5`; as many decimals as `step` has, six at most.
+/// Formats a number with as many decimals as `step` has, six at most: `16,384`, `0.25`, `1,234.5`.
 pub(super) fn number(value: f64, step: f64) -> String {
     let decimals = (0..6).find(|n| {
         let scaled = step.abs() * 10_f64.powi(*n);
@@ -113,8 +113,8 @@ pub(super) fn number(value: f64, step: f64) -> String {
     large(value, 1e7).unwrap_or_else(|| grouped(value, usize::try_from(decimals).unwrap_or(0)))
 }
 
-/// Three digits that count, or all of a large number: `0.013`, `1.08`, `12.5`, `1,240`; `<0.001` is not nothing.
-/// What is no number is a dash.
+/// Formats with three significant digits, or all digits of a large number: `0.013`, `1.08`, `12.5`, `1,240`. A small
+/// value is `<0.001`, NaN a dash.
 pub(super) fn three(value: f64) -> String {
     match value.abs() {
         size if size.is_nan() => "–".to_owned(),
@@ -128,13 +128,13 @@ pub(super) fn three(value: f64) -> String {
     }
 }
 
-/// How many sessions: `16,384`; `12.3 M` where nobody counts them.
+/// Formats a number of sessions: `16,384`, from ten million on `12.3 M`.
 #[expect(clippy::cast_precision_loss, reason = "for people")]
 pub(super) fn sessions(n: u64) -> String {
     large(n as f64, 1e7).unwrap_or_else(|| count(n))
 }
 
-/// `12.3 M`, if it is not below `from`: no label has room for all the digits there can be.
+/// Formats a number from `from` on like `12.3 M`, since labels have no room for all digits.
 fn large(value: f64, from: f64) -> Option<String> {
     const UNITS: [(&str, f64); 5] = [("E", 1e18), ("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6)];
     let size = value.abs();
@@ -151,7 +151,7 @@ fn large(value: f64, from: f64) -> Option<String> {
     Some(format!("{sign}{text} {unit}"))
 }
 
-/// With thousands separated.
+/// Formats a number with thousands separators.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a cast stays in range, and NaN is 0")]
 fn grouped(value: f64, decimals: usize) -> String {
     let text = format!("{:.decimals$}", value.abs());

@@ -1,4 +1,4 @@
-//! PURE: success over batch size: up to where it held.
+//! PURE: the figure of success by batch size.
 
 use std::collections::BTreeSet;
 
@@ -8,40 +8,40 @@ use super::scale::{Scale, count_of, sessions};
 use super::theme::{GHOST, INK, MAIN, MUTED, SERIES};
 use super::{Figure, Source, criterion, nothing, published_remark};
 
-/// One infrastructure, mode or wait.
+/// One line of the figure: an infrastructure, mode or wait.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ScalingLine {
     pub label: String,
     pub source: Source,
-    /// In any order.
+    /// The points in any order.
     pub points: Vec<ScalingPoint>,
 }
 
-/// One batch size.
+/// The success at one batch size.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ScalingPoint {
     pub batch_size: u64,
-    /// Of all repetitions together, 0 to 1.
+    /// Success over all repetitions, 0 to 1.
     pub success: f64,
-    /// Of the worst and of the best repetition, 0 to 1.
+    /// Success of the worst repetition; below it, of the best one, 0 to 1.
     pub low: f64,
     pub high: f64,
 }
 
 const TITLE: &str = "Success by batch size";
-/// So many lines can still be told apart in one panel.
+/// Most lines that can be told apart in one panel.
 const TOGETHER_MAX: usize = 6;
 
-/// Diameter of a mark, with a little air: closer ones are moved apart.
+/// Diameter of a mark with some space: closer marks are moved apart.
 const MARK: f64 = 9.0;
-/// From one to the next of them: enough to tell them apart, and not so much that they read as other sizes.
+/// Distance of marks that were moved apart: enough to tell them apart, too little to suggest another size.
 const ASIDE: f64 = 7.0;
-/// From here on, sizes are too many for a second row of labels.
+/// With this many sizes, labels have one row only.
 const SIZES_MANY: usize = 17;
 
-/// How many sessions succeeded, by batch size: one panel, or one for each line where there are more than six.
+/// Success by batch size, in one panel, or in one panel per line if there are more than six.
 ///
-/// `remark` is the end of the caption: what the lines leave out. Empty: nothing.
+/// `remark` ends the caption and says what the lines leave out; it may be empty.
 #[must_use]
 pub fn scaling(lines: &[ScalingLine], min_success_rate: f64, remark: &str) -> Figure {
     let lines: Vec<ScalingLine> = lines.iter().map(usable).filter(|line| !line.points.is_empty()).collect();
@@ -73,7 +73,7 @@ pub fn scaling(lines: &[ScalingLine], min_success_rate: f64, remark: &str) -> Fi
     Figure { name: "scaling".to_owned(), title: TITLE.to_owned(), caption, svg }
 }
 
-/// Without what is no number, in the order of sizes.
+/// The line without points that are no number, sorted by size.
 fn usable(line: &ScalingLine) -> ScalingLine {
     let mut points: Vec<ScalingPoint> = line.points.iter().filter(|point| point.success.is_finite()).copied().collect();
     points.sort_by_key(|point| point.batch_size);
@@ -89,7 +89,7 @@ fn per_cent(share: f64) -> f64 {
     share * 100.0
 }
 
-/// Where a panel is.
+/// The position and scales of a panel.
 struct Panel<'a> {
     x: Scale,
     y: Scale,
@@ -97,12 +97,12 @@ struct Panel<'a> {
     right: f64,
     bottom: f64,
     sizes: &'a [(f64, String)],
-    /// In which row each size's label is.
+    /// The row of each size's label; `None` leaves the label out.
     rows: Vec<Option<usize>>,
 }
 
 impl<'a> Panel<'a> {
-    /// With as many rows of labels as `rows`, if they are needed.
+    /// Uses up to `rows` rows of labels.
     fn new((left, right): Point, (top, bottom): Point, inset: f64, sizes: &'a [(f64, String)], rows: usize) -> Self {
         let (from, to) = (sizes.first().map_or(1.0, |size| size.0), sizes.last().map_or(1.0, |size| size.0));
         let x = Scale::log(from, to, left + inset, right - inset);
@@ -119,7 +119,7 @@ impl<'a> Panel<'a> {
 
     fn axes(&self, canvas: &mut Canvas<'_>, steps: &[f64], min_success_rate: f64) {
         let line = per_cent(if min_success_rate.is_finite() { min_success_rate.clamp(0.0, 1.0) } else { 0.0 });
-        // The criterion's own label comes first; others make room for it.
+        // The criterion's own label comes first; others give way to it.
         let criterion = criterion(min_success_rate);
         let ticks: Vec<(f64, String)> = steps
             .iter()
@@ -137,7 +137,7 @@ impl<'a> Panel<'a> {
         axes::below_in(canvas, &self.x, self.bottom, self.sizes, &self.rows);
     }
 
-    /// How far down the labels reach beyond the first row.
+    /// Height of the labels below the first row.
     fn second_row(&self) -> f64 {
         if self.rows.contains(&Some(1)) { axes::LABEL_ROW } else { 0.0 }
     }
@@ -146,7 +146,7 @@ impl<'a> Panel<'a> {
         (self.x.at(as_f64(point.batch_size)), self.y.at(per_cent(point.success)))
     }
 
-    /// How far aside each mark of each line stands: only those that would lie on others of the same size.
+    /// How far each mark of each line is moved aside: only marks that would cover others of the same size are moved.
     fn shifts(&self, lines: &[ScalingLine]) -> Vec<Vec<f64>> {
         let mut shifts: Vec<Vec<f64>> = lines.iter().map(|line| vec![0.0; line.points.len()]).collect();
         let places: Vec<f64> = self.sizes.iter().map(|(size, _)| self.x.at(*size)).collect();
@@ -163,7 +163,7 @@ impl<'a> Panel<'a> {
             let mut marks: Vec<(f64, usize, usize)> = lines.iter().enumerate().flat_map(of_size).collect();
             marks.sort_by(|a, b| a.0.total_cmp(&b.0));
             for heap in marks.chunk_by(|a, b| b.0 - a.0 < MARK) {
-                // In the order of the lines. So close that they keep clear of the next size's, as far as possible.
+                // In the order of the lines, and if possible apart from the next size's marks.
                 let mut heap: Vec<(usize, usize)> = heap.iter().map(|(_, line, point)| (*line, *point)).collect();
                 heap.sort_unstable();
                 let pitch = ASIDE.min(apart(self.x.at(*size)) * 0.8 / count_of(heap.len()));
@@ -176,13 +176,13 @@ impl<'a> Panel<'a> {
         shifts
     }
 
-    /// Where a line's marks are, each so many pixels aside.
+    /// The positions of a line's marks after the shifts.
     fn places(&self, line: &ScalingLine, shifts: &[f64]) -> Vec<Point> {
         let places = line.points.iter().map(|point| self.at(point)).zip(shifts);
         places.map(|((x, y), shift)| (x + shift, y)).collect()
     }
 
-    /// A line and its whiskers.
+    /// Draws a line and its whiskers.
     fn line(&self, canvas: &mut Canvas<'_>, line: &ScalingLine, places: &[Point], stroke: Stroke) {
         canvas.path(places, stroke);
         let whisker = Stroke::new(stroke.paint, 1.0);
@@ -209,7 +209,7 @@ fn stroke(line: &ScalingLine, colour: super::theme::Colour) -> Stroke {
     if line.source == Source::Published { stroke.dashed(5.0, 4.0) } else { stroke }
 }
 
-/// The picture, and whether any mark is not at its place.
+/// Draws one panel; `true` if any mark was moved aside.
 fn one_panel(lines: &[ScalingLine], sizes: &[(f64, String)], min_success_rate: f64) -> (String, bool) {
     let room = axes::key_room(lines.iter().map(|line| (line.label.as_str(), axes::tag(line.source))));
     let right = WIDTH - MARGIN - room - 14.0;
@@ -234,7 +234,7 @@ fn one_panel(lines: &[ScalingLine], sizes: &[(f64, String)], min_success_rate: f
             entries.push(Entry { label: line.label.clone(), tag, stroke, mark, end: (end.0 + 6.0, end.1) });
         }
         axes::key(canvas, right + 10.0, (top, bottom), &entries);
-        // Above all lines: of such as lie on each other, the last would hide the others' marks too.
+        // Marks are drawn last: lines would hide them.
         for (places, mark, stroke, source) in drawn {
             marks(canvas, &places, mark, stroke, source);
         }

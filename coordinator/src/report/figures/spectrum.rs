@@ -1,4 +1,4 @@
-//! PURE: latency by percentile, as HdrHistogram plots it: the axis gives each nine as much room as the one before.
+//! PURE: the figure of latency by percentile, as HdrHistogram plots it: each nine takes as much room as the one before.
 
 use super::axes::{self, Entry};
 use super::canvas::{self, MARGIN, Mark, Point, SMALL, Side, Stroke, WIDTH};
@@ -6,12 +6,12 @@ use super::scale::{Scale, count_of};
 use super::theme::{AXIS, GRID, MUTED, SERIES};
 use super::{Figure, nothing};
 
-/// From when a latency counts.
+/// The start from which a latency is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Latency {
-    /// From a session's actual start.
+    /// The latency from a session's actual start.
     Service,
-    /// From its intended start.
+    /// The latency from a session's intended start.
     Response,
 }
 
@@ -20,22 +20,22 @@ pub enum Latency {
 pub struct SpectrumLine {
     pub label: String,
     pub kind: Latency,
-    /// Quantiles, 0 to 1, and microseconds beyond what a session asks for (steps x (wait + think)); in any order.
+    /// Quantiles, 0 to 1, with microseconds beyond what a session asks for (steps x (wait + think)); in any order.
     pub points: Vec<(f64, u64)>,
-    /// The quantile from which on values are only known to be larger: time-outs.
+    /// The quantile from which on values are lower bounds, because of timeouts.
     pub censored_above: Option<f64>,
 }
 
 const TITLE: &str = "Latency by percentile";
-/// One of so many: the axis goes at least to 99.9 %, so that pictures of like batches have the same ticks.
+/// The axis reaches at least 99.9 %, that is one session in this many, so that similar batches have the same ticks.
 const FAR_MIN: f64 = 1_000.0;
-/// 1 / (1 - 0.9999) is not quite 10,000.
+/// Makes up for rounding: 1 / (1 - 0.9999) is slightly less than 10,000.
 const NEARLY: f64 = 1.000_1;
 const CAPTION: &str = "How much longer than what they asked for, steps x (wait + think), sessions took, by percentile: \
     each nine has as much room as the one before. Response time counts from a session's intended start and has \
     time-outs in it, service time from its actual start; where they part, sessions were started late or timed out.";
 
-/// The distributions of one batch.
+/// Draws the distributions of one batch.
 #[must_use]
 pub fn spectrum(batch: &str, lines: &[SpectrumLine]) -> Figure {
     let lines: Vec<SpectrumLine> = lines.iter().map(usable).filter(|line| !line.points.is_empty()).collect();
@@ -49,7 +49,7 @@ pub fn spectrum(batch: &str, lines: &[SpectrumLine]) -> Figure {
     let room = axes::key_room(lines.iter().map(|line| (line.label.as_str(), tag(line))));
     let (left, right) = (66.0, WIDTH - MARGIN - room - 14.0);
     let top = 90.0;
-    // As high as its key, if that is long.
+    // The figure grows with a long key.
     let bottom = f64::max(420.0, top + axes::KEY_PITCH * count_of(lines.len()));
     let svg = canvas::draw(TITLE, bottom + 54.0, |canvas| {
         axes::title(canvas, (MARGIN, 46.0), batch_line(batch).as_str(), Side::Left);
@@ -62,9 +62,9 @@ pub fn spectrum(batch: &str, lines: &[SpectrumLine]) -> Figure {
             canvas.mark(Mark::Up, (x - 44.0, 70.0), 5.0, MUTED, true);
         }
         let y = Scale::linear(max_s, 6.0, bottom, top);
-        // To the next nine that no value reaches: a few values more or less leave the axis as it is.
+        // The axis ends at the next nine that no value reaches, so that a few more values do not change it.
         let x = Scale::log(1.0, 10_f64.powf((far * NEARLY).log10().floor() + 1.0), left, right);
-        // The largest value is at no finite place.
+        // The maximum has no finite position.
         let place = |quantile: f64| if quantile < 1.0 { x.at(rarity(quantile)) } else { right };
         let ticks = percentiles(far);
         axes::down(canvas, &x, (top, bottom), &ticks);
@@ -133,7 +133,7 @@ fn batch_line(batch: &str) -> String {
     super::font::fit(batch, super::theme::SMALL_PX, WIDTH - 2.0 * MARGIN)
 }
 
-/// In the order of quantiles, of which there are only those from 0 to 1.
+/// The line with quantiles clamped to 0 to 1 and sorted.
 fn usable(line: &SpectrumLine) -> SpectrumLine {
     let mut points: Vec<(f64, u64)> = line.points.iter().filter(|point| !point.0.is_nan()).copied().collect();
     for point in &mut points {
@@ -144,7 +144,7 @@ fn usable(line: &SpectrumLine) -> SpectrumLine {
     SpectrumLine { points, censored_above, ..line.clone() }
 }
 
-/// What a name does not say already.
+/// The kind of latency, unless the label contains it.
 fn tag(line: &SpectrumLine) -> &'static str {
     let tag = match line.kind {
         Latency::Service => "service",
@@ -153,7 +153,7 @@ fn tag(line: &SpectrumLine) -> &'static str {
     if line.label.to_ascii_lowercase().contains(tag) { "" } else { tag }
 }
 
-/// One of how many is slower: 1 / (1 - quantile), at most ten million.
+/// The number of sessions of which one is slower: 1 / (1 - quantile), at most ten million.
 fn rarity(quantile: f64) -> f64 {
     1.0 / (1.0 - quantile).max(1e-7)
 }
@@ -163,7 +163,7 @@ fn seconds(us: u64) -> f64 {
     us as f64 / 1e6
 }
 
-/// 0 %, 50 %, 90 %, 99 %, 99.9 % and so on, up to this rarity.
+/// The ticks 0 %, 50 %, 90 %, 99 %, 99.9 % and so on, up to this rarity.
 fn percentiles(far: f64) -> Vec<(f64, String)> {
     let nines = (1..=7).map(|n| {
         let label = match n {

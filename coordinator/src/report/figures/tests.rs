@@ -1,4 +1,4 @@
-//! What must hold for every figure, of any data.
+//! Properties that every figure has, whatever its data.
 
 use std::collections::BTreeSet;
 
@@ -6,6 +6,7 @@ use resvg::tiny_skia::Pixmap;
 use resvg::usvg::roxmltree::{Document, Node};
 
 use super::*;
+use crate::results::timeline::AgentTimeline;
 
 mod any;
 
@@ -13,7 +14,7 @@ const HOUR_US: u64 = 3_600_000_000;
 const ODD_NAME: &str =
     "a <b> & \"c\" \u{1} 中 é — a-very-long-name-of-a-machine.eu-west-1.compute.internal.example.org";
 
-/// One text of a picture, in units of the SVG.
+/// One text of a figure, in units of the SVG.
 #[derive(Debug)]
 struct Text {
     text: String,
@@ -44,7 +45,7 @@ fn texts(document: &Document<'_>) -> Vec<Text> {
     document.descendants().filter(|node| node.has_tag_name("text")).map(of).collect()
 }
 
-/// Well formed, inside of its picture, in the palette's colours, without ids; no text on another.
+/// The figure is well formed, keeps to its edges and to the palette, has no ids, and no text covers another.
 fn check(figure: &Figure) {
     let document =
         Document::parse(&figure.svg).unwrap_or_else(|error| panic!("{}: {error}\n{}", figure.name, figure.svg));
@@ -97,7 +98,7 @@ fn check(figure: &Figure) {
     }
 }
 
-/// All texts, one a line.
+/// All texts, one per line.
 fn words(figure: &Figure) -> String {
     check(figure);
     let document = Document::parse(&figure.svg).expect("well-formed");
@@ -163,7 +164,7 @@ fn scaling_names_its_sizes_lines_and_criterion() {
     assert_eq!(ours.name, "scaling");
 }
 
-/// Where circles are, from the left: the marks of the first line, and the key's.
+/// The horizontal positions of circles, from the left: the marks of the first line, and those of the key.
 fn circles(figure: &Figure) -> Vec<f64> {
     let document = Document::parse(&figure.svg).expect("well-formed");
     let circles = document.descendants().filter(|node| node.has_tag_name("circle"));
@@ -378,9 +379,9 @@ fn a_timeline_has_every_agent() {
         };
         let figure = timeline(&of);
         assert_eq!(figure.name, "timeline-b7");
-        // Of one bin, nothing is drawn but said.
+        // With one bin, a panel may have no values and say so.
         let words = words(&figure).replace(": none", "");
-        // Bins of 5,000 are put together, 21 each.
+        // 5,000 bins are merged, 21 into each.
         let each = if bins > 1_000 { "10.5 s" } else { "0.5 s" };
         has(
             &words,

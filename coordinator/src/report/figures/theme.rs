@@ -1,10 +1,10 @@
-//! PURE: the colours of the figures, each with its counterpart on a dark page, and the sizes of text.
+//! PURE: the colours of the figures, for light and dark pages, and the sizes of text.
 
 use std::fmt::Write as _;
 
-/// One role's colour: 0xRRGGBB on white, and on a dark page.
+/// The colour of one role as 0xRRGGBB, on a white and on a dark page.
 ///
-/// The light value is what stands in the SVG. It is unique to its role: the dark page finds it by that.
+/// The SVG has the light value. It is unique to its role, so that a dark page can find it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Colour {
     pub(super) light: u32,
@@ -15,24 +15,24 @@ const fn colour(light: u32, dark: u32) -> Colour {
     Colour { light, dark }
 }
 
-/// What everything is drawn on.
+/// The background.
 pub(super) const PAPER: Colour = colour(0xFFFFFF, 0x0D1117);
 /// Labels and numbers.
 pub(super) const INK: Colour = colour(0x1B1F24, 0xE6EDF3);
-/// Titles of axes, ticks, what is said beside.
+/// Titles of axes, ticks and remarks.
 pub(super) const MUTED: Colour = colour(0x59636E, 0x9BA7B4);
-/// Base lines and whatever else bounds the data.
+/// Base lines and other bounds of the data.
 pub(super) const AXIS: Colour = colour(0x9AA4AF, 0x57626E);
 pub(super) const GRID: Colour = colour(0xE6EAEE, 0x262D35);
-/// Lines of others, behind the one that is meant.
+/// Other lines, behind the one that is shown.
 pub(super) const GHOST: Colour = colour(0xD3D9DF, 0x363F49);
 
-/// Where what is measured is one thing only.
+/// The only series of a figure.
 pub(super) const MAIN: Colour = SERIES[0];
-/// What failed.
+/// Failures.
 pub(super) const BAD: Colour = SERIES[1];
 
-/// After Okabe and Ito, made dark enough for thin lines on white. Neighbours differ in lightness too.
+/// The colours of Okabe and Ito, dark enough for thin lines on white. Neighbours also differ in lightness.
 pub(super) const SERIES: [Colour; 6] = [
     colour(0x0072B2, 0x58A6E8),
     colour(0xD55E00, 0xFF8A4C),
@@ -42,7 +42,7 @@ pub(super) const SERIES: [Colour; 6] = [
     colour(0x4A5568, 0xB3BECC),
 ];
 
-/// From little to much: one hue, so that lightness alone tells the order. On a dark page much is light.
+/// The colours from little to much, in one hue: lightness alone shows the order. On a dark page much is light.
 pub(super) const HEAT: [Colour; 7] = [
     colour(0xF1F6FA, 0x16222E),
     colour(0xD8E7F2, 0x1A2F43),
@@ -52,31 +52,31 @@ pub(super) const HEAT: [Colour; 7] = [
     colour(0x1F659F, 0x62A2D4),
     colour(0x0B3F70, 0xB9DBF4),
 ];
-/// Numbers on the lighter cells of `HEAT`, and on its darker ones.
+/// Numbers on the lighter cells of `HEAT`; below it, those on darker cells.
 const ON_LIGHT: Colour = colour(0x1C2025, 0xE5ECF2);
 const ON_DARK: Colour = colour(0xFEFEFE, 0x0E1218);
 
-/// What a number is written in on this step of `HEAT`.
+/// The colour of a number on this step of `HEAT`.
 pub(super) const fn on_heat(step: usize) -> Colour {
     if step < 5 { ON_LIGHT } else { ON_DARK }
 }
 
-/// All colours there are.
+/// All colours.
 pub(super) fn palette() -> impl Iterator<Item = Colour> {
     [PAPER, INK, MUTED, AXIS, GRID, GHOST, ON_LIGHT, ON_DARK].into_iter().chain(SERIES).chain(HEAT)
 }
 
-/// Heights of text in pixels, in a picture of 900 pixels' width.
+/// Heights of text in pixels, for a figure of 900 pixels' width.
 pub(super) const TITLE_PX: f64 = 17.0;
 pub(super) const LABEL_PX: f64 = 13.0;
 pub(super) const SMALL_PX: f64 = 12.0;
 
-/// As a browser looks for it: the embedded font first, then such as are nearly as wide, or narrower.
+/// Font families for browsers: the embedded font first, then fonts of about the same width or narrower.
 pub(super) const FONTS: &str = "Noto Sans, Helvetica, Arial, sans-serif";
 
-/// Rules that recolour inlined figures for a dark page; `scope` selects the SVGs, e.g. `figure svg`.
+/// CSS rules that recolour inlined figures for a dark page; `scope` selects the SVGs, such as `figure svg`.
 ///
-/// They go by attribute selectors: the SVG stays as it is. They hold at once; wrap them in
+/// They use attribute selectors, so that the SVG stays unchanged. They apply unconditionally: wrap them in
 /// `@media (prefers-color-scheme: dark)` as needed.
 #[must_use]
 pub fn dark_css(scope: &str) -> String {

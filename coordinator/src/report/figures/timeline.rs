@@ -1,4 +1,4 @@
-//! PURE: one batch over its time: sessions open, completions and failures in each bin, and each agent's part in them.
+//! PURE: the figure of one batch over time: open sessions, completions and failures per bin, with each agent's share.
 
 use super::axes;
 use super::canvas::{self, Canvas, LABEL, MARGIN, MARKS, Paint, Point, SMALL, Side, Stroke, WIDTH};
@@ -6,42 +6,31 @@ use super::font;
 use super::scale::{Scale, count_of};
 use super::theme::{AXIS, BAD, GRID, HEAT, INK, MAIN, PAPER, SERIES};
 use super::{Figure, nothing};
+use crate::results::timeline::AgentTimeline;
 
-/// One batch.
+/// The data of the figure.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Timeline {
     /// The figure is `timeline-{name}`.
     pub name: String,
     pub batch: String,
-    /// Length of a bin.
+    /// Length of a bin in microseconds.
     pub bin_us: u64,
     pub agents: Vec<AgentTimeline>,
 }
 
-/// One agent's part in it, from the batch's start on. Vectors that are shorter than others go on with 0.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AgentTimeline {
-    pub agent: String,
-    /// Sessions open at the end of each bin.
-    pub open: Vec<u64>,
-    /// In each bin.
-    pub completed: Vec<u64>,
-    /// In each bin.
-    pub failed: Vec<u64>,
-}
-
 const TITLE: &str = "The batch over time";
-/// So many agents are stacked; more are rows of a map.
+/// Most agents that are stacked; more are shown as rows of a map.
 const STACKED_MAX: usize = 6;
-/// More bins than this are put together.
+/// Most bins that are drawn; more are merged.
 const BINS_MAX: usize = 240;
 const ROWS_MAX: usize = 150;
 const ROW: f64 = 15.0;
 const TOP: f64 = 94.0;
-/// Between two panels: the title of the lower one.
+/// Space between two panels, for the title of the lower one.
 const BETWEEN: f64 = 38.0;
 
-/// Three panels over one axis of time; where there are many agents, a map of them below.
+/// Three panels over one time axis; below them a map of the agents if there are many.
 #[must_use]
 pub fn timeline(of: &Timeline) -> Figure {
     let name = format!("timeline-{}", of.name);
@@ -66,7 +55,7 @@ pub fn timeline(of: &Timeline) -> Figure {
     Figure { name, title: TITLE.to_owned(), caption, svg }
 }
 
-/// `0.5 s`, `100 ms`
+/// Formats a duration: `0.5 s`, `100 ms`.
 fn duration(seconds: f64) -> String {
     let (value, unit) = if seconds < 0.1 { (seconds * 1e3, "ms") } else { (seconds, "s") };
     let text = super::scale::three(value);
@@ -74,7 +63,7 @@ fn duration(seconds: f64) -> String {
     format!("{text} {unit}")
 }
 
-/// What is drawn: every agent's bins, as many for all, and not too many.
+/// The bins that are drawn: the same number for every agent, and at most [`BINS_MAX`].
 struct Bins {
     n: usize,
     bin_s: f64,
@@ -118,12 +107,12 @@ fn total(of: &[Vec<f64>], n: usize) -> Vec<f64> {
     (0..n).map(|bin| of.iter().filter_map(|values| values.get(bin)).sum()).collect()
 }
 
-/// How a row of bins becomes a line.
+/// How bins become a line.
 #[derive(Clone, Copy)]
 enum Shape {
-    /// A level at the end of each bin, from 0 at the start.
+    /// The value at the end of each bin, from 0 at the start.
     Level,
-    /// As many in each bin.
+    /// The value of the whole bin.
     Steps,
 }
 
@@ -144,26 +133,26 @@ impl Shape {
     }
 }
 
-/// One panel: open, completed or failed.
+/// One panel: open, completed or failed sessions.
 struct Panel<'a> {
     title: String,
     top: f64,
     bottom: f64,
     shape: Shape,
     steps: f64,
-    /// Of each agent.
+    /// The values of each agent.
     values: &'a [Vec<f64>],
-    /// Of all agents together, the most at one time.
+    /// The largest sum over all agents.
     max: f64,
 }
 
-/// Open, completed, failed: one below the other from `TOP` on.
+/// The three panels, one below the other from `TOP` on.
 fn panels(bins: &Bins) -> [Panel<'_>; 3] {
     let mut next = TOP - BETWEEN;
     let mut panel = |title: String, height: f64, shape, steps, values| {
         let max = total(values, bins.n).into_iter().fold(0.0, f64::max);
         let top = next + BETWEEN;
-        // Of nothing, only the title's line.
+        // A panel without values has a title only.
         next = if max > 0.0 { top + height } else { top - 4.0 };
         Panel { title, top, bottom: next, shape, steps, values, max }
     };
@@ -176,7 +165,7 @@ fn panels(bins: &Bins) -> [Panel<'_>; 3] {
 }
 
 impl Panel<'_> {
-    /// Grid and title; the scale of its values, if there are any.
+    /// Draws grid and title; returns the scale of the values, if there are any.
     fn axes(&self, canvas: &mut Canvas<'_>, (left, right): Point) -> Option<Scale> {
         let nothing = self.max <= 0.0;
         let title = format!("{}{}", self.title, if nothing { ": none" } else { "" });
@@ -185,7 +174,7 @@ impl Panel<'_> {
             return None;
         }
         let y = Scale::linear(self.max, self.steps, self.bottom, self.top);
-        // There is no half of a session.
+        // Sessions have no fractions.
         let whole = y.ticks(self.steps).into_iter().filter(|value| value.fract() == 0.0);
         let ticks: Vec<(f64, String)> = whole.map(|value| (value, super::scale::number(value, 1.0))).collect();
         axes::across(canvas, &y, (left, right), &ticks);
@@ -203,10 +192,10 @@ fn area(canvas: &mut Canvas<'_>, upper: &[Point], lower: &[Point], paint: impl I
     canvas.polygon(&around, paint);
 }
 
-/// The room that a mark in a band needs, so that it touches no edge.
+/// Width and height of the room that a mark needs in a band.
 const MARK_ROOM: (f64, f64) = (24.0, 14.0);
 
-/// Where a band has most room for a mark, the first such place; None: it has none.
+/// The first position at which a band has the most room for a mark; `None` if it has none.
 fn room_for_mark(lower: &[Point], upper: &[Point]) -> Option<Point> {
     const STEP: f64 = 4.0;
     let (mut from, end) = (lower.first()?.0, lower.last()?.0);
@@ -224,7 +213,7 @@ fn room_for_mark(lower: &[Point], upper: &[Point]) -> Option<Point> {
 
 /// The uppermost and the lowest y of an edge between two x.
 fn span(edge: &[Point], from: f64, to: f64) -> Point {
-    // Pieces straight down lie between two others, which have their ends.
+    // Vertical pieces lie between two others, which have the same ends.
     let pieces = edge.windows(2).filter(|pair| pair[0].0 < to && pair[1].0 > from && pair[0].0 < pair[1].0);
     let ends = pieces.flat_map(|pair| {
         let (a, b) = (pair[0], pair[1]);
@@ -249,7 +238,7 @@ fn stacks(of: &Timeline, bins: &Bins) -> String {
     let (left, right) = (76.0, WIDTH - MARGIN - room - 14.0);
     let panels = panels(bins);
     let bottom = panels[2].bottom;
-    // As high as the key, if that is long.
+    // The figure grows with a long key.
     let height = f64::max(bottom + 48.0, TOP + 20.0 * count_of(names.len()) + 8.0);
     canvas::draw(TITLE, height, |canvas| {
         batch_line(canvas, &of.batch);
@@ -270,22 +259,22 @@ fn stacks(of: &Timeline, bins: &Bins) -> String {
                         continue;
                     }
                     area(canvas, &upper, &edge, colour);
-                    // So that bands part without their colours too.
+                    // A thin edge separates bands without their colours.
                     canvas.path(&upper, Stroke::new(PAPER, 0.8));
                     marks.extend(room_for_mark(&edge, &upper).map(|place| (n, place)));
                 }
                 edge = upper;
             }
-            // Above all bands' edges.
+            // Marks are drawn above all bands.
             for (n, place) in marks {
                 canvas.mark(MARKS[n % MARKS.len()], place, 3.4, PAPER, false);
             }
             if panel.values.len() > 1 {
-                // The bands' edges have hidden it.
+                // Draw the base line again, which the bands' edges have hidden.
                 panel.base(canvas, (left, right));
             }
         }
-        // From the uppermost band down.
+        // The key begins with the uppermost band.
         for (place, (n, name)) in names.iter().enumerate().rev().enumerate() {
             let y = TOP + 8.0 + 20.0 * count_of(place);
             canvas.rect((right + 12.0, y - 7.0), (right + 26.0, y + 7.0), SERIES[n % SERIES.len()]);
@@ -338,13 +327,13 @@ fn map(of: &Timeline, bins: &Bins) -> String {
     })
 }
 
-/// Which colour; None is no session at all.
+/// The colour step of a value; `None` without sessions.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share of seven")]
 fn step(value: f64, max: f64) -> Option<usize> {
     (value > 0.0).then(|| ((value / max * count_of(HEAT.len())).ceil() as usize).clamp(1, HEAT.len()) - 1)
 }
 
-/// Neighbours of one colour are one rectangle.
+/// Draws one agent's row. Neighbours of the same colour are one rectangle.
 fn row(canvas: &mut Canvas<'_>, bins: &Bins, x: &Scale, agent: usize, y: f64, max: f64) {
     let mut runs = |values: Vec<Option<usize>>, draw: &mut dyn FnMut(&mut Canvas<'_>, f64, f64, usize)| {
         let mut from = 0;
@@ -365,7 +354,7 @@ fn row(canvas: &mut Canvas<'_>, bins: &Bins, x: &Scale, agent: usize, y: f64, ma
     });
 }
 
-/// Both colours of `row`.
+/// Explains both colours of `row`.
 fn legend(canvas: &mut Canvas<'_>, max: f64, y: f64) {
     const STEP: f64 = 30.0;
     axes::title(canvas, (MARGIN, y), "sessions open", Side::Left);

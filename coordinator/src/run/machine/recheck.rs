@@ -1,174 +1,139 @@
-//! After a batch that missed the success criterion without one word of the server's, or whose sessions were cut together: is the
-//! target still there, and is it the same? One that is gone refuses everything, as fast as one that is full, and one that was
-//! restarted has cut what it held: neither is a measurement of it.
+//! Is the target still there, and is it the same? Asked after a batch that missed the success criterion without one explicit
+//! answer of the server, or whose sessions were cut together.
 //!
-//! As before the first batch, the target has its time to answer again. A batch after which it does not is left open: the run ends,
-//! and `--resume` begins with it.
+//! A target that is gone refuses everything as fast as one that is full, and one that was restarted has cut what it held.
+//! Neither is a measurement. As before the first batch, the target has its time to answer again. A batch after which it does
+//! not answer is left open: the run ends, and `--resume` begins with that batch.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
-
+use proto::FromCoordinator;
 use proto::limits::PROBE_SESSIONS_MAX;
 use proto::message::{Probe, ProbeResult};
-use proto::{AttemptId, FromCoordinator, Outcome};
 
-use super::readiness::judge;
-use super::{Key, Machine, Now, PROBE_SLACK, Phase};
-use crate::exit::{End, Failure};
-use crate::report::facts::Row;
-use crate::report::format::count;
-use crate::run::collect::Finished;
+use super::phase::{Phase, TargetCheck};
+use super::preflight::{PROBE_SLACK, has_spoken, not_ready};
+use super::round::Round;
+use super::stop::StopReason;
+use super::{Effect, Machine, Now};
+use crate::net::ConnectionId;
+use crate::results::verdict::Outage;
+use crate::run::collect::Collected;
 use crate::run::events::RunEvent;
-use crate::run::outage::{self, After};
+use crate::run::job::Job;
+use crate::run::outage::After;
 use crate::run::verdict::Fate;
+use crate::text::count;
 
-/// A batch that waits for what the agents find.
-#[derive(Debug)]
-pub(super) struct Suspect {
-    finished: Box<Finished>,
-    asked: BTreeSet<Key>,
-    results: BTreeMap<Key, Vec<ProbeResult>>,
-    after: After,
-    pub(super) deadline: Duration,
-}
-
-/// To each address: several meet several workers of one server, and many meet many.
+/// Sessions to each address: several meet several workers of one server, and many meet many.
 const SESSIONS_MIN: usize = 8;
 const SESSIONS_A_PROCESS: usize = 4;
 
 impl Machine {
-    /// Whether the batch may say more of whether the target was there than of what it holds. A mode that never worked is no sign,
-    /// and a server that says no is there.
-    pub(super) fn is_suspect(&self, finished: &Finished) -> bool {
-        let (batch, ledger) = (&finished.summary.batch, &finished.summary.ledger);
-        let answered = |row: &Row| matches!(&row.record.outcome, Outcome::Failed(kind, _) if kind.is_answer());
+    /// Whether the batch may say more about whether the target was there than about what it holds. A mode that never worked is
+    /// no sign, and a server that rejects sessions explicitly is there.
+    pub(super) fn is_target_suspect(&self, collected: &Collected) -> bool {
+        let (batch, ledger) = (&collected.attempt.summary.batch, &collected.attempt.summary.ledger);
         let silent = !self.setup.plan.enough_succeeded(ledger.succeeded, ledger.planned)
             && self.worked.contains(&batch.mode)
-            && !finished.rows.iter().any(answered);
-        batch.index != AttemptId::WARMUP && (silent || outage::is_suspect(&finished.rows, self.setup.urls.len()))
+            && !collected.server_answered;
+        silent || collected.cut_together
     }
 
-    pub(super) fn recheck(&mut self, now: Now, finished: Finished) {
-        let asked: BTreeSet<Key> =
-            self.agents.iter().filter(|(_, agent)| agent.ready && !agent.leaving).map(|(key, _)| *key).collect();
+    pub(super) fn recheck(&mut self, now: Now, collected: Box<Collected>) {
+        let asked = self.ready_agents();
         if asked.is_empty() {
-            return self.rejudged(finished, &After::default());
+            return self.seek_outage(collected, After::default());
         }
-        let wanted = (SESSIONS_A_PROCESS * outage::processes(&finished.rows)).max(SESSIONS_MIN).div_ceil(asked.len());
+        let wanted = (SESSIONS_A_PROCESS * collected.processes).max(SESSIONS_MIN).div_ceil(asked.len());
         let sessions = u32::try_from(wanted).unwrap_or(u32::MAX).clamp(2, PROBE_SESSIONS_MAX);
-        let probe = Probe { modes: vec![finished.summary.batch.mode], sessions, ..self.readiness_check() };
+        let probe = Probe { modes: vec![collected.attempt.summary.batch.mode], sessions, ..self.readiness_check() };
         for key in &asked {
             self.send(*key, FromCoordinator::Probe(Box::new(probe.clone())));
         }
-        let deadline = now.mono + probe.deadline + PROBE_SLACK;
-        let finished = Box::new(finished);
-        let after = After::default();
-        self.phase = Phase::Rechecking(Suspect { finished, asked, results: BTreeMap::new(), after, deadline });
+        let round = Round::of(asked, now.mono + probe.deadline + PROBE_SLACK);
+        self.enter(Phase::Rechecking(TargetCheck { collected, round, after: After::default() }));
     }
 
-    /// An answer to it; what is none is given back.
-    pub(super) fn rechecked(&mut self, key: Key, found: Vec<ProbeResult>) -> Option<Vec<ProbeResult>> {
-        let Phase::Rechecking(suspect) = &mut self.phase else { return Some(found) };
-        if !suspect.asked.contains(&key) {
-            return Some(found);
-        }
-        let waiting = found.iter().find(|result| !result.ready && !result.last_word);
-        let name = self.agents.get(&key).map_or("", |agent| agent.name.as_str());
-        let problem = waiting.map(|result| format!("{} from {name}: {}", result.url, result.problem));
-        suspect.results.insert(key, found);
-        match problem {
-            Some(problem) => {
-                if suspect.after.told.is_empty() {
-                    suspect.after.told.push(problem.clone());
-                    self.tell(RunEvent::Note(format!(
-                        "sessions were cut, or failed without a word of the server, and the target does not answer: {problem}"
-                    )));
-                }
-            }
-            None => self.maybe_rechecked(),
-        }
-        None
-    }
-
-    /// An agent that can't answer any more is not waited for.
-    pub(super) fn recheck_without(&mut self, key: Key) {
-        if let Phase::Rechecking(suspect) = &mut self.phase {
-            suspect.asked.remove(&key);
-            suspect.results.remove(&key);
-            self.maybe_rechecked();
+    /// The first agent that the target does not answer is told of.
+    fn tell_target_silent(&mut self, problem: String) {
+        let Phase::Rechecking(check) = &mut self.phase else { return };
+        if check.after.told.is_empty() {
+            check.after.told.push(problem.clone());
+            self.tell(RunEvent::Note(format!(
+                "sessions were cut, or failed without a word of the server, and the target does not answer: {problem}"
+            )));
         }
     }
 
-    fn maybe_rechecked(&mut self) {
-        let Phase::Rechecking(suspect) = &self.phase else { return };
-        let known =
-            |key: &Key| suspect.results.get(key).is_some_and(|found| found.iter().all(|result| result.last_word));
-        if suspect.asked.iter().all(known) {
-            self.recheck_judged();
+    /// Goes on if every agent has given its last answer.
+    pub(super) fn judge_recheck(&mut self) {
+        if let Phase::Rechecking(check) = &self.phase
+            && check.round.is_complete(|found| has_spoken(found))
+        {
+            self.end_recheck();
         }
     }
 
-    /// Everyone has had the last word, or the time is over.
-    pub(super) fn recheck_judged(&mut self) {
-        let Some(Suspect { finished, asked, results, mut after, .. }) = self.take_suspect() else { return };
+    /// Every agent has given its last answer, or the time is over.
+    pub(super) fn end_recheck(&mut self) {
+        let Some(TargetCheck { collected, round, mut after }) = self.phase.take_check() else { return };
         let mut faults = Vec::new();
-        for key in &asked {
-            after.add(&self.setup.urls, results.get(key).map_or(&[][..], Vec::as_slice));
-            let name = self.agents.get(key).map_or("", |agent| agent.name.as_str());
-            faults.extend(judge(&self.setup.urls, name, results.get(key).map_or(&[][..], Vec::as_slice)).0);
+        for key in round.asked() {
+            let found = round.answer_of(key).map_or(&[][..], Vec::as_slice);
+            after.add(&self.setup.urls, found);
+            faults.extend(not_ready(&self.setup.urls, self.name_of(key), found).0);
         }
         if faults.is_empty() {
-            return self.rejudged(*finished, &after);
+            return self.seek_outage(collected, after);
         }
+        let ledger = &collected.attempt.summary.ledger;
         let text = format!(
             "the target is not there any more, after a batch of which {} of {} sessions succeeded; the batch is left open:\n  {}",
-            count(finished.summary.ledger.succeeded),
-            count(finished.summary.ledger.planned),
+            count(ledger.succeeded),
+            count(ledger.planned),
             faults.join("\n  ")
         );
-        self.ending = Some(End::failed(Failure::TargetNotReady(text)));
-        let why = format!("the target was not there any more after it: {}", faults.join("; "));
-        self.give_up(*finished, &why);
+        self.stop.escalate(StopReason::TargetGone(text));
+        self.give_up(collected, &format!("the target was not there any more after it: {}", faults.join("; ")));
     }
 
-    /// The target is there.
-    fn rejudged(&mut self, finished: Finished, after: &After) {
-        match outage::judge(&finished.rows, self.setup.urls.len(), after) {
-            Some(outage) => self.keep_outage(finished, outage),
-            None => self.keep(finished, None, &Fate { afterwards: after.told.clone(), ..Fate::default() }),
+    fn seek_outage(&mut self, collected: Box<Collected>, after: After) {
+        self.enter(Phase::SeekingOutage);
+        self.effects.push(Effect::Compute(Job::SeekOutage { collected, urls: self.setup.urls.len(), after }));
+    }
+
+    /// The target is there, and this is what its sessions tell about an outage.
+    pub(super) fn on_outage_sought(&mut self, collected: Box<Collected>, outage: Option<Outage>, after: After) {
+        if !matches!(self.phase, Phase::SeekingOutage) {
+            return;
+        }
+        match outage {
+            Some(outage) => self.judge_with_outage(collected, outage),
+            None => self.judge(collected, None, Fate { afterwards: after.told, ..Fate::default() }),
         }
     }
 
-    fn give_up(&mut self, finished: Finished, why: &str) {
+    pub(super) fn give_up(&mut self, collected: Box<Collected>, why: &str) {
         let fate = Fate { given_up: Some(why.to_owned()), ..Fate::default() };
-        self.keep(finished, fate.given_up.clone(), &fate);
+        self.judge(collected, Some(why.to_owned()), fate);
     }
 
     /// Nobody will know any more: the batch is left open.
     pub(super) fn recheck_interrupted(&mut self) {
-        if let Some(suspect) = self.take_suspect() {
-            self.give_up(*suspect.finished, "interrupted");
+        if let Some(check) = self.phase.take_check() {
+            self.give_up(check.collected, "interrupted");
         }
     }
 
-    fn take_suspect(&mut self) -> Option<Suspect> {
-        match std::mem::replace(&mut self.phase, Phase::Over) {
-            Phase::Rechecking(suspect) => Some(suspect),
-            other => {
-                self.phase = other;
-                None
+    /// An answer to the check.
+    pub(super) fn on_rechecked(&mut self, key: ConnectionId, found: Vec<ProbeResult>) {
+        let problem = self.still_waiting(key, &found);
+        if let Phase::Rechecking(check) = &mut self.phase
+            && check.round.answer(key, found)
+        {
+            match problem {
+                Some(problem) => self.tell_target_silent(problem),
+                None => self.judge_recheck(),
             }
-        }
-    }
-
-    /// What was waited for is on disk: the run may have to end.
-    pub(super) fn ends_here(&mut self) -> bool {
-        match self.ending.take() {
-            Some(end) => {
-                self.over(end);
-                true
-            }
-            None => false,
         }
     }
 }

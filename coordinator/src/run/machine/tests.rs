@@ -3,12 +3,14 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use proptest::prelude::*;
-use proto::message::{Pong, RecordChunk, RefusedWhy, Report, Resend};
-use proto::{Bounds, Capacity, FailureKind, HistogramSet, Ledger, Outcome, Phase as SessionPhase, SessionRecord};
+use proto::message::{Pong, ProbeResult, RecordChunk, RefusedWhy, Report, Resend};
+use proto::{
+    AttemptId, Bounds, Capacity, FailureKind, HistogramSet, Ledger, Outcome, Phase as SessionPhase, SessionRecord,
+};
 
 use super::*;
 use crate::plan::check::plan_of;
-use crate::report::facts::Worth;
+use crate::results::verdict::Validity;
 
 const PLAN: &str = "[target]\nurls = [\"http://h:1\"]\n[grid]\nbatch_sizes = [8, 16]\nrepetitions = 2\n";
 
@@ -36,10 +38,10 @@ fn hello(name: &str) -> Hello {
 
 /// What a well-behaved agent answers.
 fn answer(
-    key: Key,
+    key: ConnectionId,
     order: &FromCoordinator,
     mono: Duration,
-    shares: &mut BTreeMap<(Key, AttemptId), (u64, u64)>,
+    shares: &mut BTreeMap<(ConnectionId, AttemptId), (u64, u64)>,
 ) -> Vec<FromAgent> {
     match order {
         FromCoordinator::Probe(probe) => vec![FromAgent::Probed(
@@ -108,11 +110,11 @@ struct Play {
     machine: Machine,
     mono: Duration,
     /// Orders that an agent has not obeyed yet.
-    orders: BTreeMap<Key, VecDeque<FromCoordinator>>,
-    shares: BTreeMap<(Key, AttemptId), (u64, u64)>,
-    hung_up: Vec<Key>,
-    to_store: Option<Box<Finished>>,
-    stored: Vec<Finished>,
+    orders: BTreeMap<ConnectionId, VecDeque<FromCoordinator>>,
+    shares: BTreeMap<(ConnectionId, AttemptId), (u64, u64)>,
+    hung_up: Vec<ConnectionId>,
+    to_store: Option<Box<FinishedAttempt>>,
+    stored: Vec<FinishedAttempt>,
     told: Vec<RunEvent>,
     end: Option<End>,
 }
@@ -123,7 +125,13 @@ impl Play {
         let urls = plan.target.urls.clone();
         let run = RunId(uuid::Uuid::nil());
         Self {
-            machine: Machine::new(Setup { plan, run, urls, ca_pem: Vec::new(), history: History::default() }),
+            machine: Machine::new(Setup {
+                plan: Arc::new(plan),
+                run,
+                urls,
+                ca_pem: Vec::new(),
+                history: History::default(),
+            }),
             mono: Duration::ZERO,
             orders: BTreeMap::new(),
             shares: BTreeMap::new(),
@@ -137,12 +145,14 @@ impl Play {
 
     fn apply(&mut self, event: Event) {
         let now = Now { mono: self.mono, wall: Timestamp::UNIX_EPOCH };
+        let mut computed = None;
         for effect in self.machine.apply(now, event) {
             match effect {
                 Effect::Send(key, order) => {
                     self.orders.entry(key).or_default().push_back(order);
                 }
                 Effect::Hangup(key) => self.hung_up.push(key),
+                Effect::Compute(job) => computed = Some(Event::Computed(Ok(job.run()))),
                 Effect::Store(finished) => {
                     assert!(self.to_store.is_none(), "one attempt at a time is stored");
                     self.to_store = Some(finished);
@@ -154,6 +164,10 @@ impl Play {
                 }
             }
         }
+        // A worker is done before anything else happens.
+        if let Some(event) = computed {
+            return self.apply(event);
+        }
         if let Some(finished) = &self.to_store {
             let summary = &finished.summary;
             assert!(summary.ledger.balances(), "{}", summary.ledger);
@@ -162,22 +176,22 @@ impl Play {
         }
     }
 
-    fn join(&mut self, key: Key, name: &str) {
+    fn join(&mut self, key: ConnectionId, name: &str) {
         self.orders.insert(key, VecDeque::new());
         self.apply(Event::Joined(key, Box::new(hello(name))));
     }
 
-    fn leave(&mut self, key: Key) {
+    fn leave(&mut self, key: ConnectionId) {
         self.orders.remove(&key);
         self.apply(Event::Left(key, "closed its connection".to_owned()));
     }
 
-    fn say(&mut self, key: Key, message: FromAgent) {
+    fn say(&mut self, key: ConnectionId, message: FromAgent) {
         self.apply(Event::Message(key, Box::new(message)));
     }
 
     /// One agent obeys its next order; `false` if it had none.
-    fn obey(&mut self, key: Key) -> bool {
+    fn obey(&mut self, key: ConnectionId) -> bool {
         let Some(order) = self.orders.get_mut(&key).and_then(VecDeque::pop_front) else { return false };
         for message in answer(key, &order, self.mono, &mut self.shares) {
             self.say(key, message);
@@ -187,7 +201,7 @@ impl Play {
 
     /// Everyone answers pings, and does nothing else.
     fn pongs(&mut self) {
-        let keys: Vec<Key> = self.orders.keys().copied().collect();
+        let keys: Vec<ConnectionId> = self.orders.keys().copied().collect();
         for key in keys {
             let greeting =
                 |order: &FromCoordinator| matches!(order, FromCoordinator::Ping { .. } | FromCoordinator::Welcome(_));
@@ -212,7 +226,7 @@ impl Play {
             .filter_map(|key| self.machine.agents.get(key))
             .map(|agent| (agent.hello.instance, self.mono))
             .collect();
-        self.apply(Event::Alive(living));
+        self.apply(Event::Heartbeats(living));
         self.apply(Event::Tick);
     }
 
@@ -222,7 +236,7 @@ impl Play {
             if self.end.is_some() {
                 return;
             }
-            let keys: Vec<Key> = self.orders.keys().copied().collect();
+            let keys: Vec<ConnectionId> = self.orders.keys().copied().collect();
             let busy = keys.into_iter().any(|key| self.obey(key)) || self.store();
             if !busy {
                 self.wait(Duration::from_millis(250));
@@ -237,7 +251,7 @@ impl Play {
             if matches!(&self.machine.phase, Phase::Running(current) if current.id.batch == batch) {
                 return;
             }
-            let keys: Vec<Key> = self.orders.keys().copied().collect();
+            let keys: Vec<ConnectionId> = self.orders.keys().copied().collect();
             let busy = keys.into_iter().any(|key| self.obey(key)) || self.store();
             if !busy {
                 self.wait(Duration::from_millis(250));
@@ -249,10 +263,10 @@ impl Play {
     /// Until the orders to prepare this batch are out.
     fn settle_until_preparing(&mut self, batch: u32) {
         for _ in 0..10_000 {
-            if matches!(&self.machine.phase, Phase::Preparing(current) if current.id.batch == batch) {
+            if matches!(&self.machine.phase, Phase::Arming(current, _) if current.id.batch == batch) {
                 return;
             }
-            let keys: Vec<Key> = self.orders.keys().copied().collect();
+            let keys: Vec<ConnectionId> = self.orders.keys().copied().collect();
             let busy = keys.into_iter().any(|key| self.obey(key)) || self.store();
             if !busy {
                 self.wait(Duration::from_millis(250));
@@ -262,7 +276,7 @@ impl Play {
     }
 
     fn accepted(&self) -> Vec<(u32, u32)> {
-        let counts = |f: &&Finished| f.summary.accepted;
+        let counts = |f: &&FinishedAttempt| f.summary.accepted;
         self.stored.iter().filter(counts).map(|f| (f.id.batch, f.id.attempt)).collect()
     }
 
@@ -325,7 +339,7 @@ fn one_more_than_wanted_that_leaves_during_the_readiness_check_does_not_stop_it(
     play.join(1, "a");
     play.join(2, "b");
     play.pongs();
-    assert!(matches!(play.machine.phase, Phase::Probing { .. }));
+    assert!(matches!(play.machine.phase, Phase::Probing(_)));
     play.leave(2);
     play.settle();
     assert_eq!((play.code(), play.accepted().len()), (0, 4));
@@ -469,7 +483,7 @@ fn a_lost_agent_may_also_be_kept_or_end_the_run() {
         play.settle();
         assert_eq!((play.accepted(), play.code()), (accepted, code), "{on_loss}");
         let lossy = play.stored.iter().find(|f| f.summary.ledger.lost > 0).expect("the attempt");
-        assert_eq!(lossy.summary.verdict.worth, Worth::Degraded);
+        assert_eq!(lossy.summary.verdict.validity, Validity::Degraded);
     }
 }
 
@@ -502,7 +516,7 @@ fn a_silent_agent_is_lost_after_its_lease() {
     play.join(2, "b");
     play.until_running(0);
     play.mono += Duration::from_secs(9);
-    play.apply(Event::Alive(vec![(hello("a").instance, play.mono), ([99; 16], play.mono)]));
+    play.apply(Event::Heartbeats(vec![(hello("a").instance, play.mono), ([99; 16], play.mono)]));
     play.apply(Event::Tick);
     assert!(play.hung_up.is_empty());
     assert_eq!(play.machine.deadline(), play.machine.agents[&2].last_seen.checked_add(Duration::from_secs(10)));

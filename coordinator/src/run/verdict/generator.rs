@@ -1,21 +1,21 @@
-//! Would a faster generator have come to another conclusion?
+//! Decides whether a faster generator would have led to another conclusion.
 
 use proto::{FailureKind, Launch, Outcome, Phase, SessionRecord};
 
-use super::words::{busiest, cure, exact};
+use super::reason::{LatePings, OwnDelay, OwnFailure, Reason};
+use super::words::{busiest, cure};
 use super::{Criteria, Evidence};
-use crate::report::format::{count, latency};
-use crate::report::summary::{Summary, most_at_once};
+use crate::results::batch::{Summary, most_at_once};
 use crate::run::side::{Side, is_provoked};
 
-/// Why the conclusion would have been another one; empty if it would not.
-pub(super) fn why(evidence: &Evidence<'_>, criteria: &Criteria, sides: &[Option<Side>]) -> Vec<String> {
+/// The reasons for another conclusion; empty if it would be the same.
+pub(super) fn why(evidence: &Evidence<'_>, criteria: &Criteria, sides: &[Option<Side>]) -> Vec<Reason> {
     let Evidence { plan, summary, .. } = evidence;
     let refused = sides.iter().flatten().filter(|side| side.is_theirs()).count() as u64;
     let mut reasons = Vec::new();
     if !plan.enough_succeeded(summary.ledger.planned - refused, summary.ledger.planned) {
-        // What the server refused it would have refused a faster generator too, and that failure stands; unless it was
-        // full only because of how long the agents kept their sessions.
+        // The server would have refused a faster generator too, and that failure stands, unless it was full only
+        // because the agents prolonged their sessions.
         reasons.extend(stretched(evidence, refused));
         return reasons;
     }
@@ -28,9 +28,9 @@ pub(super) fn why(evidence: &Evidence<'_>, criteria: &Criteria, sides: &[Option<
     reasons
 }
 
-/// In a ramp or with arrivals, sessions that the agents make longer pile up. Would as many have been open, had each begun
-/// when it was meant to and lasted without the agents' own delay? Those that were refused are given the median life.
-fn stretched(evidence: &Evidence<'_>, refused_number: u64) -> Option<String> {
+/// In a ramp or with arrivals, sessions that the agents prolong pile up. Compares the most open at once with their
+/// number had each started as intended and lasted without own delay. Refused sessions are given the median duration.
+fn stretched(evidence: &Evidence<'_>, refused_number: u64) -> Option<Reason> {
     let Evidence { plan, summary, rows, .. } = evidence;
     if matches!(plan.session.launch, Launch::Burst) {
         return None;
@@ -50,25 +50,21 @@ fn stretched(evidence: &Evidence<'_>, refused_number: u64) -> Option<String> {
         };
         (row.record.intended_us, row.record.intended_us.saturating_add(life_us))
     }));
-    (would_be < was).then(|| {
-        format!(
-            "{}: the server refused {} sessions when {} were open at once; with a generator that adds nothing {} would have been; \
-             {}",
-            busiest(summary).unwrap_or_else(|| "the agents".to_owned()),
-            count(refused_number),
-            count(was),
-            count(would_be),
-            cure(plan)
-        )
+    (would_be < was).then(|| Reason::Prolonged {
+        agent: busiest(summary),
+        refused: refused_number,
+        open: was,
+        open_without: would_be,
+        cure: cure(plan),
     })
 }
 
-/// Sessions that this side could not begin or read, that the server gave up because this side was late, or that spent their own
-/// time limit on it.
-fn own_failures(evidence: &Evidence<'_>, criteria: &Criteria, sides: &[Option<Side>]) -> Option<String> {
+/// Sessions that the generator could not start or read, that the server ended because the generator was late, or whose
+/// time limit the generator used up.
+fn own_failures(evidence: &Evidence<'_>, criteria: &Criteria, sides: &[Option<Side>]) -> Option<Reason> {
     let Evidence { plan, summary, rows, .. } = evidence;
-    // Within a phase of one round trip a reply that is there is read before the limit is looked at. What this side added can
-    // use up the limit of a whole session, or of connect, which has several.
+    // In a phase of one round trip, an arrived reply is read before the limit is checked. The generator's delay can
+    // only use up the limit of a whole session, or of connect, which has several round trips.
     let cut = |r: &SessionRecord| {
         let Outcome::TimedOut(phase) = &r.outcome else { return false };
         let of_connect = (*phase == Phase::Connect).then_some(plan.session.connect_timeout_us);
@@ -91,75 +87,49 @@ fn own_failures(evidence: &Evidence<'_>, criteria: &Criteria, sides: &[Option<Si
     if criteria.success || !would_do || own == 0 {
         return None;
     }
-    let mut parts = Vec::new();
-    if starved > 0 {
-        parts.push(format!(
-            "{} sessions failed for want of ports or descriptors on the agents: add agents, --source-ip, or raise ulimit -Hn",
-            count(starved)
-        ));
-    }
-    if unread > 0 {
-        parts.push(format!(
-            "{} sessions had replies of more than {} bytes, which is the client's limit: raise session.message_bytes_max",
-            count(unread),
-            count(plan.session.message_bytes_max)
-        ));
-    }
-    if provoked > 0 {
-        let silences = ours().filter_map(|r| r.wire.silence.map(|silence| silence.own_us)).max();
-        parts.push(format!(
-            "{} sessions were ended by a server that had not heard from their agent{}: {}{}",
-            count(provoked),
-            silences.map(|us| format!(", which was up to {} late", latency(us))).unwrap_or_default(),
-            cure(plan),
-            late_pings(summary)
-        ));
-    }
-    if late > 0 {
-        parts.push(format!(
-            "{} sessions were cut at their time limit by the agents' own delay: {}",
-            count(late),
-            cure(plan)
-        ));
-    }
-    Some(parts.join("; "))
+    let late_us = ours().filter_map(|r| r.wire.silence.map(|silence| silence.own_us)).max();
+    let cure = cure(plan);
+    let failures = [
+        OwnFailure::Starved(starved),
+        OwnFailure::Unread { sessions: unread, limit_bytes: plan.session.message_bytes_max },
+        OwnFailure::GivenUpByServer { sessions: provoked, late_us, cure, pings: late_pings(summary) },
+        OwnFailure::Cut { sessions: late, cure },
+    ];
+    let there = failures.into_iter().zip([starved, unread, provoked, late]).filter(|(_, sessions)| *sessions > 0);
+    Some(Reason::OwnFailures(there.map(|(failure, _)| failure).collect()))
 }
 
-/// `; agent n2 answered pings up to 17.2s late (p99 16.8s)`: the one that was latest.
-fn late_pings(summary: &Summary) -> String {
+/// The agent that answered pings latest.
+fn late_pings(summary: &Summary) -> Option<LatePings> {
     let pinged =
         summary.by_agent.iter().filter_map(|agent| Some((agent.pings?.late_us_max?, agent.pings?, &agent.name)));
-    pinged.max_by_key(|(late_us, ..)| *late_us).map_or_else(String::new, |(late_us, pings, name)| {
-        let p99 = latency(pings.late_p99_us.unwrap_or(0));
-        format!("; agent {name} answered pings up to {} late (p99 {p99})", latency(late_us))
+    pinged.max_by_key(|(late_us, ..)| *late_us).map(|(late_us_max, pings, name)| LatePings {
+        agent: name.clone(),
+        late_us_max,
+        late_p99_us: pings.late_p99_us.unwrap_or(0),
     })
 }
 
-/// What the agents added to sessions moves the latency criterion.
-fn late_reads(evidence: &Evidence<'_>, criteria: &Criteria) -> Option<String> {
+/// The agents' delay within sessions decides the latency criterion.
+fn late_reads(evidence: &Evidence<'_>, criteria: &Criteria) -> Option<Reason> {
     if !criteria.success || criteria.in_time(criteria.total_p99_us) {
         return None;
     }
-    let (without_us, how) = match criteria.without_own_p99_us {
-        Some(us) => (us, "measured"),
-        None => (criteria.total_p99_us.saturating_sub(estimated_own_us(evidence)?), "estimated from late timers"),
+    let own = match criteria.without_own_p99_us {
+        Some(without_us) => OwnDelay::Measured { without_us },
+        None => OwnDelay::Estimated { without_us: criteria.total_p99_us.saturating_sub(estimated_own_us(evidence)?) },
     };
-    if !criteria.in_time(without_us) {
-        return None;
-    }
-    let agent = busiest(evidence.summary).unwrap_or_else(|| "the agents".to_owned());
-    Some(format!(
-        "{agent}: the generator was the limit; without its own delay ({how}) p99 would be {} instead of {}, within the \
-         criterion of {}; {}",
-        exact(without_us),
-        exact(criteria.total_p99_us),
-        exact(criteria.limit_us),
-        cure(evidence.plan)
-    ))
+    criteria.in_time(own.without_us()).then(|| Reason::LateReads {
+        agent: busiest(evidence.summary),
+        own,
+        p99_us: criteria.total_p99_us,
+        limit_us: criteria.limit_us,
+        cure: cure(evidence.plan),
+    })
 }
 
-/// Without receive stamps: what an agent adds to a session at the 99th percentile, if one of its replies is read as late as
-/// its timers fire in the worst hundredth and the others as late as on average. `None` where too few were looked at.
+/// Estimates, without receive stamps, the p99 of an agent's own delay: one reply is read as late as its timers fire at
+/// p99, the others as late as on average. `None` if there are too few samples.
 pub(super) fn estimated_own_us(evidence: &Evidence<'_>) -> Option<u64> {
     let others = u64::from(evidence.plan.session.steps) + 3;
     let looked = evidence.summary.by_agent.iter().filter_map(|agent| agent.timer_overshoot);
@@ -169,14 +139,14 @@ pub(super) fn estimated_own_us(evidence: &Evidence<'_>) -> Option<u64> {
         .max()
 }
 
-/// Below this a hundredth is not even one look.
+/// With fewer samples than this, a hundredth is not even one of them.
 const OVERSHOOT_LOOKS_MIN: u64 = 100;
 
-/// In a burst: sessions had ended before the last one was open, and that was the agents' doing: it was launched after the
-/// first had ended, or it would have been open before that without the agents' own delay.
-fn never_all_open(evidence: &Evidence<'_>) -> Option<String> {
+/// In a burst, sessions ended before the last one was open, and the agents are the cause: it was launched after the
+/// first end, or it would have opened before that end without the agents' own delay.
+fn never_all_open(evidence: &Evidence<'_>) -> Option<Reason> {
     let Evidence { summary, rows, .. } = evidence;
-    // Of those that lived their whole life: what the server refused, or ended, is not missed by the agents' doing.
+    // Only succeeded sessions count: those that the server refused or ended are not missing because of the agents.
     let lived = || rows.iter().map(|row| &row.record).filter(|record| record.outcome == Outcome::Succeeded);
     let together = most_at_once(lived().filter_map(|r| Some((r.opened_us()?, r.ended_us()?))));
     if together >= summary.ledger.succeeded {
@@ -184,53 +154,41 @@ fn never_all_open(evidence: &Evidence<'_>) -> Option<String> {
     }
     let last_start = lived().filter_map(|r| r.started_us).max().unwrap_or(0);
     let first_end = lived().filter_map(SessionRecord::ended_us).min().unwrap_or(u64::MAX);
-    // With a generator that adds nothing all begin at once: a session is open with its first answer, and ends after its total,
-    // both without what the agents added to them.
+    // A generator without delay starts all sessions at once. Each is open with its first answer and ends after its
+    // total, both less the agents' own delay.
     let could_open = |r: &SessionRecord| Some(r.open_latency_us()?.saturating_sub(r.wire.open_own_us?));
     let all_could: Option<Vec<u64>> = lived().map(could_open).collect();
     let could_end = lived().filter_map(SessionRecord::total_without_own_delay_us).min();
     let in_time = all_could.is_some_and(|opened| opened.into_iter().max() < could_end);
-    (first_end < last_start || in_time).then(|| {
-        let last_open = lived().filter_map(SessionRecord::opened_us).max().unwrap_or(0);
-        format!(
-            "only {} of {} sessions were open at once: launching took {}, the last was open after {}, the first had ended after \
-             {}; add agents, or give a longer wait",
-            count(together),
-            count(summary.ledger.succeeded),
-            latency(summary.launch_window_us.unwrap_or(0)),
-            latency(last_open),
-            latency(first_end),
-        )
+    (first_end < last_start || in_time).then(|| Reason::NeverAllOpen {
+        together,
+        succeeded: summary.ledger.succeeded,
+        launch_us: summary.launch_window_us.unwrap_or(0),
+        last_open_us: lived().filter_map(SessionRecord::opened_us).max().unwrap_or(0),
+        first_end_us: first_end,
     })
 }
 
-/// In a ramp or with arrivals: from their intended starts sessions miss the latency criterion that they meet from their
-/// actual ones.
-fn late_starts(evidence: &Evidence<'_>, criteria: &Criteria) -> Option<String> {
+/// In a ramp or with arrivals, sessions meet the latency criterion from their actual starts, but not from their
+/// intended ones.
+fn late_starts(evidence: &Evidence<'_>, criteria: &Criteria) -> Option<Reason> {
     if !criteria.in_time(criteria.total_p99_us) || criteria.in_time(criteria.response_p99_us) {
         return None;
     }
     let summary = evidence.summary;
     let late = summary.by_agent.iter().max_by_key(|agent| agent.launch_lag_p99_us)?;
     let full = late.vitals.as_ref().is_some_and(|vitals| {
-        // All of its places were taken: it was not slow, it had no room.
+        // The agent was not slow: all of its places were taken.
         matches!(evidence.plan.session.launch, Launch::Arrivals { .. })
             && vitals.in_flight_max < late.sessions
             && late.at_once.is_some_and(|places| vitals.in_flight_max >= places)
     });
-    let why = if full {
-        let places = late.at_once.unwrap_or(0);
-        format!(" because all of its {} places were taken (--max-sessions, descriptors or ports)", count(places))
-    } else {
-        String::new()
-    };
-    Some(format!(
-        "agent {} started sessions up to {} late (launch lag p99){why}, and that decides the latency criterion: p99 is {} from \
-         the actual starts, {} from the intended ones; {}",
-        late.name,
-        latency(late.launch_lag_p99_us.unwrap_or(0)),
-        exact(criteria.total_p99_us),
-        exact(criteria.response_p99_us),
-        cure(evidence.plan)
-    ))
+    Some(Reason::LateStarts {
+        agent: late.name.clone(),
+        lag_us: late.launch_lag_p99_us.unwrap_or(0),
+        places: full.then(|| late.at_once.unwrap_or(0)),
+        actual_us: criteria.total_p99_us,
+        intended_us: criteria.response_p99_us,
+        cure: cure(evidence.plan),
+    })
 }

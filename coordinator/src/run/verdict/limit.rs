@@ -1,75 +1,69 @@
-//! A batch that missed a criterion, by no fault of the generator's that is known: was it plainly the server?
+//! Decides whether the server was the bottleneck of a batch that missed a criterion, once the generator is ruled out.
 
 use std::collections::BTreeMap;
 
 use proto::{Outcome, Phase};
 
 use super::generator::estimated_own_us;
-use super::words::{busiest, exact, handshakes};
+use super::reason::{CutBy, OwnDelay, Reason};
+use super::words::busiest;
 use super::{Criteria, Evidence};
-use crate::report::facts::{Limit, Row};
-use crate::report::format::{count, latency};
-use crate::report::summary::Summary;
+use crate::results::batch::Summary;
+use crate::results::failure::FailedAs;
+use crate::results::row::Row;
+use crate::results::verdict::Bottleneck;
 use crate::run::side::{Side, is_provoked, same_age, silence_us};
 
-/// Agents that shared a machine with the target took CPU from it: above this share of a host that had none left, a slow
-/// server may be their doing.
+/// Agents on the target's machine take CPU from it. From this share of a host without free CPU on, they may be the
+/// cause of a slow server.
 const SHARED_CPU_PERMILLE_MIN: u64 = 200;
 const HOST_FULL_PERMILLE: u32 = 900;
 
-/// Who it was, with the evidence in words.
-pub(super) fn of(evidence: &Evidence<'_>, criteria: &Criteria, sides: &[Option<Side>]) -> (Limit, Vec<String>) {
+/// The bottleneck, with the evidence.
+pub(super) fn of(evidence: &Evidence<'_>, criteria: &Criteria, sides: &[Option<Side>]) -> (Bottleneck, Vec<Reason>) {
     let Evidence { summary, rows, .. } = evidence;
     let mut reasons = Vec::new();
     if !criteria.success && mostly_theirs(sides) {
-        if let Some((kind, n, side)) = most_frequent_no(rows, sides) {
-            let whose = if side == Side::Environment { "environment" } else { "server" };
-            reasons.push(format!("by the {whose}: {} of {} {kind}", count(n), count(summary.ledger.planned)));
-        }
+        let planned = summary.ledger.planned;
+        reasons.extend(most_frequent_no(rows, sides).map(|(failed, sessions, side)| Reason::Rejected {
+            failed,
+            sessions,
+            planned,
+            side,
+        }));
         reasons.extend(cut_at_one_age(rows, sides));
         reasons.extend(full_worker(summary));
         reasons.extend(handshakes(evidence));
-        return (Limit::Server, reasons);
+        return (Bottleneck::Server, reasons);
     }
     if let Some(reason) = shared_machine(evidence) {
         reasons.push(reason);
-        return (Limit::Unknown, reasons);
+        return (Bottleneck::Unknown, reasons);
     }
-    let slow = if criteria.success { slow_but_successful(evidence, criteria) } else { timed_out(evidence) };
-    match slow {
-        Ok(reason) => {
-            reasons.push(reason);
-            reasons.extend(handshakes(evidence));
-            (Limit::Server, reasons)
-        }
-        Err(reason) => {
-            reasons.push(reason);
-            (Limit::Unknown, reasons)
-        }
+    let (bottleneck, reason) =
+        if criteria.success { slow_but_successful(evidence, criteria) } else { timed_out(evidence) };
+    reasons.push(reason);
+    if bottleneck == Bottleneck::Server {
+        reasons.extend(handshakes(evidence));
     }
+    (bottleneck, reasons)
 }
 
-/// `Err`: why nothing can be said.
-fn slow_but_successful(evidence: &Evidence<'_>, criteria: &Criteria) -> Result<String, String> {
-    let (without_us, how) = match (criteria.without_own_p99_us, estimated_own_us(evidence)) {
-        (Some(us), _) => (us, "measured"),
-        (None, Some(own_us)) => (criteria.total_p99_us.saturating_sub(own_us), "estimated from late timers"),
-        (None, None) => {
-            return Err("p99 misses the criterion, and what the agents added to it is not known: without receive stamps a batch \
-                        must last a second at least"
-                .to_owned());
-        }
+/// The latency criterion was missed.
+fn slow_but_successful(evidence: &Evidence<'_>, criteria: &Criteria) -> (Bottleneck, Reason) {
+    let own = match (criteria.without_own_p99_us, estimated_own_us(evidence)) {
+        (Some(without_us), _) => OwnDelay::Measured { without_us },
+        (None, Some(own_us)) => OwnDelay::Estimated { without_us: criteria.total_p99_us.saturating_sub(own_us) },
+        (None, None) => return (Bottleneck::Unknown, Reason::SlowWithoutStamps),
     };
-    Ok(format!(
-        "by the server: without what the agents added ({how}) p99 is still {} of {}, above the criterion of {}; {}",
-        exact(without_us),
-        exact(criteria.total_p99_us),
-        exact(criteria.limit_us),
-        slowest_phase(evidence)
-    ))
+    let (phase, phase_us) = slowest_phase(evidence);
+    (
+        Bottleneck::Server,
+        Reason::Slow { own, p99_us: criteria.total_p99_us, limit_us: criteria.limit_us, phase, phase_us },
+    )
 }
 
-fn timed_out(evidence: &Evidence<'_>) -> Result<String, String> {
+fn timed_out(evidence: &Evidence<'_>) -> (Bottleneck, Reason) {
     let Evidence { plan, summary, rows, .. } = evidence;
     let mut phases: BTreeMap<Phase, u64> = BTreeMap::new();
     let mut own: Vec<u64> = Vec::new();
@@ -84,7 +78,7 @@ fn timed_out(evidence: &Evidence<'_>) -> Result<String, String> {
         }
     }
     let Some((phase, _)) = phases.into_iter().max_by_key(|(_, n)| *n) else {
-        return Err("sessions failed in ways that tell nothing about who was too slow".to_owned());
+        return (Bottleneck::Unknown, Reason::NothingTold);
     };
     let of_phase = match phase {
         Phase::Connect => plan.session.connect_timeout_us,
@@ -92,36 +86,34 @@ fn timed_out(evidence: &Evidence<'_>) -> Result<String, String> {
         Phase::Step => plan.session.step_timeout_us,
         Phase::Close => plan.session.close_timeout_us,
     };
-    // Most were cut by whichever limit was shorter.
-    let (limit_us, whose) = match plan.session.total_timeout_us {
-        Some(total_us) if total_limit_cut(rows, total_us) => (total_us, "at the total time limit of "),
-        _ => (of_phase, "after "),
+    // Most sessions were cut by whichever limit was shorter.
+    let (limit_us, limit) = match plan.session.total_timeout_us {
+        Some(limit_us) if total_limit_cut(rows, limit_us) => (limit_us, CutBy::Total { limit_us }),
+        _ => (of_phase, CutBy::OfPhase { limit_us: of_phase }),
     };
-    // A reply that is there is read before its time limit is looked at: what timed out was not there, unless nobody
-    // looked for so long that nothing can be said.
+    // An arrived reply is read before its limit is checked: a session that timed out had no reply, unless the agent
+    // checked so late that nothing can be said.
     let own_us = if unknown == 0 { super::p99(own) } else { estimated_own_us(evidence) };
-    let what = format!(
-        "{} of {} timed out, mostly at {phase} {whose}{}",
-        count(summary.ledger.timed_out),
-        count(summary.ledger.planned),
-        latency(limit_us)
-    );
-    let who = busiest(summary).unwrap_or_else(|| "nothing is known of the agents".to_owned());
-    if own_us.is_some_and(|us| us <= limit_us / 10) {
-        Ok(format!("by the server: {what}, while {who}"))
-    } else {
-        Err(format!("{what}, but {who}: it may be either side's doing"))
-    }
+    let by_server = own_us.is_some_and(|us| us <= limit_us / 10);
+    let reason = Reason::TimedOut {
+        sessions: summary.ledger.timed_out,
+        planned: summary.ledger.planned,
+        phase,
+        limit,
+        agent: busiest(summary),
+        by_server,
+    };
+    (if by_server { Bottleneck::Server } else { Bottleneck::Unknown }, reason)
 }
 
-/// Whether most of the sessions that timed out had spent the limit of a whole session.
+/// Whether most of the sessions that timed out had reached the limit of a whole session.
 fn total_limit_cut(rows: &[Row], total_us: u64) -> bool {
     let cut = || rows.iter().filter(|row| matches!(row.record.outcome, Outcome::TimedOut(_)));
     cut().filter(|row| row.record.total_us >= Some(total_us)).count() * 2 > cut().count()
 }
 
-/// Load and server on one machine that had no CPU left.
-fn shared_machine(evidence: &Evidence<'_>) -> Option<String> {
+/// Agents and server shared a machine without free CPU.
+fn shared_machine(evidence: &Evidence<'_>) -> Option<Reason> {
     let beside =
         || evidence.summary.by_agent.iter().filter_map(|agent| agent.vitals.as_ref()).filter(|v| v.beside_target);
     let host = beside().next()?;
@@ -130,18 +122,12 @@ fn shared_machine(evidence: &Evidence<'_>) -> Option<String> {
     let cpus = u64::from(host.host_cpus.max(1));
     let used: u64 = beside().map(|v| v.process_cpu_us).sum();
     let share_permille = used.saturating_mul(1_000) / wall_us.saturating_mul(cpus);
-    (full && share_permille >= SHARED_CPU_PERMILLE_MIN).then(|| {
-        format!(
-            "load and target shared a machine without a free CPU ({cpus} CPUs, {}.{} of them used by the agents): the server may \
-             do better alone; start the agents on another machine",
-            used * 10 / wall_us / 10,
-            used * 10 / wall_us % 10
-        )
-    })
+    (full && share_permille >= SHARED_CPU_PERMILLE_MIN)
+        .then(|| Reason::SharedMachine { cpus, used_tenths: used * 10 / wall_us })
 }
 
-/// Where the time went.
-fn slowest_phase(evidence: &Evidence<'_>) -> String {
+/// The phase with the largest p99.
+fn slowest_phase(evidence: &Evidence<'_>) -> (&'static str, u64) {
     let summary = evidence.summary;
     let asked = summary.batch.wait_us;
     let phases = [
@@ -149,32 +135,32 @@ fn slowest_phase(evidence: &Evidence<'_>) -> String {
         ("reset", summary.reset.p99_us),
         ("step beyond its wait", summary.step.p99_us.saturating_sub(asked)),
     ];
-    let (name, us) = phases.into_iter().max_by_key(|(_, us)| *us).unwrap_or(("step", 0));
-    format!("most of it in {name}, p99 {}", latency(us))
+    phases.into_iter().max_by_key(|(_, us)| *us).unwrap_or(("step", 0))
 }
 
-/// The commonest of the server's refusals, by kind and phase.
-fn most_frequent_no(rows: &[Row], sides: &[Option<Side>]) -> Option<(String, u64, Side)> {
-    let mut kinds: BTreeMap<(String, Side), u64> = BTreeMap::new();
+/// The most frequent failure attributed to the server or its environment, by kind and phase.
+fn most_frequent_no(rows: &[Row], sides: &[Option<Side>]) -> Option<(FailedAs, u64, Side)> {
+    let mut kinds: BTreeMap<(FailedAs, Side), u64> = BTreeMap::new();
     for (row, side) in rows.iter().zip(sides) {
-        if let (Outcome::Failed(kind, phase), Some(side)) = (&row.record.outcome, side)
+        let failed = matches!(row.record.outcome, Outcome::Failed(..)).then(|| FailedAs::of(&row.record.outcome));
+        if let (Some(Some(failed)), Some(side)) = (failed, side)
             && side.is_theirs()
         {
-            *kinds.entry((format!("{kind} at {phase}"), *side)).or_default() += 1;
+            *kinds.entry((failed, *side)).or_default() += 1;
         }
     }
     kinds.into_iter().max_by_key(|(_, n)| *n).map(|((kind, side), n)| (kind, n, side))
 }
 
-/// Whether most of what failed was the server's doing in so many words, as opposed to slow or silent.
+/// Whether most unsuccessful sessions are attributed to the server, as opposed to timeouts.
 fn mostly_theirs(sides: &[Option<Side>]) -> bool {
     let failed = sides.iter().flatten().count();
     failed > 0 && sides.iter().flatten().filter(|side| side.is_theirs()).count() * 2 > failed
 }
 
-/// Connections that are cut after the same time of silence were cut by a rule: an idle limit, of the server or of something
-/// between.
-fn cut_at_one_age(rows: &[Row], sides: &[Option<Side>]) -> Option<String> {
+/// Connections cut after the same time of silence were cut by a rule: an idle limit of the server, or of a proxy in
+/// front of it.
+fn cut_at_one_age(rows: &[Row], sides: &[Option<Side>]) -> Option<Reason> {
     const CUT_MIN: usize = 3;
     let cut = rows.iter().zip(sides).filter(|(row, side)| {
         matches!(&row.record.outcome, Outcome::Failed(kind, Phase::Step | Phase::Reset) if is_provoked(kind))
@@ -185,27 +171,24 @@ fn cut_at_one_age(rows: &[Row], sides: &[Option<Side>]) -> Option<String> {
         return None;
     }
     ages.sort_unstable();
-    let age_us = ages[ages.len() / 2];
-    Some(format!(
-        "{} connections were cut without an answer at the same age, {} after the last word of the server: does the server, or a \
-         proxy before it, close connections that are idle for that long? such a limit has to be above the longest wait and pause",
-        count(ages.len() as u64),
-        latency(age_us)
-    ))
+    Some(Reason::CutAtOneAge { connections: ages.len() as u64, age_us: ages[ages.len() / 2] })
 }
 
-/// One process of several took far more than its share: it may have been full while others had room.
-fn full_worker(summary: &Summary) -> Option<String> {
+/// One of several processes had far more sessions than its share, and may have been full while others had room.
+fn full_worker(summary: &Summary) -> Option<Reason> {
     let (most, least) = (summary.workers.values().max()?, summary.workers.values().min()?);
     (summary.workers.len() > 1 && *most > least + least / 4).then(|| {
         let mut counts: Vec<u64> = summary.workers.values().copied().collect();
         counts.sort_unstable_by(|a, b| b.cmp(a));
-        let shown: Vec<String> = counts.iter().take(4).map(|n| count(*n)).collect();
-        format!(
-            "sessions were not spread evenly over {} workers: {}{} each",
-            counts.len(),
-            shown.join(", "),
-            if counts.len() > 4 { ", ..." } else { "" }
-        )
+        Reason::UnevenWorkers(counts)
     })
+}
+
+/// Connections for which the kernel sent more than one SYN.
+fn handshakes(evidence: &Evidence<'_>) -> Option<Reason> {
+    let again = evidence.rows.iter().filter(|row| row.record.wire.syn_retransmits.is_some_and(|n| n > 0)).count();
+    let turned_away =
+        evidence.summary.by_agent.iter().filter_map(|agent| agent.vitals.as_ref()?.listen_overflows).max();
+    (again > 0)
+        .then(|| Reason::SynAgain { connections: again as u64, listen_overflows: turned_away.filter(|n| *n > 0) })
 }

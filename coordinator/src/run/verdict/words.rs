@@ -1,71 +1,90 @@
-//! The evidence, as people read it.
+//! Formats evidence for people.
+
+use std::fmt;
 
 use proto::Launch;
 
-use super::Evidence;
 use crate::plan::Plan;
-use crate::report::facts::AgentResult;
-use crate::report::format::{count, latency};
-use crate::report::summary::Summary;
+use crate::results::agent::AgentResult;
+use crate::results::batch::Summary;
+use crate::text::latency;
 
-/// `agent n2 added up to 480 ms to its sessions (p99) with 0.97 of 1 load threads busy, 3.2 s waiting for a CPU`: the one
-/// that added most.
-pub(super) fn busiest(summary: &Summary) -> Option<String> {
+/// The agent that added most: `agent n2 added up to 480 ms to its sessions (p99) with 0.97 of 1 load threads busy, 3.2
+/// s waiting for a CPU`.
+pub(super) fn busiest(summary: &Summary) -> Option<Doing> {
     let most = summary
         .by_agent
         .iter()
         .filter(|agent| agent.vitals.is_some())
         .max_by_key(|agent| (agent.own_delay_p99_us.or(agent.timer_overshoot_p99_us()), agent.launch_lag_p99_us))?;
-    Some(doing(most))
+    Some(Doing::of(most))
 }
 
-fn doing(agent: &AgentResult) -> String {
-    let Some(vitals) = &agent.vitals else { return format!("agent {}", agent.name) };
-    let mut text = match (agent.own_delay_p99_us, agent.timer_overshoot_p99_us()) {
-        (Some(us), _) => format!("agent {} added {} to its sessions (p99)", agent.name, latency(us)),
-        (None, Some(us)) => format!("the timers of agent {} fired {} late (p99)", agent.name, latency(us)),
-        (None, None) => format!("agent {}", agent.name),
-    };
-    text.push_str(&format!(" with {:.2} of {} load threads busy", vitals.cores_busy(), vitals.threads));
-    let (throttled, queued) = (vitals.throttled_us.unwrap_or(0), vitals.run_queue_us.unwrap_or(0));
-    if throttled > vitals.wall_us / 100 {
-        text.push_str(&format!(", {} held back by a CPU quota", latency(throttled)));
-    }
-    if queued > vitals.wall_us / 100 {
-        text.push_str(&format!(", {} waiting for a CPU", latency(queued)));
-    }
-    text
+/// An agent, and what it was doing. Times are microseconds.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Doing {
+    agent: String,
+    own_delay_p99_us: Option<u64>,
+    timer_overshoot_p99_us: Option<u64>,
+    /// Cores that its load threads kept busy, and how many threads there were.
+    busy: Option<(f64, u32)>,
+    throttled_us: Option<u64>,
+    queued_us: Option<u64>,
 }
 
-/// A latency that is compared with another one: to the millisecond.
+impl Doing {
+    fn of(agent: &AgentResult) -> Self {
+        let vitals = agent.vitals.as_ref();
+        // A hundredth of the time decides nothing.
+        let much = |us: Option<u64>| us.filter(|us| vitals.is_some_and(|vitals| *us > vitals.wall_us / 100));
+        Self {
+            agent: agent.name.clone(),
+            own_delay_p99_us: agent.own_delay_p99_us,
+            timer_overshoot_p99_us: agent.timer_overshoot_p99_us(),
+            busy: vitals.map(|vitals| (vitals.cores_busy(), vitals.threads)),
+            throttled_us: much(vitals.and_then(|vitals| vitals.throttled_us)),
+            queued_us: much(vitals.and_then(|vitals| vitals.run_queue_us)),
+        }
+    }
+}
+
+impl fmt::Display for Doing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let agent = &self.agent;
+        match (self.own_delay_p99_us, self.timer_overshoot_p99_us) {
+            (Some(us), _) => write!(f, "agent {agent} added {} to its sessions (p99)", latency(us))?,
+            (None, Some(us)) => write!(f, "the timers of agent {agent} fired {} late (p99)", latency(us))?,
+            (None, None) => write!(f, "agent {agent}")?,
+        }
+        if let Some((cores, threads)) = self.busy {
+            write!(f, " with {cores:.2} of {threads} load threads busy")?;
+        }
+        if let Some(us) = self.throttled_us {
+            write!(f, ", {} held back by a CPU quota", latency(us))?;
+        }
+        self.queued_us.map_or(Ok(()), |us| write!(f, ", {} waiting for a CPU", latency(us)))
+    }
+}
+
+/// Formats a latency to the millisecond, for comparison with another one.
 pub(super) fn exact(us: u64) -> String {
     format!("{}.{:03}s", us / 1_000_000, us % 1_000_000 / 1_000)
 }
 
-/// What helps against a generator that was too slow.
-pub(super) fn cure(plan: &Plan) -> &'static str {
-    match plan.session.launch {
-        Launch::Burst => "add agents, give them more CPU, or ramp",
-        Launch::Ramp { .. } => "add agents, give them more CPU, or a longer ramp",
-        Launch::Arrivals { .. } => "add agents, or give them more CPU and more places",
-    }
+/// The remedy for a generator that was too slow, by how sessions were started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cure(Launch);
+
+pub(super) fn cure(plan: &Plan) -> Cure {
+    Cure(plan.session.launch)
 }
 
-/// Connections that the kernel had to ask for more than once.
-pub(super) fn handshakes(evidence: &Evidence<'_>) -> Option<String> {
-    let again =
-        evidence.rows.iter().filter(|row| row.record.wire.syn_retransmits.is_some_and(|n| n > 0)).count() as u64;
-    let turned_away =
-        evidence.summary.by_agent.iter().filter_map(|agent| agent.vitals.as_ref()?.listen_overflows).max();
-    (again > 0).then(|| {
-        let seen = match turned_away {
-            Some(n) if n > 0 => format!(" ({} overflows of an accept queue on an agent's own host)", count(n)),
-            _ => String::new(),
-        };
-        format!(
-            "{} connections took more than one SYN: the queue of connections that wait to be accepted was full, or segments \
-             were lost{seen}",
-            count(again)
-        )
-    })
+impl fmt::Display for Cure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.0 {
+            Launch::Burst => "add agents, give them more CPU, or ramp",
+            Launch::Ramp { .. } => "add agents, give them more CPU, or a longer ramp",
+            Launch::Arrivals { .. } => "add agents, or give them more CPU and more places",
+        })
+    }
 }

@@ -1,26 +1,26 @@
-//! The tables of the experiment log, made again from stores that hold its numbers.
+//! Rebuilds the tables of the experiment log from folders that hold its numbers.
 
 use std::collections::BTreeMap;
 
 use proto::Ledger;
 
 use super::*;
+use crate::log::entry::{Links, body};
 use crate::report::comparison;
-use crate::report::entry::{Links, body};
 use crate::report::overview::{OverviewRow, overview};
-use crate::report::published::{Published, Table, built_in};
-use crate::report::run::Run;
-use crate::report::sheet::Sheet;
+use crate::report::published::{Published, PublishedTable, built_in};
+use crate::report::table::Table;
 use crate::report::tables::{results_summary, scalings};
-use crate::run::collect::Finished;
+use crate::results::attempt::FinishedAttempt;
+use crate::results::run::{Run, Status};
 
-/// As published: text, so that `2.90` is not `2.9`.
+/// A published row. Its fields are text, so that `2.90` is not `2.9`.
 #[derive(Debug, Clone, serde::Deserialize)]
 struct Row {
     infrastructure: String,
     variant: String,
     date: String,
-    table: Table,
+    table: PublishedTable,
     mode: Mode,
     wait_seconds: String,
     batch_size: Option<u64>,
@@ -36,7 +36,7 @@ fn rows() -> Vec<Row> {
     csv::Reader::from_reader(text.as_bytes()).deserialize().collect::<Result<_, _>>().expect("rows")
 }
 
-/// Succeeded sessions of three repetitions. They differ a little where the log does not say that they did not.
+/// Succeeded sessions of three repetitions. They differ a little, unless the log says that they did not.
 fn repetitions(row: &Row, size: u64) -> [u64; 3] {
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "shares")]
     let of = |percent: f64| (percent / 100.0 * size as f64).round() as u64;
@@ -51,9 +51,9 @@ fn repetitions(row: &Row, size: u64) -> [u64; 3] {
     }
 }
 
-fn attempt(index: u32, row: &Row, size: u64, repetition: u32, succeeded: u64) -> Finished {
+fn attempt(index: u32, row: &Row, size: u64, repetition: u32, succeeded: u64) -> FinishedAttempt {
     let seconds = |text: &str| text.parse::<f64>().unwrap_or(0.0);
-    let us = |text: &str| super::super::lives::us(seconds(text));
+    let us = |text: &str| super::super::schema::number::us(seconds(text));
     let batch = Batch { index, mode: row.mode, batch_size: size, wait_us: us(&row.wait_seconds), repetition };
     let mut histograms = HistogramSet::new(Bounds::STANDARD);
     let mut record = SessionRecord::without_life(0, Outcome::Succeeded, String::new());
@@ -76,11 +76,11 @@ fn attempt(index: u32, row: &Row, size: u64, repetition: u32, succeeded: u64) ->
     summary.total_wall_us = if row.note.contains("wall time ~124s") { 124_000_000 } else { summary.total_max_us };
     summary.requests_per_second = seconds(&row.requests_per_second);
     if row.note == "Some connection failures" {
-        summary.errors = vec![("refused at connect".to_owned(), size - succeeded)];
+        summary.errors = vec![("refused at connect".to_owned().into(), size - succeeded)];
     } else if row.mode == Mode::Http {
-        summary.errors = vec![("http_status(404) at reset".to_owned(), size)];
+        summary.errors = vec![("http_status(404) at reset".to_owned().into(), size)];
     }
-    Finished {
+    FinishedAttempt {
         id: AttemptId { run: RunId(uuid::Uuid::nil()), batch: index, attempt: 1 },
         summary,
         rows: Vec::new(),
@@ -91,7 +91,7 @@ fn attempt(index: u32, row: &Row, size: u64, repetition: u32, succeeded: u64) ->
     }
 }
 
-/// A results folder with what was published of one run, and that run read from it.
+/// Writes what was published of one run to a results folder, and reads the run from it.
 fn stored_run(dir: &Path, rows: &[Row]) -> Run {
     let first = &rows[0];
     let cores = first.cores.map_or_else(String::new, |cores| format!("cores={cores}\n"));
@@ -107,11 +107,11 @@ fn stored_run(dir: &Path, rows: &[Row]) -> Run {
     }
     let started = format!("{}T12:00:00Z", first.date).parse().expect("a time");
     let mut store = Store::create(dir.to_path_buf(), plan.output.raw, started, Faults::default()).expect("created");
-    // A batch that stands in two tables is one batch; the one of the summary has a rate too.
+    // A batch that is in two tables is one batch; the summary's row also has a rate.
     let mut cells: BTreeMap<(Mode, String, u64), Row> = BTreeMap::new();
     let sizes: Vec<u64> = rows.iter().filter_map(|row| row.batch_size).collect();
     for row in rows {
-        // A row without a size tells of all sizes.
+        // A row without a size stands for all sizes.
         for size in row.batch_size.map_or_else(|| sizes.clone(), |size| vec![size]) {
             let cell = cells.entry((row.mode, row.wait_seconds.clone(), size)).or_insert_with(|| row.clone());
             if cell.note.is_empty() {
@@ -126,22 +126,22 @@ fn stored_run(dir: &Path, rows: &[Row]) -> Run {
             index += 1;
         }
     }
-    let mut papers = Papers { started, ..Papers::default() };
-    papers.command = vec!["coordinator".to_owned(), "run".to_owned(), "plan.toml".to_owned()];
-    put_run(&store, &plan, &papers);
+    let mut metadata = RunMetadata { started, ..RunMetadata::default() };
+    metadata.command = vec!["coordinator".to_owned(), "run".to_owned(), "plan.toml".to_owned()];
+    put_run(&store, &plan, &metadata);
     let mut run = read::read(dir).expect("run");
-    run.status = "complete".to_owned();
+    run.status = Status::Complete;
     run
 }
 
-/// Cells that are not what the log has: where, what the log has, and what is made of its numbers.
+/// Cells that differ from the log: place, column, the log's text, and the text made from its numbers.
 #[derive(Default)]
 struct Differing(Vec<[String; 4]>);
 
 impl Differing {
     fn compare(&mut self, place: &str, column: &str, log: &str, here: Option<&String>) {
         let here = here.map_or("(no such row)", String::as_str);
-        // More facts may stand behind the log's words.
+        // The text may add facts after the log's words.
         let more = !log.is_empty() && here.strip_prefix(log).is_some_and(|rest| rest.starts_with([',', ' ']));
         if here != log && !more {
             self.0.push([place.to_owned(), column.to_owned(), log.to_owned(), here.to_owned()]);
@@ -156,15 +156,18 @@ fn seconds(text: &str) -> String {
 fn compare(run: &Run, rows: &[Row], differing: &mut Differing) {
     let grid = run.grid();
     let summary = results_summary(&run.plan, &grid);
-    let scaling: Vec<(Mode, u64, Sheet)> = scalings(&run.plan, &grid);
+    let scaling: Vec<(Mode, u64, Table)> = scalings(&run.plan, &grid);
     for row in rows {
         let size = row.batch_size.map_or_else(|| "-".to_owned(), |size| size.to_string());
         match row.table {
-            Table::Summary => {
+            PublishedTable::Summary => {
                 let place = format!("{}, Results Summary, {} {}", run.title(), row.mode, row.wait_seconds);
-                let own = summary.rows.iter().find(|own| own[0] == row.mode.to_string() && own[1] == row.wait_seconds);
+                let own = summary
+                    .rows
+                    .iter()
+                    .find(|own| own[0].to_string() == row.mode.to_string() && own[1].to_string() == row.wait_seconds);
                 let mut cell = |n: usize, column: &str, log: &str| {
-                    differing.compare(&place, column, log, own.map(|own| &own[n]));
+                    differing.compare(&place, column, log, own.map(|own| own[n].to_string()).as_ref());
                 };
                 cell(2, "Max Batch (95%+)", &size);
                 cell(3, "p99 Latency", &seconds(&row.p99_seconds));
@@ -175,12 +178,12 @@ fn compare(run: &Run, rows: &[Row], differing: &mut Differing) {
                     if row.note.is_empty() { &row.requests_per_second } else { &row.note },
                 );
             }
-            Table::Scaling => {
+            PublishedTable::Scaling => {
                 let place = format!("{}, Scaling Behavior, {size}", run.title());
                 let (_, _, sheet) = scaling.iter().find(|(mode, _, _)| *mode == row.mode).expect("the mode's table");
-                let own = sheet.rows.iter().find(|own| own[0] == size);
+                let own = sheet.rows.iter().find(|own| own[0].to_string() == size);
                 let mut cell = |n: usize, column: &str, log: &str| {
-                    differing.compare(&place, column, log, own.map(|own| &own[n]));
+                    differing.compare(&place, column, log, own.map(|own| own[n].to_string()).as_ref());
                 };
                 cell(1, "Success Rate", &row.success);
                 cell(2, "p99 Latency", &seconds(&row.p99_seconds));
@@ -190,7 +193,7 @@ fn compare(run: &Run, rows: &[Row], differing: &mut Differing) {
     }
 }
 
-/// All runs of the log as stores, in its order; and the log's overview from the newest of each infrastructure.
+/// All runs of the log as results folders, in its order, and its overview with the newest run of each infrastructure.
 #[test]
 fn the_tables_of_the_experiment_log_from_stores_that_hold_its_numbers() {
     let all = rows();
@@ -215,7 +218,7 @@ fn the_tables_of_the_experiment_log_from_stores_that_hold_its_numbers() {
         runs.push(run);
     }
 
-    // The log's overview: the newest run of each infrastructure.
+    // The log's overview has the newest run of each infrastructure.
     let names = ["local-uvicorn", "local-docker", "hf-spaces", "slurm-single", "slurm-multi"];
     let newest =
         names.map(|name| runs.iter().filter(|run| run.name() == name).max_by_key(|run| run.date()).expect("a run"));
@@ -250,7 +253,7 @@ fn the_tables_of_the_experiment_log_from_stores_that_hold_its_numbers() {
     insta::assert_snapshot!("the_log_again", text);
 }
 
-/// What a scale of published rows is read as: the file that users have is the one that is compared above.
+/// The published rows that users get are the ones that are compared above.
 #[test]
 fn the_rows_beside_new_runs_are_the_same() {
     let published: Vec<Published> = built_in();

@@ -1,4 +1,4 @@
-//! Folders that hold summary.csv and raw.jsonl, and nothing else.
+//! Tests with folders that hold only summary.csv and raw.jsonl.
 
 use super::*;
 
@@ -7,7 +7,7 @@ const COLUMNS: &str = "mode,url,num_requests,batch_size,wait_seconds,repetition,
                        total_min,total_max,total_avg,total_p50,total_p90,total_p95,total_p99,requests_per_second,\
                        effective_concurrency,unique_pids,unique_sessions,unique_hosts";
 
-/// As the script's `csv` writer does it.
+/// A line of summary.csv as the script writes it.
 fn line(size: u64, repetition: u32, succeeded: u64, p99: f64) -> String {
     let failed = size - succeeded;
     format!(
@@ -17,7 +17,7 @@ fn line(size: u64, repetition: u32, succeeded: u64, p99: f64) -> String {
     )
 }
 
-/// One session; those that failed have zeros for what they did not get to.
+/// A line of raw.jsonl as the script writes it: a failed session has zeros for phases that it did not reach.
 fn session(size: u64, n: u64, succeeded: u64, total: f64) -> String {
     if n < succeeded {
         format!(
@@ -37,7 +37,7 @@ fn session(size: u64, n: u64, succeeded: u64, total: f64) -> String {
     }
 }
 
-/// Two repetitions of 100 sessions: 96 and 98 succeeded, of which a few of the second are slow.
+/// Two repetitions of 100 sessions: 96 and 98 succeeded; a few of the second are slow.
 fn folder(dir: &Path) -> PathBuf {
     let dir = dir.join("local-docker/2026-01-13");
     fs::create_dir_all(&dir).expect("created");
@@ -62,9 +62,10 @@ fn what_the_python_script_left_is_reported() {
     let cell = &grid.lines.values().next().expect("a line")[0];
     assert_eq!((cell.succeeded(), cell.planned(), cell.runs.len()), (194, 200, 2));
     assert_eq!(run.cells.get(Mode::Ws, 100, 1_000_000, Metric::Connect).map(|connect| connect.len()), Some(194));
-    // 2 of 194 are slow: the merged p99 is one of theirs, the mean of the two p99s would be 3.05 s.
+    // 2 of 194 are slow: the merged p99 is one of theirs, while the mean of the two p99s is 3.05 s.
     assert_eq!(cell.p99_us, Some(5_000_000));
-    assert_eq!(cell.errors(), [("ConnectionRefusedError", 6)]);
+    let errors: Vec<(String, u64)> = cell.errors().iter().map(|(what, n)| (what.to_string(), *n)).collect();
+    assert_eq!(errors, [("ConnectionRefusedError".to_owned(), 6)]);
     assert_eq!(cell.runs[1].hosts, BTreeMap::from([("h0:1".to_owned(), 49), ("h1:1".to_owned(), 49)]));
     let page = crate::report::document::of_run(&run, &[]);
     let text = crate::report::markdown::render(&page, None);
@@ -93,10 +94,10 @@ fn what_is_broken_is_named_and_the_rest_reported() {
     let run = read::read(&place).expect("run");
     assert!(run.notes[0].contains("1 lines can't be read (line 200:"), "{:?}", run.notes);
     assert!(run.notes[1].contains("does not have the sessions of 1 batches"), "{:?}", run.notes);
-    // The first repetition is merged, the second is not: no p99 of half a cell.
+    // The first repetition is merged, the second is not: half a cell has no merged p99.
     assert_eq!(run.grid().lines.values().next().expect("a line")[0].p99_us, Some(5_000_000));
 
-    // What Python and editors put into such files.
+    // Oddities that Python and editors put into such files.
     let odd = format!(
         "\u{feff}{}\r\n\r\n",
         raw.replace("\"waited_seconds\": 1.0", "\"waited_seconds\": NaN").replace('\n', "\r\n\r\n")
@@ -136,7 +137,7 @@ fn what_is_broken_is_named_and_the_rest_reported() {
     assert!(error.contains("missing field") && error.contains("not the summary.csv of a run"), "{error}");
 }
 
-/// Another script, or another version: repetitions from 0, times without a zone, as seconds, or none at all.
+/// Other versions of the script count repetitions from 0, or write times without a zone, as seconds, or not at all.
 #[test]
 fn other_ways_to_count_and_to_tell_the_time() {
     let dir = tempfile::tempdir().expect("dir");
@@ -155,7 +156,7 @@ fn other_ways_to_count_and_to_tell_the_time() {
     }
 }
 
-/// Somebody kept only the table of a run of ours: its verdicts are in there.
+/// Only summary.csv of a run of this program is left: it has the verdicts.
 #[test]
 fn the_summary_of_a_run_of_ours_alone() {
     let dir = tempfile::tempdir().expect("dir");
@@ -170,7 +171,7 @@ fn the_summary_of_a_run_of_ours_alone() {
     assert_eq!(summaries[0].verdict.reasons, ["because, \"so\""]);
 }
 
-/// What a report makes of a folder: everything that it has, or why it has nothing.
+/// The report of a folder, or why there is none.
 fn reported(dir: &Path) -> String {
     match read::read(dir) {
         Ok(run) => {
@@ -184,7 +185,7 @@ fn reported(dir: &Path) -> String {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
-    /// Any byte of any file changed, any end missing: a report says something, and never panics.
+    /// If any byte of any file is changed or any end is missing, a report still says something and never panics.
     #[test]
     fn whatever_happened_to_the_files_a_report_says_something(
         file in 0..6_usize,

@@ -1,4 +1,4 @@
-//! The Docker engine, asked through its command line; whatever a test made there goes with the test.
+//! The Docker engine, used through its command line. What a test creates there is removed with the test.
 
 use std::path::Path;
 use std::process::Command;
@@ -9,19 +9,19 @@ use serde_json::Value;
 
 use crate::support::{Ended, PATIENCE, Process, run, workspace};
 
-/// Between two looks at something that is waited for.
+/// Interval of polling.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
-/// For one command; compiling all of Muster for the first time is the longest.
+/// Time limit of one command; the longest is compiling all of Muster for the first time.
 const COMMAND_SECONDS_MAX: &str = "560";
 
-/// A command that can't hang for ever, whatever becomes of the test.
+/// A command that can't hang for ever, even if the test ends.
 pub(crate) fn bounded(program: impl AsRef<std::ffi::OsStr>) -> Command {
     let mut command = Command::new("timeout");
     command.arg("--kill-after=10").arg(COMMAND_SECONDS_MAX).arg(program);
     command
 }
 
-/// `docker` with these arguments: its standard output, or what went wrong.
+/// Runs `docker` with these arguments: its standard output, or the error.
 pub(crate) fn docker(arguments: &[&str]) -> Result<String, String> {
     let done = bounded("docker").args(arguments).output().expect("timeout(1)");
     if done.status.success() {
@@ -34,7 +34,7 @@ pub(crate) fn docker(arguments: &[&str]) -> Result<String, String> {
     ))
 }
 
-/// Panics where there is no engine: what can't be tested must not look tested.
+/// Panics without an engine: what can't be tested must not look tested.
 pub(crate) fn need_engine() {
     if let Err(error) = docker(&["version", "--format", "{{.Server.Version}}"]) {
         panic!(
@@ -61,7 +61,7 @@ pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// Images of one test, by a prefix of their names that no other has; removed when dropped.
+/// The images of one test, with a unique prefix; they are removed when this is dropped.
 pub(crate) struct Images {
     pub(crate) prefix: String,
 }
@@ -75,7 +75,7 @@ impl Images {
         format!("{}/{image}:t", self.prefix)
     }
 
-    /// `deploy/docker/build.sh`, with programs that are built quickly, beside those under test.
+    /// Runs `deploy/docker/build.sh` with debug builds, beside the programs under test.
     pub(crate) fn build(&self, names: &[&str], openenv_base: &str) {
         let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("target folder");
         let mut command = bounded(workspace().join("deploy/docker/build.sh"));
@@ -90,7 +90,7 @@ impl Images {
         assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     }
 
-    /// Those there are.
+    /// The names of the images.
     pub(crate) fn list(&self) -> Vec<String> {
         let found = docker(
             &["image", "ls", "--format", "{{.Repository}}:{{.Tag}}", "--filter"]
@@ -107,13 +107,13 @@ impl Images {
 impl Drop for Images {
     fn drop(&mut self) {
         for name in self.list() {
-            // A failing test has something better to say.
+            // If the test fails, its own message matters more.
             let _ = docker(&["image", "rm", "--force", &name]);
         }
     }
 }
 
-/// What carries a label of a compose project: containers, networks, volumes.
+/// The containers, networks and volumes of a compose project.
 pub(crate) fn left_of(project: &str) -> Vec<String> {
     let label = format!("label=com.docker.compose.project={project}");
     let lists: [&[&str]; 3] = [
@@ -129,7 +129,7 @@ pub(crate) fn left_of(project: &str) -> Vec<String> {
     found
 }
 
-/// A script that cleans up when it is asked to end, and is asked to whatever becomes of the test.
+/// A script that cleans up when it is terminated; dropping this terminates it.
 pub(crate) struct Script(Option<Process>);
 
 impl Script {
@@ -161,13 +161,13 @@ impl Drop for Script {
     }
 }
 
-/// A Debian root with Python as an image, and in it the packages of the environment: nothing is fetched while the image under
-/// test is built. What was fetched for it stays in the target folder.
+/// An image of a Debian root with Python and the packages of the environment, so that nothing is fetched while the
+/// image under test is built. Fetched files stay in the target folder.
 pub(crate) fn debian_with_packages(images: &Images) -> String {
     let requirements = workspace().join("deploy/openenv/requirements.txt");
     let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("docker-base");
     std::fs::create_dir_all(&cache).expect("cache");
-    // Made once, also where several tests want it at the same time.
+    // Several tests may need it at the same time: it is made once.
     let lock = std::fs::File::create(cache.join("lock")).expect("lock");
     lock.lock().expect("locked");
     let mut command = bounded("bash");

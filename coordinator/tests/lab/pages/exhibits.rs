@@ -1,17 +1,18 @@
-//! Runs that nobody has to wait for: made-up numbers that put everything on a page at once.
+//! Runs with made-up numbers, which show everything that a page can have.
 
 use std::collections::BTreeMap;
 
 use coordinator::plan::check::plan_of;
 use coordinator::plan::expand::Batch;
-use coordinator::report::cells::{CellHistograms, Done};
-use coordinator::report::facts::{AgentResult, Limit, Overshoot, Pings, Verdict, Worth};
-use coordinator::report::run::{Client, Run};
-use coordinator::report::summary::{Context, Summary};
-use coordinator::report::timeline::{Life, Traced};
+use coordinator::results::agent::{AgentResult, Overshoot, Pings};
+use coordinator::results::batch::{Context, Summary};
+use coordinator::results::cells::{CellHistograms, Done};
+use coordinator::results::run::{Client, Run, Status};
+use coordinator::results::timeline::{BatchTimeline, SessionInterval};
+use coordinator::results::verdict::{Bottleneck, Validity, Verdict};
 use proto::{Bounds, HistogramSet, Ledger, Metric, Mode, Outcome, SessionRecord, Vitals};
 
-/// Sessions of one batch: latencies that grow with the batch, a share that fails.
+/// Sessions of one batch: latencies grow with the batch, and some sessions fail.
 fn records(batch: &Batch, succeeded: u64, timed_out: u64) -> Vec<SessionRecord> {
     let spread_us = batch.batch_size * 120;
     (0..batch.batch_size.min(2_000))
@@ -52,7 +53,7 @@ fn batch(
     cells: &mut CellHistograms,
 ) -> Made {
     let batch = Batch { index, mode, batch_size: size, wait_us, repetition };
-    // What is held falls off above 2,048; one size is a matter of luck.
+    // Success declines above 2,048, and one size has unstable repetitions.
     let held = match size {
         0..=2_048 => size,
         4_096 if repetition == 2 => 200,
@@ -103,8 +104,10 @@ fn batch(
     }
     summary.start_skew_us = Some(1_300);
     if held < size {
-        summary.errors =
-            vec![("refused at connect".to_owned(), size - held - timed_out), ("timeout at step".to_owned(), timed_out)];
+        summary.errors = vec![
+            ("refused at connect".to_owned().into(), size - held - timed_out),
+            ("timeout at step".to_owned().into(), timed_out),
+        ];
     }
     summary.errors.retain(|(_, count)| *count > 0);
     summary.by_agent = (0..agents).map(|n| agent(n, agents, size)).collect();
@@ -140,28 +143,30 @@ fn agent(n: usize, agents: usize, size: u64) -> AgentResult {
     }
 }
 
-/// Every kind of verdict comes up.
+/// The indexes go through all kinds of verdicts.
 fn verdict(index: u32, met: bool) -> Verdict {
     let (worth, limit, reason) = match (index % 9, met) {
         (1, _) => (
-            Worth::GeneratorLimited,
-            Limit::Generator,
+            Validity::GeneratorLimited,
+            Bottleneck::Generator,
             "p99 1.412s would be 0.981s without what the agents added: agent node-001-0 added 0.431s to its sessions (p99) with \
              15.97 of 16 load threads busy, 0.212s waiting for a CPU: add agents, give them more CPU, or ramp",
         ),
-        (4, _) => (Worth::Degraded, Limit::Unknown, "node-002-1 was lost: it gave no sign of life for 10.0 s"),
+        (4, _) => (Validity::Degraded, Bottleneck::Unknown, "node-002-1 was lost: it gave no sign of life for 10.0 s"),
         (7, _) => (
-            Worth::Invalid,
-            Limit::Unknown,
+            Validity::Invalid,
+            Bottleneck::Unknown,
             "the clock of node-003-0 is known to 4.1 ms only (measure.max_clock_error_ms is 2.0)",
         ),
-        (_, true) => (Worth::Valid, Limit::None, ""),
-        (_, false) => {
-            (Worth::Valid, Limit::Server, "10,141 of 16,384 sessions were refused at connect while the agents kept up")
-        }
+        (_, true) => (Validity::Valid, Bottleneck::None, ""),
+        (_, false) => (
+            Validity::Valid,
+            Bottleneck::Server,
+            "10,141 of 16,384 sessions were refused at connect while the agents kept up",
+        ),
     };
     let reasons = if reason.is_empty() { Vec::new() } else { vec![reason.to_owned()] };
-    Verdict { worth, limit, reasons, ..Verdict::default() }
+    Verdict { validity: worth, limit, reasons, ..Verdict::default() }
 }
 
 fn run(infrastructure: &str, modes: &[Mode], sizes: &[u64], waits_us: &[u64], agents: usize) -> Run {
@@ -198,7 +203,7 @@ fn run(infrastructure: &str, modes: &[Mode], sizes: &[u64], waits_us: &[u64], ag
     Run {
         place: format!("experiments/results/{infrastructure}/2026-11-27"),
         client: Client::Muster { version: "0.1.0".to_owned() },
-        status: "complete".to_owned(),
+        status: Status::Complete,
         failure: None,
         again: String::new(),
         id: "00000000-0000-0000-0000-000000000000".to_owned(),
@@ -234,25 +239,25 @@ fn run(infrastructure: &str, modes: &[Mode], sizes: &[u64], waits_us: &[u64], ag
     }
 }
 
-fn trace(batch: &Batch, records: &[SessionRecord], agents: usize) -> Traced {
-    let lives: Vec<Life> = records
+fn trace(batch: &Batch, records: &[SessionRecord], agents: usize) -> BatchTimeline {
+    let lives: Vec<SessionInterval> = records
         .iter()
-        .map(|record| Life {
+        .map(|record| SessionInterval {
             agent: agent(usize::try_from(record.session).unwrap_or(0) % agents, agents, 0).name,
             opened_us: record.opened_us(),
             ended_us: record.ended_us().unwrap_or(0),
             succeeded: record.outcome == Outcome::Succeeded,
         })
         .collect();
-    Traced::of(*batch, lives.iter().map(|life| life.ended_us).max().unwrap_or(0), &lives)
+    BatchTimeline::of(*batch, lives.iter().map(|life| life.ended_us).max().unwrap_or(0), &lives)
 }
 
 const SIZES: [u64; 8] = [32, 128, 512, 2_048, 4_096, 8_192, 16_384, 32_768];
 
-/// Both protocols, three waits, every verdict, skipped batches, a run that is not whole.
+/// A run with both protocols, three waits, every verdict, skipped batches and incomplete files.
 pub(crate) fn every_verdict() -> Run {
     let mut run = run("slurm-multi", &[Mode::Ws, Mode::Http], &SIZES, &[1_000_000, 5_000_000, 10_000_000], 4);
-    run.status = "interrupted".to_owned();
+    run.status = Status::Interrupted;
     run.notes.push("histograms.hlog: it ends early; it lacks 2 of 144 batches, so that the p99 of their cells is a bound, and details are left out".to_owned());
     run
 }
@@ -265,18 +270,18 @@ pub(crate) fn one_point() -> Run {
     run("local-uvicorn", &[Mode::Ws], &[1], &[0], 1)
 }
 
-/// It failed before its first batch.
+/// A run that failed before its first batch.
 pub(crate) fn nothing() -> Run {
     let mut run = run("hf-spaces", &[Mode::Ws], &SIZES, &[1_000_000], 1);
     (run.results, run.cells, run.traced) = (Vec::new(), CellHistograms::default(), Vec::new());
-    run.status = "failed".to_owned();
+    run.status = Status::Failed;
     run.failure =
         Some("the target is not ready after 60 s: https://space.example: http_status(503) at connect".to_owned());
     run.notes.push("0 of 24 batches were decided".to_owned());
     run
 }
 
-/// The five of the log, and seven with names as long as people give them.
+/// The five infrastructures of the log, and seven with long names.
 pub(crate) fn twelve() -> Vec<Run> {
     let names = [
         "local-uvicorn",

@@ -1,5 +1,6 @@
-//! Whatever the data, it is a figure: nothing panics, and `check` holds.
+//! Any data gives a figure: nothing panics, and `check` holds.
 
+use crate::results::timeline::AgentTimeline;
 use proptest::prelude::*;
 
 use super::*;

@@ -4,19 +4,19 @@ use super::*;
 
 #[derive(Debug, Clone)]
 enum Step {
-    Join(Key),
-    Leave(Key),
-    Obey(Key),
-    Skip(Key),
+    Join(ConnectionId),
+    Leave(ConnectionId),
+    Obey(ConnectionId),
+    Skip(ConnectionId),
     Store,
     Wait(u64),
     Silence(u64),
     Interrupt,
-    Stale(Key),
+    Stale(ConnectionId),
     /// Sends its report and no more, and loses its connection; comes back with the rest, or without it.
-    Break(Key, bool),
+    Break(ConnectionId, bool),
     /// Is told to end, and sends what it has.
-    TakeLeave(Key),
+    TakeLeave(ConnectionId),
     HeldUp,
 }
 
@@ -44,7 +44,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 /// The share that this agent is running just now, if any.
-fn go_of(play: &Play, key: Key) -> Option<(AttemptId, u64, u64)> {
+fn go_of(play: &Play, key: ConnectionId) -> Option<(AttemptId, u64, u64)> {
     let Phase::Running(current) = &play.machine.phase else { return None };
     let (first, sessions) = play.shares.get(&(key, current.id))?;
     Some((current.id, *first, *sessions))
@@ -60,7 +60,7 @@ proptest! {
         let on_loss = if keep { "keep" } else { "repeat" };
         let mut play = Play::new(&format!("{PLAN}[agents]\ncount = 2\non_loss = \"{on_loss}\"\nready_timeout_seconds = 86400\n"));
         let mut next_key = 100;
-        let mut live: BTreeMap<u64, Key> = BTreeMap::new();
+        let mut live: BTreeMap<u64, ConnectionId> = BTreeMap::new();
         for step in steps {
             if play.end.is_some() {
                 break;
@@ -144,7 +144,7 @@ proptest! {
         }
         // Everyone who is left ends, new ones come, and behave.
         if play.end.is_none() {
-            let keys: Vec<Key> = play.orders.keys().copied().collect();
+            let keys: Vec<ConnectionId> = play.orders.keys().copied().collect();
             for key in keys {
                 play.leave(key);
             }

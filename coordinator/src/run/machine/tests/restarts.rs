@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::exit;
-use crate::report::facts::Limit;
+use crate::results::verdict::Bottleneck;
 
 const ONE: &str = "target.urls=\"http://h:1\"\ngrid.batch_sizes=[8]\ngrid.repetitions=1\ngrid.warmup=false\n";
 
@@ -53,7 +53,7 @@ fn the_attempt_is_repeated_and_the_undisturbed_one_counts() {
         "{:?}",
         first.verdict
     );
-    assert_eq!((second.verdict.worth, &second.verdict.outage), (Worth::Valid, &None));
+    assert_eq!((second.verdict.validity, &second.verdict.outage), (Validity::Valid, &None));
     assert!(second.refused_before[0].starts_with("attempt 1: the server was restarted"), "{:?}", second.refused_before);
 }
 
@@ -62,7 +62,7 @@ fn a_server_that_falls_over_each_time_is_the_limit() {
     let play = play("agents.max_attempts=3\n", &[1, 2, 3]);
     assert_eq!((play.code(), play.accepted()), (exit::DONE, vec![(0, 3)]));
     let verdict = &play.stored[2].summary.verdict;
-    assert_eq!((verdict.worth, verdict.limit), (Worth::Valid, Limit::Server));
+    assert_eq!((verdict.validity, verdict.limit), (Validity::Valid, Bottleneck::Server));
     assert!(verdict.reasons[0].contains("it crashed in 3 of 3 attempts"), "{verdict:?}");
 }
 
@@ -71,7 +71,7 @@ fn it_may_be_kept_or_end_the_run() {
     let kept = play("target.on_restart=\"keep\"\n", &[1]);
     assert_eq!((kept.code(), kept.accepted()), (exit::NOT_SOUND, vec![(0, 1)]));
     let verdict = &kept.stored[0].summary.verdict;
-    assert!(verdict.worth == Worth::Degraded && verdict.outage.is_some(), "{verdict:?}");
+    assert!(verdict.validity == Validity::Degraded && verdict.outage.is_some(), "{verdict:?}");
     let ended = play("target.on_restart=\"abort\"\n", &[1]);
     assert_eq!((ended.code(), ended.accepted()), (exit::NOT_SOUND, Vec::new()));
     assert!(!ended.stored[0].stands, "the batch is left open");

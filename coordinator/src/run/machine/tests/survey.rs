@@ -1,6 +1,7 @@
 //! Surveys, ports that come back, and clocks.
 
 use super::*;
+use crate::run::upload::Share;
 
 fn capacity_with(waiting: u64, back: Duration) -> Capacity {
     Capacity {
@@ -17,7 +18,7 @@ fn settle_with(play: &mut Play, capacity: impl Fn(Duration) -> Capacity) {
         if play.end.is_some() {
             return;
         }
-        let keys: Vec<Key> = play.orders.keys().copied().collect();
+        let keys: Vec<ConnectionId> = play.orders.keys().copied().collect();
         let mut busy = false;
         for key in keys {
             if let Some(FromCoordinator::Survey { number, .. }) = play.orders.get(&key).and_then(VecDeque::front) {
@@ -76,10 +77,10 @@ fn an_agent_is_told_to_start_on_its_own_clock() {
     let mut play = Play::new(&format!("{PLAN}[agents]\ncount = 2\n"));
     play.join(1, "a");
     play.join(2, "b");
-    let ahead = |key: Key| if key == 1 { 500_000 } else { -300_000_i64 };
-    let mut starts: BTreeMap<Key, u64> = BTreeMap::new();
+    let ahead = |key: ConnectionId| if key == 1 { 500_000 } else { -300_000_i64 };
+    let mut starts: BTreeMap<ConnectionId, u64> = BTreeMap::new();
     while starts.len() < 2 {
-        let keys: Vec<Key> = play.orders.keys().copied().collect();
+        let keys: Vec<ConnectionId> = play.orders.keys().copied().collect();
         let mut busy = false;
         for key in keys {
             match play.orders.get(&key).and_then(VecDeque::front) {
@@ -108,7 +109,7 @@ fn an_agent_is_told_to_start_on_its_own_clock() {
         }
     }
     // On one clock both are the same instant, as far as the pings can tell.
-    let common = |key: Key| i128::from(starts[&key]) - i128::from(ahead(key));
+    let common = |key: ConnectionId| i128::from(starts[&key]) - i128::from(ahead(key));
     assert!((common(1) - common(2)).unsigned_abs() <= 650, "{starts:?}");
     assert!(common(1) - 10_000_000 >= i128::try_from(play.mono.as_micros()).expect("small"), "not in the past");
 }
@@ -140,7 +141,8 @@ fn sessions_that_follow_each_other_in_one_place_are_waited_for() {
                 launch = { kind = \"arrivals\", per_second = 100, for_seconds = 2 }\n";
     let play = Play::new(plan);
     let batch = play.machine.batches[0];
-    let part = Part::new("a", 0, batch.batch_size).at_once(1);
+    let mut part = Share::new("a", 0, batch.batch_size);
+    part.in_flight_max = 1;
     assert_eq!((batch.batch_size, part.turns()), (200, 200));
     // Four phases of a second and a wait of one: 5 s each, one after the other.
     assert!(play.machine.longest(&batch, part.turns()) >= Duration::from_secs(1_000));
@@ -166,6 +168,6 @@ fn an_attempt_that_took_too_long_says_so_in_its_verdict() {
     }
     let finished = play.to_store.as_ref().expect("an attempt");
     let verdict = &finished.summary.verdict;
-    assert_eq!((finished.summary.accepted, verdict.worth), (false, Worth::Degraded));
+    assert_eq!((finished.summary.accepted, verdict.validity), (false, Validity::Degraded));
     assert!(verdict.reasons.iter().any(|reason| reason.starts_with("given up: it took longer")), "{verdict:?}");
 }

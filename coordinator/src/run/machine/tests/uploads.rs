@@ -29,14 +29,14 @@ fn running() -> (Play, AttemptId, Vec<FromAgent>) {
 }
 
 /// What agent `key` was asked to send again.
-fn resends(play: &Play, key: Key) -> Vec<Resend> {
+fn resends(play: &Play, key: ConnectionId) -> Vec<Resend> {
     let orders = play.orders.get(&key).into_iter().flatten();
     orders
         .filter_map(|order| if let FromCoordinator::Resend(resend) = order { Some(resend.clone()) } else { None })
         .collect()
 }
 
-fn back(play: &mut Play, key: Key, name: &str, holding: Option<AttemptId>) {
+fn back(play: &mut Play, key: ConnectionId, name: &str, holding: Option<AttemptId>) {
     play.orders.insert(key, VecDeque::new());
     play.apply(Event::Joined(key, Box::new(Hello { holding, ..hello(name) })));
 }
@@ -144,7 +144,7 @@ fn an_agent_that_takes_its_leave_is_thanked_and_its_attempt_repeated() {
     }
     let cut = play.to_store.as_ref().expect("an attempt");
     assert!(!cut.summary.accepted && cut.summary.ledger.lost == 0, "what it had is kept: {}", cut.summary.ledger);
-    assert_eq!(cut.summary.verdict.worth, Worth::Degraded);
+    assert_eq!(cut.summary.verdict.validity, Validity::Degraded);
     play.settle();
     assert_eq!(play.code(), 0);
 }
@@ -180,7 +180,7 @@ fn what_an_earlier_life_decided_stands() {
         play.settle();
         play
     };
-    let plan = plan_of(PLAN).expect("plan");
+    let plan = Arc::new(plan_of(PLAN).expect("plan"));
     let mut history = History::default();
     for finished in &first.stored[..2] {
         history.decided.insert(finished.id.batch, finished.summary.clone());
@@ -242,13 +242,13 @@ fn only_those_who_have_a_share_are_waited_for_and_listened_to() {
     play.join(2, "b");
     play.settle_until_preparing(0);
     play.join(3, "c");
-    let Phase::Preparing(current) = &play.machine.phase else { panic!("it is prepared") };
+    let Phase::Arming(current, _) = &play.machine.phase else { panic!("it is prepared") };
     let id = current.id;
     for _ in 0..2 {
         play.say(3, FromAgent::Armed(id));
     }
-    let Phase::Preparing(current) = &play.machine.phase else { panic!("nobody is armed who counts") };
-    assert!(!current.syncing && current.armed.is_empty());
+    let Phase::Arming(current, round) = &play.machine.phase else { panic!("nobody is armed who counts") };
+    assert_eq!(round.silent(), current.owners());
     play.settle();
     assert_eq!((play.code(), play.accepted().len()), (0, 4));
 }
