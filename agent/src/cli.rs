@@ -250,8 +250,8 @@ fn settings(args: &Args) -> Settings {
     }
 }
 
-/// Looks for the identity for up to `wait`. The coordinator makes it when it first runs; agents may be started earlier, on
-/// machines where the shared home folder shows it a little later.
+/// Looks for the identity for up to `wait`. The coordinator makes it when it first runs; agents may be started earlier,
+/// on machines where the shared home folder shows it a little later.
 async fn find_identity(given: Option<&Path>, wait: Duration) -> Result<Security, String> {
     let dir = given
         .map(Path::to_path_buf)
@@ -334,8 +334,8 @@ fn valid_name(host: &str) -> String {
     if name.is_empty() { "agent".to_owned() } else { name }
 }
 
-/// Ends this process when its standard input ends: the process that holds the other end is gone. It has a thread of its own,
-/// so that it works whatever the runtimes are doing.
+/// Ends this process when its standard input ends: the process that holds the other end is gone. It has a thread of its
+/// own, so that it works whatever the runtimes are doing.
 fn end_with_stdin() {
     std::thread::spawn(|| {
         let mut buffer = [0_u8; 64];

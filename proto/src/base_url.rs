@@ -1,5 +1,5 @@
-//! Parses a target's base URL by the rules of the OpenEnv client: `http` becomes `ws`, a trailing `/` is removed, and `/ws` is
-//! appended unless it is there.
+//! Parses a target's base URL by the rules of the OpenEnv client: `http` becomes `ws`, a trailing `/` is removed, and
+//! `/ws` is appended unless it is there.
 
 use url::{Host, Url};
 

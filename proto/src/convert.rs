@@ -1,5 +1,5 @@
-//! Converts between messages of the network and the domain, and validates what comes from the network: whatever gets through
-//! is in range.
+//! Converts between messages of the network and the domain, and validates what comes from the network: whatever gets
+//! through is in range.
 //!
 //! Every message has one list of fields, in `orders` (from the coordinator) or `reports` (from an agent).
 
@@ -17,9 +17,9 @@ use crate::pb;
 use crate::spec::Mode;
 pub use crate::units::micros;
 
-/// Converts between the two forms of a stream's messages. `whole` variants hold a type that has a message of its own. The
-/// others are given with their fields: in brackets those that are messages themselves, then all others. `check` sees the
-/// converted value.
+/// Converts between the two forms of a stream's messages. `whole` variants hold a type that has a message of its own.
+/// The others are given with their fields: in brackets those that are messages themselves, then all others. `check`
+/// sees the converted value.
 macro_rules! bodies {
     ($domain:ident = $message:ident in $module:ident {
         whole { $($whole:ident),+ }

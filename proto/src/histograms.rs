@@ -1,8 +1,8 @@
 //! The histograms of a batch, and how they travel.
 //!
 //! One rule, [`HistogramSet::values`], says which session enters which histogram. Agents apply it as sessions end, the
-//! coordinator adds their sets together, and a reader can apply it again to stored records. The three must agree bucket by
-//! bucket.
+//! coordinator adds their sets together, and a reader can apply it again to stored records. The three must agree bucket
+//! by bucket.
 //!
 //! Encoding is HdrHistogram's V2 (uncompressed), <https://github.com/HdrHistogram/HdrHistogram>. All agents use the
 //! bounds of their assignment; a set with other bounds is refused before anything is allocated for it.
@@ -30,8 +30,8 @@ impl Bounds {
     /// 1 us to 1 h with 3 significant digits: what a run uses unless its sessions may last longer.
     pub const STANDARD: Self = Self { low_us: 1, high_us: 3_600_000_000, significant_digits: 3 };
 
-    /// The standard bounds, extended to hold values up to `longest_us`. The upper bound is in whole hours, so that equal
-    /// plans have equal bounds.
+    /// The standard bounds, extended to hold values up to `longest_us`. The upper bound is in whole hours, so that
+    /// equal plans have equal bounds.
     #[must_use]
     pub fn reaching(longest_us: u64) -> Self {
         let hours = longest_us.div_ceil(Self::STANDARD.high_us).clamp(1, HOURS_MAX);
@@ -55,16 +55,16 @@ impl Bounds {
 }
 
 named_enum! {
-    /// What is measured. `Step`, `Wire` and `WireBeyond` hold one value a step, `ReceiveLag` one a reply, all others one a
-    /// session.
+    /// What is measured. `Step`, `Wire` and `WireBeyond` hold one value a step, `ReceiveLag` one a reply, all others
+    /// one a session.
     pub enum Metric {
         Connect = "connect",
         Reset = "reset",
         Step = "step",
         Close = "close",
         Total = "total",
-        /// Response time, from the intended start: of sessions that succeeded, and of those that timed out, for which it is
-        /// the time of the cut (a censored value).
+        /// Response time, from the intended start: of sessions that succeeded, and of those that timed out, for which
+        /// it is the time of the cut (a censored value).
         Response = "response",
         /// From the intended start to the failure, of failed sessions.
         Failed = "failed",
@@ -158,10 +158,10 @@ impl HistogramSet {
         self.over_range.iter().copied().fold(0, u64::saturating_add)
     }
 
-    /// The rule. Phases and total hold succeeded sessions only. Response also holds sessions that timed out, with the time
-    /// of the cut. Failed sessions have a histogram of their own. Launch lag holds every session that was started. Wire and
-    /// receive lag hold the replies of succeeded sessions that have a kernel timestamp. Calls `enter` for every value of a
-    /// record, in microseconds.
+    /// The rule. Phases and total hold succeeded sessions only. Response also holds sessions that timed out, with the
+    /// time of the cut. Failed sessions have a histogram of their own. Launch lag holds every session that was started.
+    /// Wire and receive lag hold the replies of succeeded sessions that have a kernel timestamp. Calls `enter` for
+    /// every value of a record, in microseconds.
     pub fn values(record: &SessionRecord, mut enter: impl FnMut(Metric, u64)) {
         let mut once = |metric, value: Option<u64>| {
             if let Some(value) = value {
@@ -270,8 +270,8 @@ impl HistogramSet {
     }
 }
 
-/// The `quantile` of the values of a histogram and of `above` more values beyond its range, which count as `end_us`, its upper
-/// bound. `None` if there are no values.
+/// The `quantile` of the values of a histogram and of `above` more values beyond its range, which count as `end_us`,
+/// its upper bound. `None` if there are no values.
 #[must_use]
 #[expect(
     clippy::cast_precision_loss,
@@ -312,8 +312,9 @@ pub fn decode_one(data: &[u8]) -> Result<Histogram<u64>, String> {
     }
 }
 
-/// Reads the bounds in a V2 header before the decoder allocates by them. The header has 40 bytes, big endian: cookie, payload
-/// length, normalizing offset, significant digits as u32; lowest and highest trackable value as u64; ratio as f64.
+/// Reads the bounds in a V2 header before the decoder allocates by them. The header has 40 bytes, big endian: cookie,
+/// payload length, normalizing offset, significant digits as u32; lowest and highest trackable value as u64; ratio as
+/// f64.
 fn header_bounds(data: &[u8]) -> Option<Bounds> {
     const V2_COOKIE: u32 = 0x1c84_9303 | 0x10;
     let u32_at = |at: usize| Some(u32::from_be_bytes(data.get(at..at + 4)?.try_into().ok()?));

@@ -1,7 +1,7 @@
 //! The contract between coordinator and agents.
 //!
-//! [`pb`] is what protobuf generates. Everything else is the domain: plain types, which [`convert`] validates when they come
-//! from the network. The rest of the program sees a `pb` type only to send it.
+//! [`pb`] is what protobuf generates. Everything else is the domain: plain types, which [`convert`] validates when they
+//! come from the network. The rest of the program sees a `pb` type only to send it.
 
 pub mod base_url;
 pub mod convert;

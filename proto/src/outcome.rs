@@ -18,8 +18,8 @@ named_enum! {
     }
 }
 
-/// Defines [`FailureKind`], its text (`Display`) and the inverse (`FromStr`) from one list of kinds, some of which have an
-/// argument: `kind(argument: type) = "text"`.
+/// Defines [`FailureKind`], its text (`Display`) and the inverse (`FromStr`) from one list of kinds, some of which have
+/// an argument: `kind(argument: type) = "text"`.
 macro_rules! failure_kinds {
     ($($(#[$about:meta])* $kind:ident $(($argument:ident: $type:ty))? = $text:literal,)+) => {
         /// Why a session failed. `Display` gives the `error_type` of raw.jsonl.
@@ -97,7 +97,7 @@ failure_kinds! {
 }
 
 impl FailureKind {
-    /// Whether the server itself answered, and so was there. A proxy without a server behind it answers 502, 503 or 504.
+    /// Whether the server itself answered, and so was there. A proxy without a server answers 502 to 504.
     #[must_use]
     pub fn is_answer(&self) -> bool {
         match self {

@@ -2,8 +2,8 @@
 
 use crate::outcome::{FailureKind, Outcome};
 
-/// What one session did, in microseconds. Offsets count from its agent's start instant; durations are on the agent's monotonic
-/// clock. A phase that was not completed has no value.
+/// What one session did, in microseconds. Offsets count from its agent's start instant; durations are on the agent's
+/// monotonic clock. A phase that was not completed has no value.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SessionRecord {
     /// Global number of the session in its batch, from 0.
@@ -41,9 +41,9 @@ pub struct SessionRecord {
 /// A reply's latency in two parts: until the kernel had received it, and from there until the program had read it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Split {
-    /// Wire latency: the kernel's receive timestamp of the reply, minus CLOCK_REALTIME just before the request was written.
+    /// Wire latency: the kernel's receive timestamp of the reply, minus CLOCK_REALTIME when the request was written.
     pub wire_us: u64,
-    /// Receive lag: CLOCK_REALTIME when the program had read the reply, minus that timestamp. It is the generator's own delay.
+    /// Receive lag: CLOCK_REALTIME when the program had read the reply, minus that timestamp: own delay.
     pub lag_us: u64,
 }
 
@@ -62,8 +62,8 @@ pub struct WireRecord {
     pub reset: Option<Split>,
     /// One a completed step, or none.
     pub steps: Vec<Split>,
-    /// All delay that this process added to the session after its start: receive lags of every phase, handshakes that were
-    /// noticed late, pauses that took longer than asked for.
+    /// All delay that this process added to the session after its start: receive lags of every phase, handshakes that
+    /// were noticed late, pauses that took longer than asked for.
     pub own_delay_us: Option<u64>,
     /// The part of it until the session was connected.
     pub connect_own_us: Option<u64>,
@@ -150,8 +150,8 @@ impl SessionRecord {
         Some(self.started_us?.saturating_add(self.total_us?))
     }
 
-    /// The offset from which it counts as open: its first reply. Before, a server may accept and upgrade a connection and still
-    /// refuse the session.
+    /// The offset from which it counts as open: its first reply. Before, a server may accept and upgrade a connection
+    /// and still refuse the session.
     #[must_use]
     pub fn opened_us(&self) -> Option<u64> {
         Some(self.started_us?.saturating_add(self.open_latency_us()?))

@@ -56,7 +56,7 @@ pub enum Launch {
     Burst,
     /// Evenly over this time.
     Ramp { over_us: u64 },
-    /// An open model: as many arrivals as the batch has sessions, over this time, whether or not earlier ones have ended.
+    /// An open model: as many arrivals as the batch has sessions, whether or not earlier ones have ended.
     Arrivals { over_us: u64, process: Process },
 }
 
@@ -102,8 +102,8 @@ pub struct Assignment {
     pub kernel_timestamps: bool,
     /// If `CLOCK_REALTIME` moves further than this against `CLOCK_MONOTONIC`, the timestamps are void.
     pub clock_step_us_max: u64,
-    /// The most connections that this agent may have at once. A session that is due beyond it waits, which shows as launch
-    /// lag.
+    /// The most connections that this agent may have at once. A session that is due beyond it waits, which shows as
+    /// launch lag.
     pub in_flight_max: u64,
 }
 

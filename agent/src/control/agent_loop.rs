@@ -150,8 +150,8 @@ struct Sources {
 }
 
 impl Agent {
-    /// Serves one connection, from the greeting to its end. `Err` says why the connection was lost; the attempt was dropped
-    /// then, unless its results wait to be uploaded.
+    /// Serves one connection, from the greeting to its end. `Err` says why the connection was lost; the attempt was
+    /// dropped then, unless its results wait to be uploaded.
     async fn attend(&mut self, connected: Connected, interrupt: &CancellationToken) -> Result<End, String> {
         let end = self.serve_connection(connected, interrupt).await;
         if end.is_ok() {
@@ -374,8 +374,8 @@ impl Agent {
         }
     }
 
-    /// Sends the wanted parts in a new task, which replaces the one before: what that one had not sent yet is either wanted
-    /// now or asked for later.
+    /// Sends the wanted parts in a new task, which replaces the one before: what that one had not sent yet is either
+    /// wanted now or asked for later.
     fn send_upload(&mut self, upload: Arc<Upload>, wanted: Resend, channels: &Channels) {
         let task = tokio::spawn(send_parts(upload.clone(), wanted, channels.out.clone()));
         self.attempt = Some(Attempt::Uploading { upload, _task: AbortOnDropHandle::new(task) });

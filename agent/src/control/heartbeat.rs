@@ -1,6 +1,6 @@
-//! Heartbeats, on a thread and a connection of their own: an agent whose load takes every core is slow, not dead, and must
-//! not be taken for dead. They are answered: a coordinator that answers none is gone, even if the stream of orders still
-//! looks open.
+//! Heartbeats, on a thread and a connection of their own: an agent whose load takes every core is slow, not dead, and
+//! must not be taken for dead. They are answered: a coordinator that answers none is gone, even if the stream of orders
+//! still looks open.
 
 use std::time::Duration;
 
@@ -105,8 +105,8 @@ async fn run(
     }
 }
 
-/// Opens a connection and sends heartbeats until something is wrong or the lease is over without an answer. Returns what was
-/// wrong, and keeps the time of the last answer in `answered`.
+/// Opens a connection and sends heartbeats until something is wrong or the lease is over without an answer. Returns
+/// what was wrong, and keeps the time of the last answer in `answered`.
 async fn connect_and_send(
     connector: &Connector,
     instance: [u8; 16],

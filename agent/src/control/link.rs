@@ -99,8 +99,8 @@ impl Connector {
         Self { address, security, open: Arc::new(open) }
     }
 
-    /// Opens a connection and returns its client, and where TLS errors of the connection are noted. Whether a gRPC server
-    /// is at the other end shows with the first call.
+    /// Opens a connection and returns its client, and where TLS errors of the connection are noted. Whether a gRPC
+    /// server is at the other end shows with the first call.
     ///
     /// # Errors
     /// Why it can't be opened.
@@ -149,8 +149,8 @@ impl Connector {
     }
 }
 
-/// TLS errors of one connection. With TLS 1.3 a client learns only at its first read that its certificate was refused, and
-/// the layers above replace that error by their own.
+/// TLS errors of one connection. With TLS 1.3 a client learns only at its first read that its certificate was refused,
+/// and the layers above replace that error by their own.
 #[derive(Debug, Clone, Default)]
 pub struct TlsFailure {
     /// Why the two sides do not trust each other.

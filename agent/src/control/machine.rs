@@ -7,11 +7,11 @@
 //!     └──────────────────┴────────────────┴─────────────────┴── connection lost ───────────┘
 //! ```
 //!
-//! In Draining the results are kept until the coordinator has stored them, also when the connection is lost: it asks for
-//! them again. An agent that is interrupted (SIGINT, SIGTERM) while sessions run cuts them, reports, and leaves.
+//! In Draining the results are kept until the coordinator has stored them, also when the connection is lost: it asks
+//! for them again. An agent that is interrupted (SIGINT, SIGTERM) while sessions run cuts them, reports, and leaves.
 //!
-//! An order that does not fit the state is ignored: the coordinator has moved on, or two messages crossed. A coordinator that
-//! disappears ends the load at once, so that no target is loaded unwatched.
+//! An order that does not fit the state is ignored: the coordinator has moved on, or two messages crossed. A
+//! coordinator that disappears ends the load at once, so that no target is loaded unwatched.
 
 use proto::message::{Hello, Probe, Refused, RefusedWhy, Resend, Welcome};
 use proto::{Assignment, AttemptId, FromAgent, FromCoordinator};
@@ -231,7 +231,7 @@ impl Machine {
         }
     }
 
-    /// The effects that end this agent if an order belongs to another plan than the welcome: its results would be worthless.
+    /// The effects that end this agent if an order belongs to another plan than the welcome did.
     fn other_plan(&mut self, ordered: proto::PlanHash) -> Option<Vec<Effect>> {
         let welcomed = self.welcome.as_ref()?.plan_hash;
         if welcomed == ordered {

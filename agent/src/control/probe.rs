@@ -1,5 +1,5 @@
-//! The readiness check: runs one whole session with every address of every url, and tries again until it works or the time
-//! is up.
+//! The readiness check: runs one whole session with every address of every url, and tries again until it works or the
+//! time is up.
 
 use std::cell::RefCell;
 use std::fmt;

@@ -31,8 +31,8 @@ impl Upload {
     }
 }
 
-/// Sends the parts that are wanted: the report first, then chunks of records. A lost connection ends it; the coordinator
-/// asks for the missing parts on the next one.
+/// Sends the parts that are wanted: the report first, then chunks of records. A lost connection ends it; the
+/// coordinator asks for the missing parts on the next one.
 pub(crate) async fn send_parts(upload: Arc<Upload>, wanted: Resend, out: mpsc::Sender<FromAgent>) {
     if wanted.report && out.send(FromAgent::Report(upload.report.clone())).await.is_err() {
         return;

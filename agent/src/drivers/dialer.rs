@@ -81,8 +81,8 @@ fn source_of(sources: &[IpAddr], address: SocketAddr, turn: u64) -> Option<IpAdd
     fitting().nth(usize::try_from(turn).ok()?)
 }
 
-/// Describes a failed connect. connect(2) reports EADDRNOTAVAIL both where no port is free and where this machine has no
-/// address of the family. `route`, which needs no TCP port, reports it in the second case only.
+/// Describes a failed connect. connect(2) reports EADDRNOTAVAIL both where no port is free and where this machine has
+/// no address of the family. `route`, which needs no TCP port, reports it in the second case only.
 fn dial_fault(error: &io::Error, address: SocketAddr, route: impl FnOnce() -> io::Result<()>) -> Fault {
     let errno = |error: &io::Error| error.raw_os_error().map(Errno::from_raw);
     let without_family = match errno(error) {
@@ -101,7 +101,7 @@ fn dial_fault(error: &io::Error, address: SocketAddr, route: impl FnOnce() -> io
     Fault { errno: error.raw_os_error(), ..Fault::new(FailureKind::Unreachable, message) }
 }
 
-/// Describes a failed TLS handshake. A connection that was cut is a network failure; whatever TLS itself reports is not.
+/// Describes a failed TLS handshake. A cut connection is a network failure; whatever TLS itself reports is not.
 fn tls_fault(error: io::Error) -> Fault {
     match Fault::from(error) {
         Fault { ending: Ending::Failed(FailureKind::Io | FailureKind::Closed(_)), message, .. } => {

@@ -11,8 +11,8 @@ use crate::net::timestamps::Timestamps;
 
 /// How one kind of session speaks. The session loop calls each method in turn and measures around the call.
 ///
-/// A driver must answer what the protocol asks of it (such as pings) at every instant of a session's life: while it waits
-/// for a reply, and in [`Driver::idle`] between two requests.
+/// A driver must answer what the protocol asks of it (such as pings) at every instant of a session's life: while it
+/// waits for a reply, and in [`Driver::idle`] between two requests.
 pub trait Driver: 'static {
     /// An open session.
     type Session;
@@ -45,8 +45,8 @@ pub trait Driver: 'static {
     /// Sends no request until `until`. Pings are answered meanwhile, and an unexpected message ends it at once.
     fn idle(&self, session: &mut Self::Session, until: Instant) -> impl Future<Output = Result<(), Fault>>;
 
-    /// Ends a session that has had all of its replies, up to the last reply that the protocol still owes. The session has
-    /// succeeded, however the server ends the connection.
+    /// Ends a session that has had all of its replies, up to the last reply that the protocol still owes. The session
+    /// has succeeded, however the server ends the connection.
     fn close(&self, session: Self::Session) -> impl Future<Output = Closed<Self::Closing>>;
 
     /// Says goodbye for a session that has failed while its connection still works. Does not wait for an answer.

@@ -1,8 +1,8 @@
 //! Reads and writes WebSocket messages over a connection (RFC 6455).
 //!
-//! tungstenite parses and formats the frame headers. The rest is our own code, because a load generator depends on it: a
-//! session that waits holds no buffer, the memory of a large reply is freed, a ping is answered where it is read and its
-//! delay is known, and reading goes on while a request is still being written.
+//! tungstenite parses and formats the frame headers. The rest is our own code, because a load generator depends on it:
+//! a session that waits holds no buffer, the memory of a large reply is freed, a ping is answered where it is read and
+//! its delay is known, and reading goes on while a request is still being written.
 
 use std::cell::RefCell;
 use std::hash::{BuildHasher as _, RandomState};
@@ -35,7 +35,7 @@ const CONTROL_BYTES_MAX: u64 = 125;
 
 thread_local! {
     static READ_BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_BYTES]);
-    /// Masks keep scripts in browsers from choosing the bytes that are sent (RFC 6455 section 10.3). Here any mask will do.
+    /// Masks keep scripts in browsers from choosing the bytes that are sent (RFC 6455 section 10.3). Here any will do.
     static MASKS: RefCell<Pcg64> = RefCell::new(Pcg64::seed_from_u64(RandomState::new().hash_one(0)));
 }
 

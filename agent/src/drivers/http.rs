@@ -87,8 +87,8 @@ impl HttpDriver {
             .await
             .map_err(|error| self.fault(&error))?;
         let task = tokio::task::spawn_local(async move {
-            // An error is reported to the request that waits for its response. After the last response hyper would close
-            // the connection; the server shall do so first.
+            // An error is reported to the request that waits for its response. After the last response hyper would
+            // close the connection; the server shall do so first.
             if let Ok(parts) = connection.without_shutdown().await {
                 let mut transport = parts.io.into_inner();
                 let mut rest = [0; 64];
@@ -110,8 +110,8 @@ impl HttpDriver {
     }
 
     async fn post(&self, session: &mut HttpSession, call: &str, body: String, last: bool) -> Result<Reply, Fault> {
-        // Servers drop idle connections after some seconds. A client opens a new one then, and so do we; the time counts
-        // as part of the call. hyper hands a request back that it has not sent, and it is sent again.
+        // Servers drop idle connections after some seconds. A client opens a new one then, and so do we; the time
+        // counts as part of the call. hyper hands a request back that it has not sent, and it is sent again.
         let mut request = self.request(session.number, call, body, last)?;
         session.close_requested = last;
         if session.connection.sender.ready().await.is_err() {
@@ -138,8 +138,8 @@ impl HttpDriver {
         reply::http_observation(&self.read_body(response.into_body(), session.times.clone()).await?)
     }
 
-    /// Reads a whole body, copied into one buffer. Kept as hyper gives them, the chunks of one megabyte that was sent byte
-    /// by byte would take forty.
+    /// Reads a whole body, copied into one buffer. Kept as hyper gives them, the chunks of one megabyte that was sent
+    /// byte by byte would take forty.
     async fn read_body(&self, mut body: Incoming, times: Option<Rc<Timestamps>>) -> Result<Vec<u8>, Fault> {
         let (mut bytes, mut share) = (Vec::new(), self.dialer.read_budget.share(times));
         loop {
@@ -197,8 +197,8 @@ async fn read_reason(mut body: Incoming, reason: &mut Vec<u8>) {
     }
 }
 
-/// Formats a body. `{"detail":[...]}`, FastAPI's account of a request it can't read, becomes a list of fields; any other
-/// body is quoted.
+/// Formats a body. `{"detail":[...]}`, FastAPI's account of a request it can't read, becomes a list of fields; any
+/// other body is quoted.
 fn explanation(body_text: &str) -> String {
     #[derive(Deserialize)]
     struct Body<'a> {
@@ -270,8 +270,8 @@ impl Driver for HttpDriver {
         session
     }
 
-    /// The last step has asked the server to close the connection. The side that closes first waits a minute in TIME_WAIT
-    /// (RFC 9293 section 3.6.1); if that is the server, our local port is free at once.
+    /// The last step has asked the server to close the connection. The side that closes first waits a minute in
+    /// TIME_WAIT (RFC 9293 section 3.6.1); if that is the server, our local port is free at once.
     async fn wait_closed(&self, mut connection: HttpSession) {
         // A session that ended before its last step has not asked for it. Then we close the connection.
         if connection.close_requested {

@@ -1,9 +1,9 @@
 //! The protocols a session can speak, one file each, and what they share.
 //!
 //! In this room: the trait [`Driver`], one implementation a protocol ([`ws`], [`http`]), the one list that says which
-//! mode has which driver ([`registry`]), how a connection is opened ([`dialer`]), how a failure is described ([`fault`]),
-//! and how OpenEnv's replies are read ([`reply`]). Not in this room: schedules, clocks and counters. A driver speaks its
-//! protocol; the room `load` decides when, and measures around it.
+//! mode has which driver ([`registry`]), how a connection is opened ([`dialer`]), how a failure is described
+//! ([`fault`]), and how OpenEnv's replies are read ([`reply`]). Not in this room: schedules, clocks and counters. A
+//! driver speaks its protocol; the room `load` decides when, and measures around it.
 //!
 //! To add a protocol: a file here that implements [`Driver`], a [`proto::Mode`], and a line in [`registry`].
 

@@ -1,8 +1,8 @@
 //! Bounds the memory of replies that are being read, over all sessions of one thread.
 //!
-//! A reply is held whole before it is parsed, and thousands may arrive at once. Beyond the bound a session waits before it
-//! reads on, and TCP makes the sender wait too. That time counts as the generator's own delay. One session may always go
-//! on, so that all of them end.
+//! A reply is held whole before it is parsed, and thousands may arrive at once. Beyond the bound a session waits before
+//! it reads on, and TCP makes the sender wait too. That time counts as the generator's own delay. One session may
+//! always go on, so that all of them end.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;

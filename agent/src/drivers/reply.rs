@@ -1,7 +1,7 @@
 //! Reads the replies of an OpenEnv server.
 //!
-//! A reply is an observation if it says so; its content belongs to the environment. Other environments may use the field
-//! names of the benchmark environment with other meanings and types. Such fields are ignored, and the reply is still good.
+//! A reply is an observation if it says so; its content belongs to the environment. Other environments may use the
+//! field names of the benchmark environment with other meanings and types. Such fields are ignored; the reply is good.
 
 use std::borrow::Cow;
 

@@ -39,8 +39,8 @@ impl UpgradeRequest {
     /// Sends the request and waits for status 101. Returns the bytes read after the head: frames may follow at once.
     ///
     /// # Errors
-    /// `upgrade_refused` with the status, `bad_reply` for a response that breaks RFC 6455, `client_limit` for a head above
-    /// `bytes_max`, or the connection's own failure.
+    /// `upgrade_refused` with the status, `bad_reply` for a response that breaks RFC 6455, `client_limit` for a head
+    /// above `bytes_max`, or the connection's own failure.
     pub async fn send(&self, stream: &mut Transport, bytes_max: usize) -> Result<Vec<u8>, Fault> {
         let key = generate_key();
         let mut bytes = Vec::with_capacity(self.0.len() + key.len() + 4);

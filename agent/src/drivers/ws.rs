@@ -139,7 +139,7 @@ impl Driver for WsDriver {
         Err(unexpected(&received, "a message that nobody had asked for"))
     }
 
-    /// Waits for the server's close frame, the last reply that is due. Whatever is wrong with it is untidy, not a failure.
+    /// Waits for the server's close frame, the last reply that is due. A wrong one is untidy, no failure.
     async fn close(&self, mut session: Box<WsSession>) -> Closed<Box<WsSession>> {
         session.request(CLOSE);
         let mut untidy = None;

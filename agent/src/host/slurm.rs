@@ -65,9 +65,9 @@ impl Job {
         })
     }
 
-    /// The srun command that starts `agents` agents on this job's nodes; the program comes after it. `--overlap` lets the
-    /// coordinator be a step too. The last three options keep SLURM from ending the others when one agent or node is lost:
-    /// the coordinator decides what that means.
+    /// The srun command that starts `agents` agents on this job's nodes; the program comes after it. `--overlap` lets
+    /// the coordinator be a step too. The last three options keep SLURM from ending the others when one agent or node
+    /// is lost: the coordinator decides what that means.
     #[must_use]
     pub fn srun(&self, agents: u32) -> String {
         let nodes = self.nodes.min(agents).max(1);

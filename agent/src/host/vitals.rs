@@ -12,7 +12,7 @@ use proto::units::micros;
 use super::capacity::{SocketCounts, cores, kib_field, read};
 use crate::net::timestamps::realtime_ahead_us;
 
-/// The time that the scheduler gave a thread (`/proc/PID/task/TID/schedstat`, Linux `Documentation/scheduler/sched-stats.rst`).
+/// The time that the scheduler gave a thread (`schedstat`, Linux `Documentation/scheduler/sched-stats.rst`).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ThreadCpu {
     pub cpu_us: u64,
@@ -217,7 +217,7 @@ fn memory_bytes_max(status: &str) -> u64 {
     kib_field(status, "VmHWM:")
 }
 
-/// How long a CPU quota has held this process's control group back, in microseconds; `None` where there is none to read.
+/// How long a CPU quota has held this process's control group back, in microseconds; `None` without one.
 fn throttled_us() -> Option<u64> {
     let groups = read("/proc/self/cgroup");
     let files = groups.lines().filter_map(|line| {

@@ -17,7 +17,7 @@ const LEAF_DAYS: i64 = 90;
 /// Certificates are valid from this long ago, because the clocks of two machines may differ.
 const SKEW: Duration = Duration::DAY;
 
-/// What a certificate may be used for. This prevents mistakes, not attacks: whoever holds the authority's key can be either.
+/// What a certificate may be used for. This prevents mistakes, not attacks: the authority's key can make both.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
     Coordinator,

@@ -48,8 +48,8 @@ pub fn default_dir() -> Option<PathBuf> {
     Some(config.join("muster").join("identity"))
 }
 
-/// Reads the authority's certificate and the credentials of a folder, and checks that nobody else can read its keys or change
-/// its files.
+/// Reads the authority's certificate and the credentials of a folder, and checks that nobody else can read its keys or
+/// change its files.
 ///
 /// # Errors
 /// [`IdentityError::Missing`] if there is none; otherwise what is wrong with it, and the remedy.
@@ -106,8 +106,8 @@ fn check_owner(metadata: &fs::Metadata, path: &Path) -> Result<(), IdentityError
     )))
 }
 
-/// The text of a file; `None` if there is none. A secret file is refused if others can read it, any file if they can change
-/// it.
+/// The text of a file; `None` if there is none. A secret file is refused if others can read it, any file if they can
+/// change it.
 fn read(dir: &Path, name: &str, secret: bool) -> Result<Option<String>, IdentityError> {
     let path = dir.join(name);
     let cant = |error: io::Error| IdentityError::Broken(format!("{}: {error}", path.display()));

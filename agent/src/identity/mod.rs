@@ -7,12 +7,12 @@
 //!   agent.pem, agent.key         0600   instead of ca.key in a folder made by `coordinator identity issue-agent`
 //! ```
 //!
-//! Each side makes a certificate of its own from it at its start, and checks a fixed name in the other's certificate instead
-//! of the address that was dialled: addresses of cluster nodes prove nothing. Only TLS 1.3 is spoken, and both sides show a
-//! certificate (RFC 8446 section 4.4.2).
+//! Each side makes a certificate of its own from it at its start, and checks a fixed name in the other's certificate
+//! instead of the address that was dialled: addresses of cluster nodes prove nothing. Only TLS 1.3 is spoken, and both
+//! sides show a certificate (RFC 8446 section 4.4.2).
 //!
-//! In this room: the folder ([`folder`]), the certificates ([`certs`]), and the two TLS configurations. Not in this room:
-//! connections (see `control::link`), and the certificates of targets (see `net::trust`).
+//! In this room: the folder (`folder`), the certificates ([`certs`]), and the two TLS configurations. Not in this
+//! room: connections (see `control::link`), and the certificates of targets (see `net::trust`).
 
 pub mod certs;
 mod folder;
@@ -96,8 +96,8 @@ impl Identity {
         Ok(Arc::new(config))
     }
 
-    /// Issues a certificate for an agent on a machine that must not hold the authority's key. Returns certificate and key as
-    /// PEM.
+    /// Issues a certificate for an agent on a machine that must not hold the authority's key. Returns certificate and
+    /// key as PEM.
     ///
     /// # Errors
     /// If this folder was itself made for an agent.

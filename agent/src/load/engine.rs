@@ -1,7 +1,7 @@
 //! The loop that launches sessions to a schedule and collects their records, on one thread.
 //!
-//! Every load model is this loop with another [`Schedule`]. It runs on a current-thread runtime inside a `LocalSet`, owns
-//! its recorder, and shares only counters with other threads.
+//! Every load model is this loop with another [`Schedule`]. It runs on a current-thread runtime inside a `LocalSet`,
+//! owns its recorder, and shares only counters with other threads.
 
 use std::rc::Rc;
 use std::sync::Arc;

@@ -21,8 +21,8 @@ impl Default for Overshoot {
 }
 
 impl Overshoot {
-    /// Records a tick that fired `late`. A tick that comes very late stands for all those that should have come meanwhile
-    /// (Tene's correction for coordinated omission, HdrHistogram's `record_correct`).
+    /// Records a tick that fired `late`. A tick that comes very late stands for all those that should have come
+    /// meanwhile (Tene's correction for coordinated omission, HdrHistogram's `record_correct`).
     pub fn fired(&mut self, late: Duration) {
         // Above an hour it saturates.
         let late_us = micros(late.saturating_sub(RESOLUTION)).min(self.0.high());

@@ -4,8 +4,8 @@ use proto::{Launch, Process};
 use rand_pcg::Pcg64;
 use rand_pcg::rand_core::{Rng as _, SeedableRng as _};
 
-/// Factors that spread seeds. They are odd, far apart, and no small multiple of each other, so that no session of one batch
-/// has the seed of a session of another batch.
+/// Factors that spread seeds. They are odd, far apart, and no small multiple of each other, so that no session of one
+/// batch has the seed of a session of another batch.
 const BATCH_SEED_FACTOR: u64 = 0xD1B5_4A32_D192_ED03;
 const SESSION_SEED_FACTOR: u64 = 0x9E37_79B9_7F4A_7C15;
 
@@ -86,9 +86,9 @@ impl Pace {
     /// interval, so that all agents together start evenly and no two at once: `over * (local + index / count) /
     /// sessions`.
     ///
-    /// Poisson arrivals: if the number of arrivals in an interval is given, their instants are independent and uniform over
-    /// the interval (Ross, Stochastic Processes, theorem 2.3.1). Each session's instant is drawn from
-    /// its global number alone, so that the split over agents does not change it and the planned number is exact.
+    /// Poisson arrivals: if the number of arrivals in an interval is given, their instants are independent and uniform
+    /// over the interval (Ross, Stochastic Processes, theorem 2.3.1). Each session's instant is drawn from its global
+    /// number alone, so that the split over agents does not change it and the planned number is exact.
     #[must_use]
     pub fn intended_us(&self, local: u64) -> u64 {
         match self.launch {

@@ -105,8 +105,8 @@ pub async fn run_session<D: Driver>(
     EndedSession { record, errno: fault.as_ref().and_then(|fault| fault.errno), fault, connection }
 }
 
-/// Runs the phases in order. The session is kept in `place` while it is open, and what is measured in `trace`. Returns the
-/// connection, if the server has not closed it yet.
+/// Runs the phases in order. The session is kept in `place` while it is open, and what is measured in `trace`. Returns
+/// the connection, if the server has not closed it yet.
 async fn phases<D: Driver>(
     driver: &D,
     context: &SessionContext<'_>,
@@ -178,8 +178,8 @@ async fn phases<D: Driver>(
     Ok(connection)
 }
 
-/// Runs a phase and returns its value with its duration in microseconds. It is cut at its own limit or at the session's,
-/// whichever comes first.
+/// Runs a phase and returns its value with its duration in microseconds. It is cut at its own limit or at the
+/// session's, whichever comes first.
 async fn timed<T>(
     name: Phase,
     start: Instant,

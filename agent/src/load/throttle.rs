@@ -36,8 +36,8 @@ impl LaunchThrottle {
         again
     }
 
-    /// How many times the usual number of sessions may be launched next. It grows with each wait in vain, because waiting
-    /// does not help a thread that is always busy, and the batch has to start all the same.
+    /// How many times the usual number of sessions may be launched next. It grows with each wait in vain, because
+    /// waiting does not help a thread that is always busy, and the batch has to start all the same.
     #[must_use]
     pub fn factor(&self) -> u64 {
         1 << self.timed_out.min(10)

@@ -1,7 +1,7 @@
 //! The load threads of one attempt: started and armed before the start instant, joined after the last session.
 //!
-//! Each thread has its own single-threaded runtime. Sessions never move between threads, and nothing on the measuring path
-//! takes a lock.
+//! Each thread has its own single-threaded runtime. Sessions never move between threads, and nothing on the measuring
+//! path takes a lock.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -163,7 +163,7 @@ impl Workers {
         // The batch ends with its last session. Connections that are closed after it are no part of it.
         let wall = records.iter().filter_map(SessionRecord::ended_us).max().unwrap_or(0);
         let vitals = sampler.finish(Duration::from_micros(wall), vitals, step_us);
-        // Counted from the first session's intended start, because in a ramp agents start one after the other on purpose.
+        // From the first session's intended start, because in a ramp agents start one after the other on purpose.
         let first = records.iter().filter(|record| record.started_us.is_some()).min_by_key(|record| record.started_us);
         let start_offset_us = first.and_then(SessionRecord::launch_lag_us).unwrap_or(0);
         Ok(Measured { ledger, histograms, records, start_offset_us, vitals })

@@ -32,10 +32,10 @@ pub fn name(ip: IpAddr) -> &'static str {
 
 /// Chooses which of a host's addresses sessions are sent to: all those of one family.
 ///
-/// Several addresses of one family are taken for several servers. Two families are most often two ways to the same server,
-/// which may listen on one of them only, so the family that answers first is chosen. If none answers, it is the family
-/// that the resolver put first, and its error is the one that sessions will report. With `sources`, a family without a
-/// source address is left out before.
+/// Several addresses of one family are taken for several servers. Two families are most often two ways to the same
+/// server, which may listen on one of them only, so the family that answers first is chosen. If none answers, it is the
+/// family that the resolver put first, and its error is the one that sessions will report. With `sources`, a family
+/// without a source address is left out before.
 ///
 /// # Errors
 /// [`TargetError::SourceFamily`] if no source fits any of the addresses.

@@ -1,8 +1,8 @@
 //! A TCP socket that reads the kernel's timestamps along with the data.
 //!
-//! Every session's bytes go through [`Socket`], so that what the kernel knows of them (receive timestamps, `TCP_INFO`) is
-//! recorded there. It tells apart what the network did from what this process did. Small writes go out at once (`TCP_NODELAY`): Nagle's algorithm and delayed
-//! acknowledgement would add a 40 ms mode of their own (RFC 896, RFC 1122 section 4.2.3.2).
+//! Every session's bytes go through [`Socket`], which records what the kernel knows of them (receive timestamps,
+//! `TCP_INFO`). Small writes go out at once (`TCP_NODELAY`): Nagle's algorithm and delayed acknowledgements would delay
+//! some by 40 ms (RFC 896, RFC 1122 section 4.2.3.2).
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -47,9 +47,9 @@ pub(crate) fn route_to(address: SocketAddr) -> io::Result<()> {
 
 /// A connected TCP stream.
 ///
-/// A server may send the reason and cut the connection before our next bytes go out (OpenEnv accepts first and checks its
-/// capacity after). What was received must decide then, not the failed write. So a write into a cut connection succeeds
-/// and its bytes are dropped; reads return everything that had arrived, and then the error.
+/// A server may send the reason and cut the connection before our next bytes go out (OpenEnv accepts first and checks
+/// its capacity after). What was received must decide then, not the failed write. So a write into a cut connection
+/// succeeds and its bytes are dropped; reads return what had arrived, and then the error.
 #[derive(Debug)]
 pub struct Socket {
     stream: TcpStream,
@@ -58,7 +58,8 @@ pub struct Socket {
     times: Option<Rc<Timestamps>>,
 }
 
-/// Records the kernel's figures of the TCP handshake when it is dropped: after the handshake, or when a time-out cuts it.
+/// Records the kernel's figures of the TCP handshake when it is dropped: after the handshake, or when a time-out cuts
+/// it.
 struct Handshake<'a> {
     socket: &'a Socket,
     begun: Instant,
@@ -124,8 +125,8 @@ impl Socket {
     }
 }
 
-/// Charges a read to the task's budget by its bytes. tokio charges one unit a read, however much it brings: with a server
-/// that floods its client, the other sessions of the thread would wait while megabytes are parsed.
+/// Charges a read to the task's budget by its bytes. tokio charges one unit a read, however much it brings: with a
+/// server that floods its client, the other sessions of the thread would wait while megabytes are parsed.
 fn charge_budget(cx: &mut Context<'_>, bytes: usize) {
     for _ in 0..bytes / BYTES_A_BUDGET_UNIT {
         if !coop::has_budget_remaining() {
@@ -151,7 +152,7 @@ fn poll_read_with_timestamp(
         let tried = stream.try_io(Interest::READABLE, || {
             let (bytes, stamp_ns) = timestamps::receive(stream, room)?;
             got = Some((bytes, stamp_ns));
-            // A read that did not fill its buffer has emptied the socket. `WouldBlock` tells tokio, which spares a system call.
+            // A read that did not fill its buffer has emptied the socket. `WouldBlock` tells tokio so.
             if 0 < bytes && bytes < room.len() { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
         });
         match (got, tried) {

@@ -101,8 +101,8 @@ impl Timestamps {
             Some(stamp_ns) => {
                 let [_, last] = self.heard.get();
                 self.heard.set([last, Heard { at_ns: stamp_ns, own_ns: 0 }]);
-                // Lateness delays the session only while it waits for a reply, not during a pause of its own. The time that
-                // two reads waited together counts once.
+                // Lateness delays the session only while it waits for a reply, not during a pause of its own. The time
+                // that two reads waited together counts once.
                 let since = stamp_ns.max(self.read_ns.get()).max(self.sent_ns.get());
                 if self.idle.get() {
                     self.add_late_ns(now_ns.saturating_sub(stamp_ns));
@@ -159,13 +159,13 @@ impl Timestamps {
             return None;
         }
         let us = rounded_us(cut_ns.saturating_sub(sign.at_ns));
-        // A ping that was read together with the cut waited in the kernel, nobody knows how long: all of it counts as own.
+        // A ping that was read together with the cut waited in the kernel for an unknown time: all of it is own.
         let unread = self.cut_ns.get() == 0 && self.ping_in_last_read.get();
         Some(Silence { us, own_us: if unread { us } else { rounded_us(sign.own_ns).min(us) } })
     }
 
-    /// Called when the peer's end of stream was read, which has no timestamp. The kernel knows when the last segment came,
-    /// with the resolution of its clock tick.
+    /// Called when the peer's end of stream was read, which has no timestamp. The kernel knows when the last segment
+    /// came, with the resolution of its clock tick.
     pub fn ended(&self, socket: &impl AsFd) {
         let Ok(info) = getsockopt(socket, TcpInfo) else { return };
         self.ended_at(u64::from(info.tcpi_last_ack_recv).saturating_mul(1_000_000), realtime_ns());
@@ -268,8 +268,8 @@ fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// How far CLOCK_REALTIME is ahead of CLOCK_MONOTONIC (counted from `base`), in microseconds. The difference moves only when
-/// the time of day is set, because clock discipline slews both.
+/// How far CLOCK_REALTIME is ahead of CLOCK_MONOTONIC (counted from `base`), in microseconds. The difference moves only
+/// when the time of day is set, because clock discipline slews both.
 #[must_use]
 pub fn realtime_ahead_us(base: std::time::Instant) -> i64 {
     let read = || {
@@ -291,8 +291,8 @@ pub fn enable(socket: &impl AsFd) -> io::Result<()> {
     setsockopt(socket, Timestamping, &flags).map_err(io::Error::from)
 }
 
-/// Keeps the kernel's timestamping switched on. The kernel switches it on a little after the first socket has asked for it,
-/// so one of these must exist before the first session.
+/// Keeps the kernel's timestamping switched on. The kernel switches it on a little after the first socket has asked for
+/// it, so one of these must exist before the first session.
 #[derive(Debug)]
 pub struct TimestampingGuard {
     _socket: std::net::UdpSocket,

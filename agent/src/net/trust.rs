@@ -130,8 +130,8 @@ fn unix_time(seconds: i64) -> UnixTime {
     UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(seconds).unwrap_or(0)))
 }
 
-/// Accepts a server that shows a certificate of `target.ca_file`, and otherwise verifies as usual. `openssl req -x509` makes
-/// an authority's certificate, which the usual verification accepts from no server; curl and Python accept it.
+/// Accepts a server that shows a certificate of `target.ca_file`, and otherwise verifies as usual. `openssl req -x509`
+/// makes an authority's certificate, which the usual verification accepts from no server; curl and Python accept it.
 #[derive(Debug)]
 struct Verifier {
     pinned: Vec<Pinned>,

@@ -89,8 +89,8 @@ enum HeadTimeout {
     Next(Duration),
 }
 
-/// Answers HTTP requests. Returns a WebSocket handshake, or `None` if the connection shall be closed. What followed the last
-/// request stays in `input`.
+/// Answers HTTP requests. Returns a WebSocket handshake, or `None` if the connection shall be closed. What followed the
+/// last request stays in `input`.
 async fn serve_http(stream: &mut TcpStream, input: &mut Vec<u8>, worker: &Arc<Worker>) -> io::Result<Option<Upgrade>> {
     let stamped = worker.truth.is_some();
     let mut arrival = Arrival { at: Instant::now(), stamp: None };
@@ -140,7 +140,7 @@ async fn serve_http(stream: &mut TcpStream, input: &mut Vec<u8>, worker: &Arc<Wo
     }
 }
 
-/// Reads until `input` begins with a whole head. The inner error is the status that answers a head that is wrong or late.
+/// Reads until `input` begins with a whole head. The inner error is the status for a wrong or late head.
 async fn next_head(
     stream: &mut TcpStream,
     input: &mut Vec<u8>,

@@ -1,5 +1,5 @@
-//! Faults that the server makes on purpose. The rest of the server asks the [`Injector`] at the named points below, and makes
-//! no fault anywhere else.
+//! Faults that the server makes on purpose. The rest of the server asks the [`Injector`] at the named points below, and
+//! makes no fault anywhere else.
 
 mod values;
 

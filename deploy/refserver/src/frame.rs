@@ -1,7 +1,7 @@
 //! WebSocket framing (RFC 6455) for a server: decodes bytes to whole messages, and encodes messages.
 //!
-//! The decoder keeps bytes between calls only while a frame or a fragmented message is incomplete, so an idle connection
-//! holds no buffer.
+//! The decoder keeps bytes between calls only while a frame or a fragmented message is incomplete, so an idle
+//! connection holds no buffer.
 
 use std::ops::ControlFlow;
 
@@ -84,8 +84,8 @@ struct Header {
 }
 
 impl Decoder {
-    /// Decodes `input`, which is unmasked in place, and gives every complete message to `sink` until it breaks. What follows
-    /// a break is dropped.
+    /// Decodes `input`, which is unmasked in place, and gives every complete message to `sink` until it breaks. What
+    /// follows a break is dropped.
     ///
     /// # Errors
     /// The first violation. The decoder must not be fed again after one.
@@ -173,8 +173,8 @@ fn deliver(
     })
 }
 
-/// Reads a frame header (RFC 6455 section 5.2); `None` if it is incomplete. Everything that needs no payload is checked here,
-/// so that a frame that announces too much is refused before it is received.
+/// Reads a frame header (RFC 6455 section 5.2); `None` if it is incomplete. Everything that needs no payload is checked
+/// here, so that a frame that announces too much is refused before it is received.
 fn header(bytes: &[u8], message_len: usize) -> Result<Option<Header>, Violation> {
     let [first, second, rest @ ..] = bytes else { return Ok(None) };
     let opcode = first & 0x0F;
@@ -240,8 +240,8 @@ fn unmask(payload: &mut [u8], mask: [u8; 4]) {
     }
 }
 
-/// Reads the payload of a close frame: empty, or a code and a UTF-8 reason (RFC 6455 section 5.5.1). Codes that must not be
-/// sent are refused (section 7.4.2).
+/// Reads the payload of a close frame: empty, or a code and a UTF-8 reason (RFC 6455 section 5.5.1). Codes that must
+/// not be sent are refused (section 7.4.2).
 fn close_payload(payload: &[u8]) -> Result<Option<u16>, Violation> {
     match payload {
         [] => Ok(None),

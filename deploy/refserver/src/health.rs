@@ -1,5 +1,5 @@
-//! `refserver health`: whether a server of this machine answers, for health checks of containers, which may have neither a
-//! shell nor curl.
+//! `refserver health`: whether a server of this machine answers, for health checks of containers, which may have
+//! neither a shell nor curl.
 
 use std::ffi::OsString;
 use std::io::{self, Read as _, Write as _};

@@ -15,10 +15,10 @@
 //!
 //! Imports point one way: `process -> accept -> connection -> session -> worker`.
 //!
-//! There are four sorts of faults: delays and failures by chance; other replies (episodes that end, large texts, foreign
-//! observations, odd errors, more headers, not ready yet); other ends (idle connections cut, close messages answered
-//! otherwise, a close that is left to the client, slow heads refused, pongs ignored); and a worker that dies. Without a fault
-//! everything follows the protocol page (docs).
+//! There are four sorts of faults: delays and failures by chance; other replies (episodes that end, large texts,
+//! foreign observations, odd errors, more headers, not ready yet); other ends (idle connections cut, close messages
+//! answered otherwise, a close that is left to the client, slow heads refused, pongs ignored); and a worker that dies.
+//! Without a fault everything follows the protocol page (docs).
 //!
 //! Left out on purpose: TLS, permessage-deflate (never accepted), HTTP/2, request bodies in chunks, a `Date` header,
 //! and the limit of 32 threads that HTTP steps share in a real worker.
@@ -48,8 +48,8 @@ pub use crate::faults::{CloseAnswer, Faults, ObservationKind, Unready};
 pub use crate::options::Options;
 pub use crate::process::{command, main_from};
 
-/// Serves on `listener` as one worker, on the caller's runtime, until `shutdown` completes. Sessions that are open then are
-/// closed with code 1012, and at most two seconds later this returns.
+/// Serves on `listener` as one worker, on the caller's runtime, until `shutdown` completes. Sessions that are open then
+/// are closed with code 1012, and at most two seconds later this returns.
 ///
 /// # Errors
 /// If the listener or the file of [`Options::truth`] can't be used.

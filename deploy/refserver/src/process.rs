@@ -22,8 +22,8 @@ use crate::options::Options;
 use crate::worker::Worker;
 use crate::{health, truth};
 
-/// Runs the program with `args`, the arguments after the executable's name. `prefix` are the arguments that lead to this
-/// function in the running executable: workers are started by running it again.
+/// Runs the program with `args`, the arguments after the executable's name. `prefix` are the arguments that lead to
+/// this function in the running executable: workers are started by running it again.
 pub fn main_from(prefix: &[&str], args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let args: Vec<OsString> = args.into_iter().collect();
     if let Some((_, rest)) = args.split_first().filter(|(word, _)| *word == health::COMMAND) {

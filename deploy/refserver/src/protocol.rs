@@ -75,8 +75,8 @@ pub(crate) fn parse_message(text: &str) -> Result<Request, Refusal> {
     })
 }
 
-/// Reads a step's action and returns its `wait_seconds`, 0 if absent. A number may be a string, as in pydantic's lax mode.
-/// `metadata` is the only other field that every OpenEnv action has.
+/// Reads a step's action and returns its `wait_seconds`, 0 if absent. A number may be a string, as in pydantic's lax
+/// mode. `metadata` is the only other field that every OpenEnv action has.
 ///
 /// # Errors
 /// Every issue found, in pydantic's shape.

@@ -1,5 +1,5 @@
-//! One WebSocket session as a state machine without sockets or timers: it is given frames and instants, and returns bytes
-//! and a deadline. The connection that drives it decides nothing.
+//! One WebSocket session as a state machine without sockets or timers: it is given frames and instants, and returns
+//! bytes and a deadline. The connection that drives it decides nothing.
 //!
 //! ```text
 //! Open ---- close sent ----> Closing ---+-- peer's close --> Finished (flush, close the TCP connection)
@@ -8,9 +8,9 @@
 //!  +------- injected drop ---> Aborted (RST)
 //! ```
 //!
-//! A running step is never cut short. The session keeps its place among the worker's sessions until the step has ended, even
-//! if the client is gone, because a real server can't interrupt the environment's thread. A step that stalls on purpose never
-//! ends; it counts as running only while there is a client.
+//! A running step is never cut short. The session keeps its place among the worker's sessions until the step has ended,
+//! even if the client is gone, because a real server can't interrupt the environment's thread. A step that stalls on
+//! purpose never ends; it counts as running only while there is a client.
 
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
@@ -135,8 +135,8 @@ pub(crate) struct Upgrade {
 }
 
 impl Session {
-    /// Opens a session whose first bytes are `upgrade`'s response. The capacity is checked only now, as in OpenEnv: without a
-    /// free place, an error and a close follow the upgrade.
+    /// Opens a session whose first bytes are `upgrade`'s response. The capacity is checked only now, as in OpenEnv:
+    /// without a free place, an error and a close follow the upgrade.
     pub(crate) fn open(worker: Arc<Worker>, upgrade: Upgrade, mut log: Option<Box<Log>>, now: Instant) -> Self {
         let slot = Slot::take(&worker);
         if let Some(log) = &mut log {

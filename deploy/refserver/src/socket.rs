@@ -1,9 +1,9 @@
-//! Reads from connections, with the kernel's receive timestamps (SO_TIMESTAMPING, software, taken when a segment enters the
-//! network stack). They do not depend on when this process is scheduled.
+//! Reads from connections, with the kernel's receive timestamps (SO_TIMESTAMPING, software, taken when a segment enters
+//! the network stack). They do not depend on when this process is scheduled.
 //!
-//! The kernel switches timestamps on a little after the first socket of the machine asks for them, and off after the last
-//! one is closed. So the listener asks, before anything is accepted: accepted sockets inherit the option, and the listener
-//! stays open.
+//! The kernel switches timestamps on a little after the first socket of the machine asks for them, and off after the
+//! last one is closed. So the listener asks, before anything is accepted: accepted sockets inherit the option, and the
+//! listener stays open.
 
 use std::cell::RefCell;
 use std::io::{self, IoSliceMut};

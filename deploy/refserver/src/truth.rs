@@ -1,5 +1,5 @@
-//! The server's own record of each session, against which a load tester's figures can be checked. It writes one line of JSON
-//! for each WebSocket session that has ended:
+//! The server's own record of each session, against which a load tester's figures can be checked. It writes one line of
+//! JSON for each WebSocket session that has ended:
 //!
 //! ```text
 //! {"session_hash":"002031b96bd3","pid":7,
@@ -12,11 +12,11 @@
 //!    "held_us":901}]}                from the kernel's receive timestamp to just before that write; null without one
 //! ```
 //!
-//! Durations are truncated to whole microseconds. Only replies that were written are listed: no step that was dropped or
-//! stalled, and no reply that its client did not wait for. A step that failed in the environment is listed. A request that
-//! is refused at once is neither reset nor step. Requests that a client pipelines share one read, and so one timestamp; a
-//! request that waits behind another one counts that wait too. What arrives behind a handshake counts as read when the
-//! handshake is answered.
+//! Durations are truncated to whole microseconds. Only replies that were written are listed: no step that was dropped
+//! or stalled, and no reply that its client did not wait for. A step that failed in the environment is listed. A
+//! request that is refused at once is neither reset nor step. Requests that a client pipelines share one read, and so
+//! one timestamp; a request that waits behind another one counts that wait too. What arrives behind a handshake counts
+//! as read when the handshake is answered.
 //!
 //! A session keeps a [`Log`], which is pure; a thread turns finished logs into lines ([`Sink`]).
 
@@ -32,7 +32,7 @@ use tokio::time::Instant;
 
 use crate::socket::{Arrival, WallClock};
 
-/// The most replies that are listed for one session. Later ones are counted in `replies_omitted`, which is otherwise absent.
+/// The most replies that are listed for one session. Later ones are counted in `replies_omitted`.
 const REPLIES_MAX: usize = 65_536;
 
 /// The most finished logs that wait to be written. Beyond it the serving threads wait, so that no line is lost.
@@ -118,8 +118,8 @@ impl Log {
         !self.unwritten.is_empty()
     }
 
-    /// All waiting bytes are about to be written. The socket may not take all of them: time lost to the peer's full buffers is
-    /// not the server's delay.
+    /// All waiting bytes are about to be written. The socket may not take all of them: time lost to the peer's full
+    /// buffers is not the server's delay.
     pub(crate) fn write(&mut self, now: Instant, wall_clock: WallClock) {
         for Request { phase, intended, arrival } in std::mem::take(&mut self.unwritten) {
             if phase == Phase::Connect {

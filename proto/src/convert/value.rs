@@ -1,4 +1,4 @@
-//! How single values travel, and [`mirror!`], which builds the conversion of a whole message from the list of its fields.
+//! How single values travel, and [`mirror!`], which converts a whole message by the list of its fields.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! One encoded histogram among good ones: it is refused, or it is the same after another encoding and needs no more memory
-//! than the bounds of the batch.
+//! One encoded histogram among good ones: it is refused, or it is the same after another encoding and needs no more
+//! memory than the bounds of the batch.
 
 use proto::histograms::EncodedHistogram;
 use proto::{Bounds, HistogramSet, Metric, limits};

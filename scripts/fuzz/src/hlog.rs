@@ -1,5 +1,5 @@
-//! The histograms.hlog of a run that is resumed: it is refused, or its histograms are the same after another encoding and need
-//! no more memory than their bounds.
+//! The histograms.hlog of a run that is resumed: it is refused, or its histograms are the same after another encoding
+//! and need no more memory than their bounds.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};

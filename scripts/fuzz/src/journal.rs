@@ -110,7 +110,7 @@ fn assert_whole(data: &[u8], journal: &Journal) {
     }
 }
 
-/// Asserts what a crash leaves: a beginning of the file has exactly the entries whose whole line is in it, with its newline.
+/// Asserts what a crash leaves: a beginning of the file has exactly the entries whose whole lines are in it.
 fn assert_cut(data: &[u8], journal: &Journal, cut: usize) {
     let again = Journal::read(&data[..cut]).unwrap_or_else(|error| panic!("cut at {cut}: {error}"));
     let whole = ends(journal).iter().take_while(|end| **end <= cut).count();

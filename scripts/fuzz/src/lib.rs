@@ -1,10 +1,10 @@
-//! Properties that must hold for any bytes from outside: a plan, messages of the control plane, a server's replies, the files
-//! of a run that is resumed.
+//! Properties that must hold for any bytes from outside: a plan, messages of the control plane, a server's replies, the
+//! files of a run that is resumed.
 //!
-//! Each target is a module with `accepts`, which asserts its properties and returns whether the bytes were accepted, and
-//! `body`, the same for a fuzzer. `tests/corpus` runs every target over its seeds in `corpus/NAME/` and over mutations of
-//! them; `cargo-fuzz/` runs them without an end. A new target needs a module, a line in [`TARGETS`], a folder of seeds and a
-//! file in `cargo-fuzz/fuzz_targets/`; a test reports what is missing.
+//! Each target is a module with `accepts`, which asserts its properties and returns whether the bytes were accepted,
+//! and `body`, the same for a fuzzer. `tests/corpus` runs every target over its seeds in `corpus/NAME/` and over
+//! mutations of them; `cargo-fuzz/` runs them without an end. A new target needs a module, a line in [`TARGETS`], a
+//! folder of seeds and a file in `cargo-fuzz/fuzz_targets/`; a test reports what is missing.
 
 pub mod histograms;
 pub mod hlog;

@@ -8,8 +8,8 @@ static ALONE: Mutex<()> = Mutex::new(());
 /// Far more than the largest message needs, and far less than a few bytes can claim.
 const GROWTH_KIB_MAX: u64 = 512 << 10;
 
-/// The largest address space that this process ever had, in KiB; `None` where the system does not say. Memory counts once it
-/// is claimed, used or not.
+/// The largest address space that this process ever had, in KiB; `None` where the system does not say. Memory counts
+/// once it is claimed, used or not.
 fn peak_kib() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find(|line| line.starts_with("VmPeak:"))?;

@@ -108,7 +108,7 @@ pub mod heartbeat {
     }
 }
 
-/// Asserts that a record is in range, that everything that is computed of it can be, and that it can be added to histograms.
+/// Asserts that a record is in range, and that figures and histograms can be made of it.
 fn assert_recordable(record: &SessionRecord, set: &mut HistogramSet) {
     assert!(
         record.error_message.len() <= limits::ERROR_BYTES_MAX && record.step_us.len() <= limits::STEPS_MAX as usize

@@ -16,7 +16,7 @@ use crate::link::{Fate, Link};
 /// The most bytes that are read at once.
 const CHUNK_BYTES_MAX: usize = 16 * 1024;
 
-/// The most bytes that wait in one direction. While there are as many, the socket is not read, so that the sender waits.
+/// The most bytes that wait in one direction. Beyond it the socket is not read: the sender waits.
 const WAITING_BYTES_MAX: usize = 1024 * 1024;
 
 /// What a chunk costs besides its bytes, so that a flood of tiny chunks is bounded too.

@@ -1,5 +1,5 @@
-//! Decides when a chunk of one direction is forwarded: after the delay and a draw of jitter, and never before the chunk ahead
-//! of it, because TCP is a stream. Pure: the current time is an argument.
+//! Decides when a chunk of one direction is forwarded: after the delay and a draw of jitter, and never before the chunk
+//! ahead of it, because TCP is a stream. Pure: the current time is an argument.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -11,8 +11,8 @@ use tokio::time::Instant;
 /// The random numbers of one direction (0 or 1) of the `connection`th connection, independent of all others.
 pub(crate) fn stream(seed: u64, connection: u64, direction: u64) -> Pcg64 {
     let mut words = Pcg64::seed_from_u64(seed);
-    // PCG's own streams are related to each other, so the start is drawn. XOR keeps the streams apart: two pairs of connection
-    // and direction give the same number only with more than 2^63 connections.
+    // PCG's own streams are related to each other, so the start is drawn. XOR keeps the streams apart: two pairs of
+    // connection and direction give the same number only with more than 2^63 connections.
     Pcg64::seed_from_u64(words.next_u64() ^ (connection << 1 | direction))
 }
 

@@ -7,9 +7,9 @@
 //! delay_line  when a chunk may go on, without IO
 //! ```
 //!
-//! Each connection is relayed by two connections of this process, so it delays and breaks *connections*, as programs see
-//! them. Left out on purpose: lost, doubled or reordered segments (TCP hides them), limits of bandwidth, and delay of the
-//! connection's setup. Timers have a resolution of one millisecond: a chunk is up to one late, never early.
+//! Each connection is relayed by two connections of this process, so it delays and breaks *connections*, as programs
+//! see them. Left out on purpose: lost, doubled or reordered segments (TCP hides them), limits of bandwidth, and delay
+//! of the connection's setup. Timers have a resolution of one millisecond: a chunk is up to one late, never early.
 
 mod connection;
 mod delay_line;
@@ -40,15 +40,15 @@ pub struct Options {
     pub delay: Duration,
     /// The largest additional delay, drawn uniformly from zero on.
     pub jitter: Duration,
-    /// The same seed draws the same jitter for the same chunks of the same connections. Connections are numbered as they are
-    /// accepted.
+    /// The same seed draws the same jitter for the same chunks of the same connections. Connections are numbered as
+    /// they are accepted.
     pub seed: u64,
 }
 
 /// A running relay. Dropping it closes all its connections and its listener before the drop returns.
 ///
-/// A command is in effect once its call has returned: after [`Relay::stall`] not one byte is forwarded. A connection counts
-/// as new until it is accepted, some time after the client can write to it.
+/// A command is in effect once its call has returned: after [`Relay::stall`] not one byte is forwarded. A connection
+/// counts as new until it is accepted, some time after the client can write to it.
 #[derive(Debug)]
 pub struct Relay {
     address: SocketAddr,
@@ -101,8 +101,8 @@ impl Relay {
         self.send(Command::Resume);
     }
 
-    /// Drops whatever either side sends, FIN and RST too, also on new connections, which all stay open. Such a connection
-    /// never works again, and ends when both its sides have ended it.
+    /// Drops whatever either side sends, FIN and RST too, also on new connections, which all stay open. Such a
+    /// connection never works again, and ends when both its sides have ended it.
     pub fn half_open(&self) {
         self.send(Command::HalfOpen);
     }

@@ -77,8 +77,8 @@ fn run(cli: &Cli) -> io::Result<()> {
     })
 }
 
-/// Reads commands from standard input. The token is cancelled at its end. The thread is not joined, because a blocking read
-/// can't be interrupted.
+/// Reads commands from standard input. The token is cancelled at its end. The thread is not joined, because a blocking
+/// read can't be interrupted.
 fn run_commands(relay: Arc<Relay>) -> io::Result<CancellationToken> {
     let end = CancellationToken::new();
     let guard = end.clone().drop_guard();

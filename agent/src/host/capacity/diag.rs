@@ -1,5 +1,5 @@
-//! Counts sockets by asking the kernel (sock_diag(7)). The kernel skips the other sockets, tens of thousands on a machine
-//! that also serves, in a tenth of the time that reading them all from `/proc` takes.
+//! Counts sockets by asking the kernel (sock_diag(7)). The kernel skips the other sockets, tens of thousands on a
+//! machine that also serves, in a tenth of the time that reading them all from `/proc` takes.
 
 use std::io;
 use std::net::SocketAddr;
@@ -96,8 +96,8 @@ fn count(v4: bool, states: StateFlags, socket_id: SocketId, ours: impl Fn(&Socke
     }
 }
 
-/// An upper bound of the ports that are taken towards any of `peers`, from one source address; `None` where the kernel does
-/// not say.
+/// An upper bound of the ports that are taken towards any of `peers`, from one source address; `None` where the kernel
+/// does not say.
 #[must_use]
 pub fn taken_at_most(peers: &[SocketAddr]) -> Option<u64> {
     let towards = peers.iter().map(sockets_towards);

@@ -13,7 +13,7 @@ use proto::Capacity;
 
 use self::ports::{Reuse, Taken};
 
-/// Descriptors that the agent needs besides its sessions: runtimes, its connections to the coordinator, standard streams.
+/// Descriptors that the agent needs besides its sessions: runtimes, control connections, standard streams.
 const DESCRIPTORS_RESERVED: u64 = 64;
 
 /// What the user asked for, by flags.
@@ -30,9 +30,9 @@ pub fn measure(options: &CapacityOptions) -> Capacity {
     measure_towards(options, &[], 0)
 }
 
-/// Measures with the ports that are taken now towards `addresses` (`ip:port`; a text that is none is left out). Where all
-/// existing sockets together would leave room for `sessions`, they are only counted, because reading a table of tens of
-/// thousands takes tens of milliseconds.
+/// Measures with the ports that are taken now towards `addresses` (`ip:port`; a text that is none is left out). Where
+/// all existing sockets together would leave room for `sessions`, they are only counted, because reading a table of
+/// tens of thousands takes tens of milliseconds.
 #[must_use]
 pub fn measure_towards(options: &CapacityOptions, addresses: &[String], sessions: u64) -> Capacity {
     let threads = options.threads.unwrap_or_else(cores).max(1);
@@ -128,9 +128,9 @@ fn listeners(path: &str) -> Vec<ports::Socket> {
     lines.map_while(|line| ports::parse_line(&line).filter(ports::Socket::listens)).collect()
 }
 
-/// Room for more tracked connections; `None` if none are tracked. The kernel silently drops packets of connections beyond
-/// the maximum, which looks like a time-out. The module may be loaded and track nothing: then the count is 0, although this
-/// agent has a connection to its coordinator.
+/// Room for more tracked connections; `None` if none are tracked. The kernel silently drops packets of connections
+/// beyond the maximum, which looks like a time-out. The module may be loaded and track nothing: then the count is 0,
+/// although this agent has a connection to its coordinator.
 fn conntrack_room(max: &str, count: &str) -> Option<u64> {
     let (max, count) = (max.trim().parse::<u64>().ok()?, count.trim().parse::<u64>().ok()?);
     (count > 0).then(|| max.saturating_sub(count))
@@ -181,8 +181,8 @@ fn count_ports(range: &RangeInclusive<u16>, reserved: &str) -> u64 {
     (high + 1).saturating_sub(low).saturating_sub(inside)
 }
 
-/// The local addresses from which the kernel would reach `destinations`. Connecting a UDP socket sends nothing, but gives it
-/// its local address.
+/// The local addresses from which the kernel would reach `destinations`. Connecting a UDP socket sends nothing, but
+/// gives it its local address.
 fn chosen_sources(destinations: &[SocketAddr]) -> Vec<IpAddr> {
     let chosen = |to: &SocketAddr| {
         let any: SocketAddr = if to.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0_u16; 8], 0).into() };
@@ -196,8 +196,8 @@ fn chosen_sources(destinations: &[SocketAddr]) -> Vec<IpAddr> {
     sources
 }
 
-/// The name of the pool of ports that an agent draws from, `boot id/namespace/address+address`: ports belong to a network
-/// namespace and a source address.
+/// The name of the pool of ports that an agent draws from, `boot id/namespace/address+address`: ports belong to a
+/// network namespace and a source address.
 fn port_pool(source_ips: &[IpAddr]) -> String {
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_else(|_| host_name());
     let namespace = fs::read_link("/proc/self/ns/net").map(|p| p.display().to_string()).unwrap_or_default();

@@ -1,5 +1,5 @@
-//! Which ephemeral ports are taken, and until when, by what `/proc` lists of the existing sockets. Pure: texts are parsed,
-//! nothing is read.
+//! Which ephemeral ports are taken, and until when, by what `/proc` lists of the existing sockets. Pure: texts are
+//! parsed, nothing is read.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};

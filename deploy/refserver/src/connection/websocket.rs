@@ -14,8 +14,8 @@ use crate::frame::Decoder;
 use crate::session::{Phase, Session};
 use crate::socket::{self, Arrival, wall_clock};
 
-/// Runs the session until it has finished with the connection, and returns the connection to be closed. `input` is what the
-/// client sent right behind its handshake, and `arrival` when.
+/// Runs the session until it has finished with the connection, and returns the connection to be closed. `input` is what
+/// the client sent right behind its handshake, and `arrival` when.
 pub(super) async fn drive(
     stream: TcpStream,
     (mut input, arrival): (Vec<u8>, Arrival),

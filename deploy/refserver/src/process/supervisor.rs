@@ -1,4 +1,4 @@
-//! Runs several workers behind one listening socket, as uvicorn does. The kernel spreads connections over those that accept.
+//! Runs several workers behind one listening socket, as uvicorn does. The kernel spreads the connections.
 
 use std::ffi::OsString;
 use std::io;
