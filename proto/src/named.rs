@@ -14,7 +14,7 @@ macro_rules! named_enum {
 
             /// Its name in files and messages to people.
             #[must_use]
-            pub fn as_str(self) -> &'static str {
+            pub const fn as_str(self) -> &'static str {
                 match self { $(Self::$value => $text,)+ }
             }
         }

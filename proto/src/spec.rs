@@ -18,6 +18,17 @@ named_enum! {
     }
 }
 
+impl Mode {
+    /// The protocol's own name.
+    #[must_use]
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Ws => "WebSocket",
+            Self::Http => "HTTP",
+        }
+    }
+}
+
 /// The servers that are loaded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {

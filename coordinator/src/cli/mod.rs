@@ -17,9 +17,11 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{Args, Parser, Subcommand};
 
 use crate::exit;
+use crate::plan::Modes;
 use crate::store::fault::Faults;
 use crate::{children, plan::schema};
 
@@ -162,11 +164,8 @@ enum PlanCommand {
     Init,
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum ModeArg {
-    Ws,
-    Http,
-    Compare,
+fn modes() -> impl TypedValueParser<Value = Modes> {
+    PossibleValuesParser::new(Modes::NAMED.map(|(name, _)| name)).try_map(Modes::try_from)
 }
 
 fn sessions(text: &str) -> Result<u64, String> {
@@ -205,8 +204,8 @@ struct PlanArgs {
     reps: Option<u32>,
 
     /// Protocol of the sessions (target.mode)
-    #[arg(long, value_enum)]
-    mode: Option<ModeArg>,
+    #[arg(long, value_parser = modes())]
+    mode: Option<Modes>,
 
     /// As the Python script calls --mode compare
     #[arg(long, hide = true, conflicts_with = "mode")]

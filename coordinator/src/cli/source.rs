@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 
 use toml::Value;
 
-use super::{ModeArg, PlanArgs, Problem};
+use super::{PlanArgs, Problem};
 use crate::exit;
+use crate::plan::check::check;
 use crate::plan::layers::{Fault, FaultKind, Layer, Shape};
-use crate::plan::{Plan, check::check};
+use crate::plan::{Modes, Plan};
 
 /// A plan, and the folder that its relative paths start from.
 #[derive(Debug)]
@@ -106,13 +107,8 @@ fn flags(args: &PlanArgs, output: Option<&Path>) -> Vec<Layer> {
     if let Some(reps) = args.reps {
         layers.push(Layer::flag("--reps", "grid.repetitions", &number(reps.into())));
     }
-    if let Some(mode) = args.mode.or(args.compare.then_some(ModeArg::Compare)) {
-        let mode = match mode {
-            ModeArg::Ws => "ws",
-            ModeArg::Http => "http",
-            ModeArg::Compare => "compare",
-        };
-        layers.push(Layer::flag("--mode", "target.mode", &text(mode)));
+    if let Some(modes) = args.mode.or(args.compare.then_some(Modes::Compare)) {
+        layers.push(Layer::flag("--mode", "target.mode", &text(modes.into())));
     }
     if let Some(local) = args.local {
         layers.push(Layer::flag("--local", "agents.local", &number(local.into())));

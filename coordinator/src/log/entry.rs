@@ -1,7 +1,5 @@
 //! PURE: formats a run as an entry of the experiment log, by the log's own template.
 
-use proto::Mode;
-
 use crate::report::commands::commands;
 use crate::report::findings::findings;
 use crate::report::table::{fenced, plain};
@@ -39,7 +37,7 @@ pub fn body(run: &Run, links: &Links) -> String {
     text.push_str(&format!("\n### Results Summary\n{}\n", results_summary(&run.plan, &grid).markdown()));
     let several = run.plan.target.mode.list().len() > 1;
     for (mode, _, sheet) in scalings(&run.plan, &grid) {
-        let of = if several { format!(" ({})", protocol(mode)) } else { String::new() };
+        let of = if several { format!(" ({})", mode.title()) } else { String::new() };
         text.push_str(&format!("\n### Scaling Behavior{of}\n{}\n", sheet.markdown()));
     }
     text.push_str(&format!("\n### Links\n{}", linked(run, links)));
@@ -48,13 +46,6 @@ pub fn body(run: &Run, links: &Links) -> String {
         text.push_str(&format!("- {}\n", plain(&finding.to_string())));
     }
     text
-}
-
-fn protocol(mode: Mode) -> &'static str {
-    match mode {
-        Mode::Ws => "WebSocket",
-        Mode::Http => "HTTP",
-    }
 }
 
 /// The status in the words of the log's template.

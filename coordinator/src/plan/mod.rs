@@ -55,23 +55,50 @@ pub struct Server {
     pub proxy_sessions_max: Option<u64>,
 }
 
+/// The protocols of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(try_from = "String", into = "&'static str")]
 pub enum Modes {
-    Ws,
-    Http,
+    One(Mode),
+    /// WebSocket and HTTP, one after the other.
     Compare,
 }
 
 impl Modes {
+    /// All of them, as a plan names them; the first is the default.
+    pub const NAMED: [(&'static str, Self); Mode::ALL.len() + 1] = {
+        let mut named = [("compare", Self::Compare); Mode::ALL.len() + 1];
+        let mut n = 0;
+        while n < Mode::ALL.len() {
+            named[n] = (Mode::ALL[n].as_str(), Self::One(Mode::ALL[n]));
+            n += 1;
+        }
+        named
+    };
+
     /// In the order in which they are run.
     #[must_use]
     pub fn list(self) -> &'static [Mode] {
+        const ALL: &[Mode] = &Mode::ALL;
         match self {
-            Self::Ws => &[Mode::Ws],
-            Self::Http => &[Mode::Http],
+            Self::One(mode) => ALL.iter().position(|other| *other == mode).map_or(&[], |n| &ALL[n..=n]),
             Self::Compare => &[Mode::Ws, Mode::Http],
         }
+    }
+}
+
+impl From<Modes> for &'static str {
+    fn from(modes: Modes) -> Self {
+        Modes::NAMED.into_iter().find(|(_, other)| *other == modes).map_or("", |(name, _)| name)
+    }
+}
+
+impl TryFrom<String> for Modes {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let found = Self::NAMED.into_iter().find(|(name, _)| *name == text);
+        found.map(|(_, modes)| modes).ok_or_else(|| format!("{text:?} is no mode"))
     }
 }
 

@@ -206,7 +206,7 @@ keys! {
     }
     target "what is loaded" {
         URLS urls: Own = Own(""), As("[\"http://127.0.0.1:8000\"]"), "http, https, ws, wss; several: sessions go round robin";
-        MODE mode: Choice<Modes> = Choice(&[("ws", Modes::Ws), ("http", Modes::Http), ("compare", Modes::Compare)]), On, "\"ws\", \"http\" or \"compare\" (both)";
+        MODE mode: Choice<Modes> = Choice(&Modes::NAMED), On, "\"ws\", \"http\" or \"compare\" (both)";
         EXPECTED_HOSTS expected_hosts: Count = Count(1..=1_000_000, "hosts", None), Example("1"), "warn when fewer hosts answer";
         REQUIRE_HOSTS require_hosts: Flag = Flag(false), On, "fail (exit 6) instead of warning";
         READY_TIMEOUT ready_timeout_seconds: Seconds = Seconds(0.1, Some(60.0)), On, "every agent must get one whole session out of every url within this time";

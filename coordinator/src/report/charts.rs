@@ -432,7 +432,7 @@ mod tests {
         });
         let mut run = run_of(plan, "2026-11-24T10:00:00Z", results.to_vec(), cells);
         if mode == Mode::Http {
-            run.plan.target.mode = crate::plan::Modes::Http;
+            run.plan.target.mode = crate::plan::Modes::One(Mode::Http);
         }
         run
     }

@@ -261,9 +261,9 @@ impl Line<'_> {
         }
         let counts = |run: &&Summary| !self.run.judged() || run.verdict.validity == Validity::Valid;
         if lines().flat_map(|cell| &cell.runs).any(counts) {
-            format!("{} mode completely fails: {}.", name(self.mode), failed(self.run, first))
+            format!("{} mode completely fails: {}.", self.mode.title(), failed(self.run, first))
         } else {
-            format!("Over {} nothing succeeded, in batches that do not count: it was not measured.", name(self.mode))
+            format!("Over {} nothing succeeded, in batches that do not count: it was not measured.", self.mode.title())
         }
     }
 
@@ -396,14 +396,6 @@ impl Line<'_> {
             best.batch_size,
             seconds_short(best.wait_us)
         ))
-    }
-}
-
-/// `WebSocket`, `HTTP`
-fn name(mode: Mode) -> &'static str {
-    match mode {
-        Mode::Ws => "WebSocket",
-        Mode::Http => "HTTP",
     }
 }
 

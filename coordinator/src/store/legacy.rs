@@ -187,8 +187,7 @@ fn plan(dir: &Path, lines: &[Line]) -> Result<Plan, String> {
     let mut plan = plan_of("[target]\nurls=\"http://unknown\"\n[grid]\nbatch_sizes=[1]\n")?;
     let modes = distinct(lines.iter().map(|line| line.mode));
     plan.target.mode = match modes[..] {
-        [Mode::Ws] => Modes::Ws,
-        [Mode::Http] => Modes::Http,
+        [mode] => Modes::One(mode),
         _ => Modes::Compare,
     };
     plan.target.urls = distinct(lines.iter().flat_map(|line| line.url.split(' ').map(str::to_owned)));
