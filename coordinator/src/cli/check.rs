@@ -1,9 +1,9 @@
 //! PURE: describes a plan for people.
 
-use proto::{Launch, Mode, Process};
+use proto::{Launch, Mode};
 
 use crate::plan::expand::{Batch, sessions_per_url};
-use crate::plan::{Order, Plan};
+use crate::plan::{Order, Plan, launch};
 use crate::text::{count, duration, seconds_short};
 
 /// Most batches that are listed; of a longer grid the middle is left out.
@@ -14,18 +14,7 @@ const LISTED_MAX: usize = 40;
 pub(super) fn describe(plan: &Plan) -> String {
     let batches = plan.batches();
     let mut text = format!("{}\n", headline(plan, &batches));
-    let launch = match plan.session.launch {
-        Launch::Burst => "all at once".to_owned(),
-        Launch::Ramp { over_us } => format!("over {} s", seconds_short(over_us)),
-        Launch::Arrivals { over_us, process } => format!(
-            "as {} arrivals over {} s, whether or not earlier ones have ended",
-            match process {
-                Process::Uniform => "evenly spaced",
-                Process::Poisson => "Poisson",
-            },
-            seconds_short(over_us)
-        ),
-    };
+    let launch = launch::in_advance(plan.session.launch);
     text.push_str(&format!(
         "session    connect, reset, {} {}, close; think {} s; started {launch}\n",
         plan.session.steps,

@@ -1,7 +1,6 @@
 //! PURE: layers of raw values into a [`Plan`], or every fault at once.
 
-mod launch;
-mod reader;
+pub(in crate::plan) mod reader;
 mod sections;
 
 use std::cell::RefCell;

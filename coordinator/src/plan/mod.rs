@@ -6,6 +6,7 @@
 pub mod check;
 pub mod diff;
 pub mod expand;
+pub mod launch;
 pub mod layers;
 pub mod schema;
 

@@ -1,7 +1,6 @@
 //! The words for a run in tables, pages and log entries.
 
-use proto::Launch;
-
+use crate::plan::launch;
 use crate::report::table::{Badge, TableCell, Tone};
 use crate::results::cells::Cell;
 use crate::results::run::{Client, Run, Status};
@@ -12,14 +11,7 @@ impl Run {
     /// How sessions were started; `None` if all at once.
     #[must_use]
     pub fn launch_words(&self) -> Option<String> {
-        match self.plan.session.launch {
-            Launch::Burst => None,
-            Launch::Ramp { over_us } => Some(format!("over {} s", seconds_short(over_us))),
-            Launch::Arrivals { over_us, .. } => Some(format!(
-                "as they arrived, over {} s, whether or not earlier ones had ended",
-                seconds_short(over_us)
-            )),
-        }
+        launch::afterwards(self.plan.session.launch)
     }
 
     /// What sessions did and how they were started; `None` for a burst of single steps, as in published rows.

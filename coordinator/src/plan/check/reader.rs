@@ -8,46 +8,46 @@ use crate::plan::layers::{Fault, Layer, Node, Shape, Value};
 use crate::plan::schema::{Choice, Count, Flag, Key, Number, Optional, SECONDS_MAX, Seconds, Text};
 
 /// Where the value of a key was found.
-pub(super) struct Found<'a> {
-    pub(super) layer: &'a Layer,
-    pub(super) node: &'a Node,
-    pub(super) name: String,
+pub(in crate::plan) struct Found<'a> {
+    pub(in crate::plan) layer: &'a Layer,
+    pub(in crate::plan) node: &'a Node,
+    pub(in crate::plan) name: String,
 }
 
 impl Found<'_> {
-    pub(super) fn item<'b>(&'b self, n: usize, node: &'b Node) -> Found<'b> {
+    pub(in crate::plan) fn item<'b>(&'b self, n: usize, node: &'b Node) -> Found<'b> {
         Found { layer: self.layer, node, name: format!("{}[{n}]", self.name) }
     }
 }
 
-pub(super) struct Reader<'a> {
-    pub(super) layers: &'a [Layer],
-    pub(super) faults: RefCell<Vec<Fault>>,
+pub(in crate::plan) struct Reader<'a> {
+    pub(in crate::plan) layers: &'a [Layer],
+    pub(in crate::plan) faults: RefCell<Vec<Fault>>,
 }
 
 impl<'a> Reader<'a> {
-    pub(super) fn fault(&self, fault: Fault) {
+    pub(in crate::plan) fn fault(&self, fault: Fault) {
         self.faults.borrow_mut().push(fault);
     }
 
-    pub(super) fn wrong(&self, found: &Found<'_>, message: impl Into<String>) {
+    pub(in crate::plan) fn wrong(&self, found: &Found<'_>, message: impl Into<String>) {
         self.fault(found.layer.fault(Some(found.node.span.clone()), &found.name, message));
     }
 
     /// Said of the plan's file, if there is one.
-    pub(super) fn missing(&self, name: &str, message: &str) {
+    pub(in crate::plan) fn missing(&self, name: &str, message: &str) {
         let file = self.layers.iter().find(|layer| layer.shape == Shape::Plan && layer.is_file());
         self.fault(Fault::missing(file, name, message));
     }
 
     /// From the last layer that has it.
-    pub(super) fn find(&self, section: &str, key: &str) -> Option<Found<'a>> {
+    pub(in crate::plan) fn find(&self, section: &str, key: &str) -> Option<Found<'a>> {
         self.layers.iter().rev().find_map(|layer| {
             layer.find(section, key).map(|node| Found { layer, node, name: format!("{section}.{key}") })
         })
     }
 
-    pub(super) fn text(&self, found: &Found<'_>) -> Option<String> {
+    pub(in crate::plan) fn text(&self, found: &Found<'_>) -> Option<String> {
         match &found.node.value {
             Value::Text(text) if text.chars().any(char::is_control) => {
                 self.wrong(found, "contains a control character; give one line of plain text");
@@ -61,7 +61,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    pub(super) fn integer(&self, found: &Found<'_>, range: RangeInclusive<u64>, what: &str) -> Option<u64> {
+    pub(in crate::plan) fn integer(&self, found: &Found<'_>, range: RangeInclusive<u64>, what: &str) -> Option<u64> {
         let bounds = format!("give {} to {}", range.start(), range.end());
         match &found.node.value {
             Value::Integer(Ok(number)) => match u64::try_from(*number) {
@@ -86,7 +86,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    pub(super) fn number(&self, found: &Found<'_>, range: RangeInclusive<f64>, unit: &str) -> Option<f64> {
+    pub(in crate::plan) fn number(&self, found: &Found<'_>, range: RangeInclusive<f64>, unit: &str) -> Option<f64> {
         #[expect(clippy::cast_precision_loss, reason = "out of every range anyway")]
         let number = match &found.node.value {
             Value::Float(number) => *number,
@@ -105,11 +105,11 @@ impl<'a> Reader<'a> {
         }
     }
 
-    pub(super) fn seconds(&self, found: &Found<'_>, at_least: f64) -> Option<u64> {
+    pub(in crate::plan) fn seconds(&self, found: &Found<'_>, at_least: f64) -> Option<u64> {
         self.number(found, at_least..=SECONDS_MAX, "seconds").map(microseconds)
     }
 
-    pub(super) fn flag(&self, found: &Found<'_>) -> Option<bool> {
+    pub(in crate::plan) fn flag(&self, found: &Found<'_>) -> Option<bool> {
         match &found.node.value {
             Value::Bool(flag) => Some(*flag),
             other => {
@@ -119,7 +119,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    pub(super) fn choice<T: Copy>(&self, found: &Found<'_>, choices: &[(&str, T)]) -> Option<T> {
+    pub(in crate::plan) fn choice<T: Copy>(&self, found: &Found<'_>, choices: &[(&str, T)]) -> Option<T> {
         let text = self.text(found)?;
         let choice = choices.iter().find(|(name, _)| *name == text).map(|(_, value)| *value);
         if choice.is_none() {
@@ -131,7 +131,7 @@ impl<'a> Reader<'a> {
     }
 
     /// A list, or one value that stands for a list of one.
-    pub(super) fn list<T>(&self, found: &Found<'_>, read: impl Fn(&Found<'_>) -> Option<T>) -> Option<Vec<T>> {
+    pub(in crate::plan) fn list<T>(&self, found: &Found<'_>, read: impl Fn(&Found<'_>) -> Option<T>) -> Option<Vec<T>> {
         match &found.node.value {
             Value::List(items) => {
                 let values: Vec<Option<T>> =
@@ -142,7 +142,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    pub(super) fn no_doubles<T: PartialEq + Display>(&self, found: &Found<'_>, values: &[T]) {
+    pub(in crate::plan) fn no_doubles<T: PartialEq + Display>(&self, found: &Found<'_>, values: &[T]) {
         let Value::List(items) = &found.node.value else { return };
         for (n, value) in values.iter().enumerate() {
             if let Some(first) = values[..n].iter().position(|other| other == value) {
@@ -154,48 +154,48 @@ impl<'a> Reader<'a> {
 
     // A key's value from the last layer that has it, or its default.
 
-    pub(super) fn key<K>(&self, key: &Key<K>) -> Option<Found<'a>> {
+    pub(in crate::plan) fn key<K>(&self, key: &Key<K>) -> Option<Found<'a>> {
         self.find(key.section, key.name)
     }
 
-    pub(super) fn text_of(&self, key: &Key<Text>) -> String {
+    pub(in crate::plan) fn text_of(&self, key: &Key<Text>) -> String {
         self.key(key).and_then(|found| self.text(&found)).unwrap_or_else(|| key.kind.0.to_owned())
     }
 
-    pub(super) fn optional_text_of(&self, key: &Key<Optional>) -> Option<String> {
+    pub(in crate::plan) fn optional_text_of(&self, key: &Key<Optional>) -> Option<String> {
         self.key(key).and_then(|found| self.text(&found))
     }
 
-    pub(super) fn count_of(&self, key: &Key<Count>) -> Option<u64> {
+    pub(in crate::plan) fn count_of(&self, key: &Key<Count>) -> Option<u64> {
         self.given_count_of(key).or(key.kind.2)
     }
 
     /// Without the default.
-    pub(super) fn given_count_of(&self, key: &Key<Count>) -> Option<u64> {
+    pub(in crate::plan) fn given_count_of(&self, key: &Key<Count>) -> Option<u64> {
         let Count(range, what, _) = &key.kind;
         self.key(key).and_then(|found| self.integer(&found, range.clone(), what))
     }
 
     /// The same for a range within 32 bits.
-    pub(super) fn small_of(&self, key: &Key<Count>) -> u32 {
+    pub(in crate::plan) fn small_of(&self, key: &Key<Count>) -> u32 {
         self.count_of(key).and_then(|n| u32::try_from(n).ok()).unwrap_or_default()
     }
 
-    pub(super) fn seconds_of(&self, key: &Key<Seconds>) -> Option<u64> {
+    pub(in crate::plan) fn seconds_of(&self, key: &Key<Seconds>) -> Option<u64> {
         let Seconds(at_least, default) = key.kind;
         self.key(key).and_then(|found| self.seconds(&found, at_least)).or_else(|| default.map(microseconds))
     }
 
-    pub(super) fn number_of(&self, key: &Key<Number>) -> f64 {
+    pub(in crate::plan) fn number_of(&self, key: &Key<Number>) -> f64 {
         let Number(range, unit, default) = &key.kind;
         self.key(key).and_then(|found| self.number(&found, range.clone(), unit)).unwrap_or(*default)
     }
 
-    pub(super) fn flag_of(&self, key: &Key<Flag>) -> bool {
+    pub(in crate::plan) fn flag_of(&self, key: &Key<Flag>) -> bool {
         self.key(key).and_then(|found| self.flag(&found)).unwrap_or(key.kind.0)
     }
 
-    pub(super) fn choice_of<T: Copy>(&self, key: &Key<Choice<T>>) -> T {
+    pub(in crate::plan) fn choice_of<T: Copy>(&self, key: &Key<Choice<T>>) -> T {
         let choices = key.kind.0;
         self.key(key).and_then(|found| self.choice(&found, choices)).unwrap_or(choices[0].1)
     }
@@ -207,7 +207,7 @@ fn microseconds(seconds: f64) -> u64 {
 }
 
 /// `; did you mean X?` if something is near enough.
-pub(super) fn nearest<'n>(text: &str, names: impl Iterator<Item = &'n str>) -> String {
+pub(in crate::plan) fn nearest<'n>(text: &str, names: impl Iterator<Item = &'n str>) -> String {
     names
         .map(|name| (strsim::damerau_levenshtein(text, name), name))
         .min()

@@ -3,8 +3,8 @@
 use proto::base_url::BaseUrl;
 use proto::limits;
 
-use super::launch::Launching;
 use super::reader::{Reader, nearest};
+use crate::plan::launch::Launching;
 use crate::plan::layers::{Layer, Shape, Value};
 use crate::plan::schema::{
     CONNECTION_TARGET_KEYS, Key, NAMES, Text, agents, experiment, grid, measure, names_of, output, server, session,
@@ -59,7 +59,7 @@ impl Reader<'_> {
         }
     }
 
-    pub(super) fn unknown_in(&self, layer: &Layer, section: &str, table: &Value, keys: &[&str]) {
+    pub(in crate::plan) fn unknown_in(&self, layer: &Layer, section: &str, table: &Value, keys: &[&str]) {
         for entry in table.entries() {
             if !keys.contains(&entry.key.as_str()) {
                 let name = if section.is_empty() { entry.key.clone() } else { format!("{section}.{}", entry.key) };

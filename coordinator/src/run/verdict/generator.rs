@@ -21,9 +21,10 @@ pub(super) fn why(evidence: &Evidence<'_>, criteria: &Criteria, sides: &[Option<
     }
     reasons.extend(own_failures(evidence, criteria, sides));
     reasons.extend(late_reads(evidence, criteria));
-    match plan.session.launch {
-        Launch::Burst => reasons.extend(never_all_open(evidence)),
-        Launch::Ramp { .. } | Launch::Arrivals { .. } => reasons.extend(late_starts(evidence, criteria)),
+    if plan.session.launch == Launch::Burst {
+        reasons.extend(never_all_open(evidence));
+    } else {
+        reasons.extend(late_starts(evidence, criteria));
     }
     reasons
 }

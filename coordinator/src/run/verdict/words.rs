@@ -4,7 +4,7 @@ use std::fmt;
 
 use proto::Launch;
 
-use crate::plan::Plan;
+use crate::plan::{Plan, launch};
 use crate::results::agent::AgentResult;
 use crate::results::batch::Summary;
 use crate::text::latency;
@@ -81,10 +81,6 @@ pub(super) fn cure(plan: &Plan) -> Cure {
 
 impl fmt::Display for Cure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.0 {
-            Launch::Burst => "add agents, give them more CPU, or ramp",
-            Launch::Ramp { .. } => "add agents, give them more CPU, or a longer ramp",
-            Launch::Arrivals { .. } => "add agents, or give them more CPU and more places",
-        })
+        f.write_str(launch::cure(self.0))
     }
 }

@@ -1,24 +1,64 @@
-//! `session.launch`: when sessions are meant to start.
+//! `session.launch`: when sessions are meant to start. Reads it, and puts it into words.
 
 use proto::{Launch, Process, limits};
 
-use super::reader::{Found, Reader, nearest};
-use crate::plan::layers::Value;
-use crate::plan::schema::session;
+use super::check::reader::{Found, Reader, nearest};
+use super::layers::Value;
+use super::schema::session;
+use crate::text::seconds_short;
 
 const KEYS: &[&str] = &["kind", "over_seconds", "per_second", "for_seconds", "process"];
 
 /// A launch, and how many sessions it makes by itself (arrivals do, others start a batch that is given).
-pub(super) struct Launching {
-    pub(super) launch: Launch,
-    pub(super) arrivals: Option<u64>,
+pub(in crate::plan) struct Launching {
+    pub(in crate::plan) launch: Launch,
+    pub(in crate::plan) arrivals: Option<u64>,
 }
 
 /// What a wrong launch is taken for, so that the rest of the plan can be looked at too.
 const NONE: Launching = Launching { launch: Launch::Burst, arrivals: None };
 
+/// How sessions will be started.
+#[must_use]
+pub fn in_advance(launch: Launch) -> String {
+    match launch {
+        Launch::Burst => "all at once".to_owned(),
+        Launch::Ramp { over_us } => format!("over {} s", seconds_short(over_us)),
+        Launch::Arrivals { over_us, process } => {
+            let how = match process {
+                Process::Uniform => "evenly spaced",
+                Process::Poisson => "Poisson",
+            };
+            let over = seconds_short(over_us);
+            format!("as {how} arrivals over {over} s, whether or not earlier ones have ended")
+        }
+    }
+}
+
+/// How sessions were started; `None` if all at once.
+#[must_use]
+pub fn afterwards(launch: Launch) -> Option<String> {
+    match launch {
+        Launch::Burst => None,
+        Launch::Ramp { over_us } => Some(format!("over {} s", seconds_short(over_us))),
+        Launch::Arrivals { over_us, .. } => {
+            Some(format!("as they arrived, over {} s, whether or not earlier ones had ended", seconds_short(over_us)))
+        }
+    }
+}
+
+/// What helps when the generator was too slow for it.
+#[must_use]
+pub fn cure(launch: Launch) -> &'static str {
+    match launch {
+        Launch::Burst => "add agents, give them more CPU, or ramp",
+        Launch::Ramp { .. } => "add agents, give them more CPU, or a longer ramp",
+        Launch::Arrivals { .. } => "add agents, or give them more CPU and more places",
+    }
+}
+
 impl Reader<'_> {
-    pub(super) fn launch(&self) -> Launching {
+    pub(in crate::plan) fn launch(&self) -> Launching {
         let Some(found) = self.key(&session::LAUNCH) else { return NONE };
         let table = match &found.node.value {
             table @ Value::Table(_) => table,
