@@ -17,8 +17,8 @@ use tokio::time::{Instant, interval_at, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::drivers::fault::clipped;
-use crate::drivers::registry::{DriverTask, with_driver};
 use crate::drivers::{Dialer, Driver, Refusal, Route};
+use crate::drivers::{DriverTask, with_driver};
 use crate::load::recorder::Counters;
 use crate::load::session::{self, EndedSession, SessionContext};
 use crate::net::resolver::TargetResolver;

@@ -4,8 +4,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 
-use agent::drivers::registry::{DriverTask, with_driver};
 use agent::drivers::{Dialer, Driver, Route};
+use agent::drivers::{DriverTask, with_driver};
 use agent::load::engine;
 use agent::load::recorder::Counters;
 use agent::load::session::{self, SessionContext};
