@@ -264,7 +264,7 @@ impl Progress {
 }
 
 fn micros(duration: Duration) -> u64 {
-    proto::convert::micros(duration)
+    proto::units::micros(duration)
 }
 
 fn shortened(names: &[String]) -> String {

@@ -15,7 +15,6 @@ use crate::limits as max;
 use crate::message::{FromAgent, FromCoordinator};
 use crate::pb;
 use crate::spec::Mode;
-pub use crate::units::micros;
 
 /// Converts between the two forms of a stream's messages. `whole` variants hold a type that has a message of its own.
 /// The others are given with their fields: in brackets those that are messages themselves, then all others. `check`

@@ -54,9 +54,8 @@ pub fn by_wait(runs: &[Run], published: &[Published]) -> Table {
 }
 
 /// The wait in microseconds; published waits have one decimal.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a few seconds")]
 fn wait_us(row: &Published) -> u64 {
-    (row.wait_seconds * 1e6).round() as u64
+    proto::units::micros_of(row.wait_seconds)
 }
 
 /// The largest batch size at which one protocol met the criterion, of the sizes that both protocols ran.

@@ -178,9 +178,8 @@ pub fn side_by_side(run: &Run, published: &[Published]) -> (Table, Option<String
     (sheet, note)
 }
 
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a published latency is a few seconds")]
 fn published_seconds(seconds: f64) -> String {
-    latency((seconds * 1e6).round() as u64)
+    latency(proto::units::micros_of(seconds))
 }
 
 /// The distinct values in their order; `-` if there are none.

@@ -73,9 +73,8 @@ pub fn of_batch<'a>(
 }
 
 /// Whether the waits are equal; published waits have one decimal.
-#[expect(clippy::cast_precision_loss, reason = "a day in microseconds is exact")]
 fn same_wait(seconds: f64, us: u64) -> bool {
-    (seconds * 1e6 - us as f64).abs() < 1.0
+    proto::units::micros_of(seconds) == us
 }
 
 /// The rows of an infrastructure's latest date.

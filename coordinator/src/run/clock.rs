@@ -8,7 +8,7 @@
 
 use std::time::Duration;
 
-use proto::convert::micros;
+use proto::units::micros;
 
 /// Largest drift between two monotonic clocks, in parts per million: a microsecond in ten milliseconds. Each quartz
 /// oscillator is within 50 ppm of its nominal rate.

@@ -102,12 +102,7 @@ pub fn resume(dir: PathBuf, stored: RunJson<'static>, faults: Faults) -> Result<
     let open = |name: &str| {
         let path = dir.join(name);
         // A run that was killed early may not have created every file.
-        OpenOptions::new()
-            .read(true)
-            .append(true)
-            .create(true)
-            .open(&path)
-            .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
+        OpenOptions::new().read(true).append(true).create(true).open(&path).map_err(named(&path))
     };
     let store = Store {
         raw: plan.output.raw,

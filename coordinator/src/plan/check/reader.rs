@@ -4,6 +4,8 @@ use std::cell::RefCell;
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 
+use proto::units::micros_of;
+
 use crate::plan::layers::{Fault, Layer, Node, Shape, Value};
 use crate::plan::schema::{Choice, Count, Flag, Key, Number, Optional, SECONDS_MAX, Seconds, Text};
 
@@ -106,7 +108,7 @@ impl<'a> Reader<'a> {
     }
 
     pub(in crate::plan) fn seconds(&self, found: &Found<'_>, at_least: f64) -> Option<u64> {
-        self.number(found, at_least..=SECONDS_MAX, "seconds").map(microseconds)
+        self.number(found, at_least..=SECONDS_MAX, "seconds").map(micros_of)
     }
 
     pub(in crate::plan) fn flag(&self, found: &Found<'_>) -> Option<bool> {
@@ -183,7 +185,7 @@ impl<'a> Reader<'a> {
 
     pub(in crate::plan) fn seconds_of(&self, key: &Key<Seconds>) -> Option<u64> {
         let Seconds(at_least, default) = key.kind;
-        self.key(key).and_then(|found| self.seconds(&found, at_least)).or_else(|| default.map(microseconds))
+        self.key(key).and_then(|found| self.seconds(&found, at_least)).or_else(|| default.map(micros_of))
     }
 
     pub(in crate::plan) fn number_of(&self, key: &Key<Number>) -> f64 {
@@ -199,11 +201,6 @@ impl<'a> Reader<'a> {
         let choices = key.kind.0;
         self.key(key).and_then(|found| self.choice(&found, choices)).unwrap_or(choices[0].1)
     }
-}
-
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to a day in microseconds")]
-fn microseconds(seconds: f64) -> u64 {
-    (seconds * 1e6).round() as u64
 }
 
 /// `; did you mean X?` if something is near enough.

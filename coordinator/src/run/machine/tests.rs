@@ -64,7 +64,7 @@ fn answer(
         )],
         // Clocks run alike here, and the answer is there at once.
         FromCoordinator::Ping { sequence } => {
-            vec![FromAgent::Pong(Pong { sequence: *sequence, agent_us: proto::convert::micros(mono) })]
+            vec![FromAgent::Pong(Pong { sequence: *sequence, agent_us: proto::units::micros(mono) })]
         }
         FromCoordinator::Survey { number, .. } => {
             vec![FromAgent::Surveyed { number: *number, capacity: hello("x").capacity }]

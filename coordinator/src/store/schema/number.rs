@@ -1,16 +1,19 @@
 //! The form of numbers in the files: whole microseconds in memory are decimal seconds in the files.
 
 use jiff::Timestamp;
+use proto::units::micros_of;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use crate::text::{rfc3339, seconds_short, seconds6};
 
+/// Thirty years: no run has a longer time.
+const US_MAX: u64 = 1_000_000_000_000_000;
+
 /// Converts seconds to microseconds. Negative and absurdly large values are clamped, and NaN becomes 0.
 #[must_use]
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "in range")]
 pub fn us(seconds: f64) -> u64 {
-    (seconds * 1e6).round().clamp(0.0, 1e15) as u64
+    micros_of(seconds).min(US_MAX)
 }
 
 fn as_text<S: Serializer>(text: String, serializer: S) -> Result<S::Ok, S::Error> {

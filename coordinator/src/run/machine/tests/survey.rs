@@ -7,7 +7,7 @@ fn capacity_with(waiting: u64, back: Duration) -> Capacity {
     Capacity {
         ports_taken: waiting,
         ports_waiting: waiting,
-        ports_back_us: proto::convert::micros(back),
+        ports_back_us: proto::units::micros(back),
         ..hello("x").capacity
     }
 }
@@ -89,7 +89,7 @@ fn an_agent_is_told_to_start_on_its_own_clock() {
                     play.orders.get_mut(&key).and_then(VecDeque::pop_front);
                     // 0.2 ms there, 0.4 ms back.
                     play.mono += Duration::from_micros(200);
-                    let agent_us = proto::convert::micros(play.mono).checked_add_signed(10_000_000 + ahead(key));
+                    let agent_us = proto::units::micros(play.mono).checked_add_signed(10_000_000 + ahead(key));
                     let agent_us = agent_us.expect("positive");
                     play.mono += Duration::from_micros(400);
                     play.say(key, FromAgent::Pong(Pong { sequence, agent_us }));
