@@ -151,7 +151,7 @@ columns! {
         |s| s.launch_lag_p99_us.map(Seconds), |s, v| s.launch_lag_p99_us = v.map(|v| v.0);
     receive_lag_p99: Option<Seconds>, "s", "from the kernel's receipt of a reply to the agent's reading of it",
         |s| s.receive_lag_p99_us.map(Seconds), |s, v| s.receive_lag_p99_us = v.map(|v| v.0);
-    start_skew: Option<Seconds>, "s", "the furthest apart that the first sessions of two agents can have started, clock errors included",
+    start_skew: Option<Seconds>, "s", "the largest possible difference between the first starts of two agents, clock errors included; 0 for one agent",
         |s| s.start_skew_us.map(Seconds), |s, v| s.start_skew_us = v.map(|v| v.0);
     over_range: Option<u64>, "1", "values above the range of the histograms; in percentiles they count as its end",
         |s| Some(s.over_range), |s, v| s.over_range = v.unwrap_or(0);
@@ -173,7 +173,7 @@ columns! {
         |s| Some(s.done), |s, v| s.done = v.unwrap_or(0);
     fullest_worker: Option<u64>, "1", "most sessions that one process of the server answered",
         |s| s.workers.values().max().copied(), |_, _| ();
-    untidy: Option<u64>, "1", "succeeded sessions whose connection did not end with close code 1000 right after the last answer",
+    untidy: Option<u64>, "1", "succeeded sessions whose connection did not end properly: closed with another code than 1000, cut without a close frame, or with an unrequested frame",
         |s| Some(s.untidy.values().sum()), |_, _| ();
     outage: Option<u64>, "1", "sessions cut because the server went away; empty if it did not",
         |s| s.verdict.outage.as_ref().map(|outage| outage.cut), |_, _| ();
