@@ -36,9 +36,9 @@ pub fn body(run: &Run, links: &Links) -> String {
     let grid = run.grid();
     text.push_str(&format!("\n### Results Summary\n{}\n", results_summary(&run.plan, &grid).markdown()));
     let several = run.plan.target.mode.list().len() > 1;
-    for (mode, _, sheet) in scalings(&run.plan, &grid) {
+    for (mode, _, table) in scalings(&run.plan, &grid) {
         let of = if several { format!(" ({})", mode.title()) } else { String::new() };
-        text.push_str(&format!("\n### Scaling Behavior{of}\n{}\n", sheet.markdown()));
+        text.push_str(&format!("\n### Scaling Behavior{of}\n{}\n", table.markdown()));
     }
     text.push_str(&format!("\n### Links\n{}", linked(run, links)));
     text.push_str("\n### Observations\n");

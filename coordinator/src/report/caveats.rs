@@ -37,7 +37,7 @@ pub fn timeouts(results: &[Done]) -> String {
 /// How the sessions of the largest batch with several hosts were spread over them.
 #[must_use]
 pub fn hosts(results: &[Done]) -> String {
-    spread(results).map_or_else(String::new, |(of, sheet)| format!("Hosts ({of})\n{}\n", sheet.markdown()))
+    spread(results).map_or_else(String::new, |(of, table)| format!("Hosts ({of})\n{}\n", table.markdown()))
 }
 
 /// The batch of [`hosts`] in words, and its table.
@@ -49,13 +49,13 @@ pub fn spread(results: &[Done]) -> Option<(String, Table)> {
         .filter(|summary| summary.hosts.len() > 1)
         .max_by_key(|summary| (summary.batch.batch_size, summary.ledger.succeeded))?;
     let all: u64 = summary.hosts.values().sum();
-    let mut sheet = Table::new(["Host", "Sessions", "Share"], 1..3);
+    let mut table = Table::new(["Host", "Sessions", "Share"], 1..3);
     let mut hosts: Vec<(&String, &u64)> = summary.hosts.iter().collect();
     hosts.sort_by_key(|(_, sessions)| std::cmp::Reverse(**sessions));
     for (host, sessions) in hosts {
-        sheet.row([host.clone(), count(*sessions), percent(*sessions, all)]);
+        table.row([host.clone(), count(*sessions), percent(*sessions, all)]);
     }
-    Some((cell(summary), sheet))
+    Some((cell(summary), table))
 }
 
 /// Hints for a target that answered with fewer hosts than expected.

@@ -28,7 +28,7 @@ pub fn by_wait(runs: &[Run], published: &[Published]) -> Table {
     waits.extend(published.iter().flat_map(|(_, rows)| rows.iter().map(|row| wait_us(row))));
     let names = ["Infrastructure".to_owned(), "Mode".to_owned()];
     let columns = waits.iter().map(|wait_us| format!("wait={}s", seconds_short(*wait_us)));
-    let mut sheet = Table::new(names.into_iter().chain(columns), 2..2 + waits.len());
+    let mut table = Table::new(names.into_iter().chain(columns), 2..2 + waits.len());
     for run in runs {
         let grid = run.grid();
         for mode in run.plan.target.mode.list() {
@@ -36,7 +36,7 @@ pub fn by_wait(runs: &[Run], published: &[Published]) -> Table {
                 None => String::new(),
                 Some(line) => grid.max_batch(line).map_or_else(|| "-".to_owned(), |n| count(line[n].batch_size)),
             };
-            sheet.row([run.title(), mode.to_string()].into_iter().chain(waits.iter().map(of)));
+            table.row([run.title(), mode.to_string()].into_iter().chain(waits.iter().map(of)));
         }
     }
     for (name, rows) in published {
@@ -47,10 +47,10 @@ pub fn by_wait(runs: &[Run], published: &[Published]) -> Table {
                 Some(row) => row.batch_size.map_or_else(|| "-".to_owned(), count),
             };
             let title = format!("{}-{name} (published)", rows[0].date);
-            sheet.row([title, mode.to_string()].into_iter().chain(waits.iter().map(of)));
+            table.row([title, mode.to_string()].into_iter().chain(waits.iter().map(of)));
         }
     }
-    sheet
+    table
 }
 
 /// The wait in microseconds; published waits have one decimal.
@@ -100,7 +100,7 @@ pub fn in_both(run: &Run, grid: &Grid<'_>, wait_us: u64) -> Option<(Held, Held)>
 #[must_use]
 #[expect(clippy::cast_precision_loss, reason = "for people")]
 pub fn protocols(runs: &[Run]) -> Table {
-    let mut sheet = Table::new(["Infrastructure", "wait_s", "WS Max", "HTTP Max", "WS/HTTP Ratio", "Winner"], 1..5);
+    let mut table = Table::new(["Infrastructure", "wait_s", "WS Max", "HTTP Max", "WS/HTTP Ratio", "Winner"], 1..5);
     for run in runs {
         let grid = run.grid();
         for (_, wait_us) in grid.lines.keys().filter(|(mode, _)| *mode == Mode::Ws) {
@@ -117,7 +117,7 @@ pub fn protocols(runs: &[Run]) -> Table {
                 std::cmp::Ordering::Less => "HTTP",
                 std::cmp::Ordering::Equal => "Tie",
             };
-            sheet.row([
+            table.row([
                 told_by(runs, run),
                 seconds_short(*wait_us),
                 ws.to_string(),
@@ -127,7 +127,7 @@ pub fn protocols(runs: &[Run]) -> Table {
             ]);
         }
     }
-    sheet
+    table
 }
 
 /// Success, p99 and throughput of the same batches in several runs, with one column per run. Batches of a single run
@@ -155,23 +155,23 @@ pub fn by_batch(runs: &[Run]) -> Vec<(&'static str, Table)> {
     let tables: [(&'static str, Of); 3] =
         [("Success Rate", success), ("p99 Latency", |cell| p99_text(cell).into()), ("RPS", per_second)];
     let header = || ["Mode", "wait_s", "Batch Size"].map(str::to_owned).into_iter().chain(runs.iter().map(Run::title));
-    let sheet = |of: Of| {
-        let mut sheet = Table::new(header(), 1..3 + runs.len());
+    let table = |of: Of| {
+        let mut table = Table::new(header(), 1..3 + runs.len());
         for ((mode, wait_us, size), done) in &cells {
             let by_run = (0..runs.len())
                 .map(|n| done.iter().find(|(run, _)| *run == n).map_or_else(TableCell::default, |(_, cell)| of(cell)));
-            sheet.row(cells![mode.to_string(), seconds_short(*wait_us), size.to_string()].into_iter().chain(by_run));
+            table.row(cells![mode.to_string(), seconds_short(*wait_us), size.to_string()].into_iter().chain(by_run));
         }
-        sheet
+        table
     };
-    tables.into_iter().map(|(title, of)| (title, sheet(of))).collect()
+    tables.into_iter().map(|(title, of)| (title, table(of))).collect()
 }
 
 /// Every batch size of a run over WebSocket beside the same size over HTTP.
 #[must_use]
 pub fn protocols_by_size(run: &Run) -> Table {
     let grid = run.grid();
-    let mut sheet = Table::new(
+    let mut table = Table::new(
         ["wait_s", "Batch Size", "Success (ws)", "Success (http)", "p99 (ws)", "p99 (http)", "RPS (ws)", "RPS (http)"],
         0..8,
     );
@@ -181,7 +181,7 @@ pub fn protocols_by_size(run: &Run) -> Table {
             let http = http.and_then(|line| line.iter().find(|cell| cell.batch_size == ws.batch_size));
             let Some(http) = http else { continue };
             let per_second = |cell: &Cell<'_>| if cell.succeeded() == 0 { "-".to_owned() } else { rate(cell.rps()) };
-            sheet.row(cells![
+            table.row(cells![
                 seconds_short(*wait_us),
                 ws.batch_size.to_string(),
                 success(ws),
@@ -193,7 +193,7 @@ pub fn protocols_by_size(run: &Run) -> Table {
             ]);
         }
     }
-    sheet
+    table
 }
 
 /// The cell of each mode and wait that is shown in detail.
@@ -221,7 +221,7 @@ pub fn breakdown(runs: &[Run]) -> Table {
         "Total p99",
         "Wire p99",
     ];
-    let mut sheet = Table::new(header, 2..14);
+    let mut table = Table::new(header, 2..14);
     for run in runs {
         for cell in max_loads(&run.grid()) {
             // Without merged histograms: one repetition's own value, or the largest, which bounds the merged one.
@@ -247,7 +247,7 @@ pub fn breakdown(runs: &[Run]) -> Table {
                 let us = values.map(|v| v.value_at_quantile(quantile).min(v.max()).min(most_us));
                 us.or_else(|| stored(metric, quantile)).map_or_else(|| "-".to_owned(), latency)
             };
-            sheet.row([
+            table.row([
                 told_by(runs, run),
                 cell.mode.to_string(),
                 seconds_short(cell.wait_us),
@@ -265,7 +265,7 @@ pub fn breakdown(runs: &[Run]) -> Table {
             ]);
         }
     }
-    sheet
+    table
 }
 
 /// The label of a run: its name if it is the only one, else its title.

@@ -61,9 +61,9 @@ pub fn of_run(run: &Run, published: &[Published]) -> Document {
     to.warnings(run);
     to.heading(2, "Verdict");
     to.put(Block::Answer(answer(&run.plan, &run.grid())));
-    for (mode, sheet) in verdicts(run) {
+    for (mode, table) in verdicts(run) {
         to.heading(3, &format!("What the batches are worth ({mode})"));
-        to.table(sheet);
+        to.table(table);
     }
     if run.judged() && !run.results.is_empty() {
         to.paragraph(VERDICTS);
@@ -104,9 +104,9 @@ pub fn of_runs(runs: &[Run], published: &[Published]) -> Document {
     to.overview(runs, published);
     to.heading(2, "Max Batch by Infrastructure and Wait");
     to.table(by_wait(runs, published));
-    for (title, sheet) in by_batch(runs) {
+    for (title, table) in by_batch(runs) {
         to.heading(2, &format!("The same batches: {title}"));
-        to.table(sheet);
+        to.table(table);
     }
     to.protocols(runs);
     to.latencies(runs);
@@ -162,9 +162,9 @@ impl Writer {
         self.put(Block::Paragraph(text.to_owned()));
     }
 
-    fn table(&mut self, sheet: Table) {
-        if !sheet.is_empty() {
-            self.put(Block::Table(sheet));
+    fn table(&mut self, table: Table) {
+        if !table.is_empty() {
+            self.put(Block::Table(table));
         }
     }
 
@@ -203,44 +203,44 @@ impl Writer {
             self.paragraph(&first);
             self.put(Block::Bullets(lines.collect()));
         }
-        for (mode, wait_us, sheet) in scalings(&run.plan, &grid) {
+        for (mode, wait_us, table) in scalings(&run.plan, &grid) {
             let wait = crate::text::seconds_short(wait_us);
             self.heading(3, &format!("Scaling Behavior ({mode}, wait {wait} s)"));
-            self.table(sheet);
+            self.table(table);
         }
         let by_size = protocols_by_size(run);
         if !by_size.is_empty() {
             self.heading(3, "WebSocket beside HTTP");
             self.table(by_size);
         }
-        if let Some((of, sheet)) = caveats::spread(&run.results) {
+        if let Some((of, table)) = caveats::spread(&run.results) {
             self.heading(3, &format!("Hosts ({of})"));
-            self.table(sheet);
+            self.table(table);
         }
     }
 
     /// Each batch beside the same one as others have measured it.
     fn beside(&mut self, run: &Run, published: &[Published]) {
-        let (sheet, dates) = side_by_side(run, published);
-        self.table(sheet);
+        let (table, dates) = side_by_side(run, published);
+        self.table(table);
         if let Some(dates) = dates {
             self.paragraph(&dates);
         }
     }
 
     fn protocols(&mut self, runs: &[Run]) {
-        let sheet = protocols(runs);
-        if !sheet.is_empty() {
+        let table = protocols(runs);
+        if !table.is_empty() {
             self.heading(if runs.len() == 1 { 3 } else { 2 }, "Protocol Comparison");
-            self.table(sheet);
+            self.table(table);
         }
     }
 
     fn latencies(&mut self, runs: &[Run]) {
-        let sheet = breakdown(runs);
-        if !sheet.is_empty() {
+        let table = breakdown(runs);
+        if !table.is_empty() {
             self.heading(if runs.len() == 1 { 3 } else { 2 }, "Latency Breakdown at Max Load");
-            self.table(sheet);
+            self.table(table);
             self.paragraph(BREAKDOWN);
         }
     }
@@ -288,9 +288,9 @@ pub fn in_short(runs: &[Run], published: &[Published]) -> Document {
     let mut to = Writer::default();
     to.overview(runs, published);
     to.table(by_wait(runs, published));
-    for (title, sheet) in by_batch(runs) {
+    for (title, table) in by_batch(runs) {
         to.heading(2, title);
-        to.table(sheet);
+        to.table(table);
     }
     Document { title: format!("{} runs", runs.len()), blocks: to.whole() }
 }

@@ -94,20 +94,20 @@ pub fn findings(run: &Run) -> Vec<Finding> {
 
 /// Attempts that did not count, and batches under which the server went away.
 fn disturbed(run: &Run) -> Vec<String> {
-    let said = |summary: &Summary| {
+    let texts = |summary: &Summary| {
         let before = summary.refused_before.iter().map(|why| format!("{}, {why}", caveats::cell(summary)));
         let own = summary.verdict.outage.as_ref().filter(|_| summary.accepted);
         before
             .chain(own.map(|outage| format!("{}: {}", caveats::cell(summary), outage.evidence.join("; "))))
             .collect::<Vec<_>>()
     };
-    let all: Vec<String> = summaries(run).flat_map(said).collect();
+    let all: Vec<String> = summaries(run).flat_map(texts).collect();
     let rest = all.len().saturating_sub(TOLD_MAX);
     let more = (rest > 0).then(|| format!("And {rest} more attempts that did not count: see journal.jsonl."));
     all.into_iter().take(TOLD_MAX).map(|text| format!("{text}.")).chain(more).collect()
 }
 
-/// Sessions that ended early because the environment said so, and connections that did not end as they should have.
+/// Sessions that ended early because the environment texts so, and connections that did not end as they should have.
 fn endings(run: &Run) -> Vec<String> {
     let (mut done, mut succeeded, mut untidy) = (0, 0, BTreeMap::<&str, u64>::new());
     for summary in summaries(run) {
@@ -117,21 +117,21 @@ fn endings(run: &Run) -> Vec<String> {
             *untidy.entry(kind).or_default() += n;
         }
     }
-    let mut said = Vec::new();
+    let mut texts = Vec::new();
     if done > 0 {
-        said.push(format!("{} episodes ended because the environment said that they were done.", count(done)));
+        texts.push(format!("{} episodes ended because the environment texts that they were done.", count(done)));
     }
     let all: u64 = untidy.values().sum();
     if all > 0 {
         let kinds: Vec<String> = untidy.iter().map(|(kind, n)| format!("{} {kind}", count(*n))).collect();
-        said.push(format!(
+        texts.push(format!(
             "{} of {} succeeded sessions had all of their answers and no tidy end: {}.",
             count(all),
             count(succeeded),
             kinds.join(", ")
         ));
     }
-    said
+    texts
 }
 
 /// Where a batch's size is not the number of sessions that are open.
@@ -163,41 +163,41 @@ fn verdicts(run: &Run) -> Vec<String> {
                 .to_owned(),
         ];
     }
-    let mut by_worth: BTreeMap<Validity, usize> = BTreeMap::new();
+    let mut by_validity: BTreeMap<Validity, usize> = BTreeMap::new();
     for summary in summaries(run) {
-        *by_worth.entry(summary.verdict.validity).or_default() += 1;
+        *by_validity.entry(summary.verdict.validity).or_default() += 1;
     }
-    let all: usize = by_worth.values().sum();
+    let all: usize = by_validity.values().sum();
     if all == 0 {
         return vec!["No batch was finished.".to_owned()];
     }
-    let list: Vec<String> = by_worth.iter().map(|(worth, n)| format!("{n} {worth}")).collect();
+    let list: Vec<String> = by_validity.iter().map(|(validity, n)| format!("{n} {validity}")).collect();
     let server = summaries(run).filter(|summary| summary.verdict.limit == Bottleneck::Server).count();
     let mut first = format!("{}: {}", batches(all), list.join(", "));
     if server > 0 {
         first.push_str(&format!("; the server was the limit of {server}"));
     }
-    let mut said = vec![format!("{first}.")];
+    let mut texts = vec![format!("{first}.")];
     // What happened to many batches for one reason is told once.
     let mut less: Vec<(Validity, String, Vec<&Summary>)> = Vec::new();
     for summary in summaries(run).filter(|summary| summary.verdict.validity > Validity::Valid) {
-        let (worth, why) = (summary.verdict.validity, summary.verdict.reasons.join("; "));
-        match less.iter_mut().find(|(other, reasons, _)| *other == worth && *reasons == why) {
+        let (validity, why) = (summary.verdict.validity, summary.verdict.reasons.join("; "));
+        match less.iter_mut().find(|(other, reasons, _)| *other == validity && *reasons == why) {
             Some((_, _, same)) => same.push(summary),
-            None => less.push((worth, why, vec![summary])),
+            None => less.push((validity, why, vec![summary])),
         }
     }
-    for (worth, why, same) in less.iter().take(TOLD_MAX) {
+    for (validity, why, same) in less.iter().take(TOLD_MAX) {
         let more = if same.len() > 1 { format!(" and {} more", same.len() - 1) } else { String::new() };
-        said.push(format!("{worth}: {}{more}: {why}.", caveats::cell(same[0])));
+        texts.push(format!("{validity}: {}{more}: {why}.", caveats::cell(same[0])));
     }
     let rest: usize = less.iter().skip(TOLD_MAX).map(|(_, _, same)| same.len()).sum();
     if rest > 0 {
-        said.push(format!(
+        texts.push(format!(
             "And {rest} more that are less than valid, for other reasons: see verdict_reasons in summary.csv."
         ));
     }
-    said
+    texts
 }
 
 /// One mode at its smallest wait.
@@ -440,7 +440,7 @@ fn protocols(run: &Run, grid: &Grid<'_>) -> Option<String> {
 
 /// Repetitions that stand out from the others of their cell.
 fn outliers(grid: &Grid<'_>) -> Vec<String> {
-    let mut said = Vec::new();
+    let mut texts = Vec::new();
     for cell in grid.lines.values().flatten().filter(|cell| cell.runs.len() > 2 && !unstable(cell)) {
         let p99s_us = median(cell.runs.iter().map(|run| run.total.p99_us).collect());
         let rates = median_rate(cell);
@@ -449,14 +449,14 @@ fn outliers(grid: &Grid<'_>) -> Vec<String> {
                 && run.total.p99_us as f64 > OUTLIER_FACTOR * p99s_us as f64;
             let name = caveats::cell(run);
             if slow {
-                said.push(format!(
+                texts.push(format!(
                     "One repetition stands out: {name} has a p99 of {}, the median of its cell is {}.",
                     latency(run.total.p99_us),
                     latency(p99s_us)
                 ));
             }
             if (run.success_rate() - rates).abs() > OUTLIER_SUCCESS {
-                said.push(format!(
+                texts.push(format!(
                     "One repetition stands out: {name} has {} success, the median of its cell is {:.1}%.",
                     percent(run.ledger.succeeded, run.ledger.planned),
                     rates * 100.0
@@ -464,12 +464,12 @@ fn outliers(grid: &Grid<'_>) -> Vec<String> {
             }
         }
     }
-    if said.len() > TOLD_MAX {
-        let more = said.len() - TOLD_MAX;
-        said.truncate(TOLD_MAX);
-        said.push(format!("And {more} more repetitions that stand out: see summary.csv."));
+    if texts.len() > TOLD_MAX {
+        let more = texts.len() - TOLD_MAX;
+        texts.truncate(TOLD_MAX);
+        texts.push(format!("And {more} more repetitions that stand out: see summary.csv."));
     }
-    said
+    texts
 }
 
 /// The lower one of two.

@@ -58,7 +58,7 @@ fn of(n: usize, block: &Block) -> Markup {
             Block::Answer(answer) => { p.answer { @for part in answer.parts.iter().chain(&answer.per_core) { span { (part) } " " } } }
             Block::Warning(text) => { p.warning role="alert" { (text) } }
             Block::Bullets(lines) => { ul { @for line in lines { li { (line) } } } }
-            Block::Table(sheet) => { (table(sheet)) }
+            Block::Table(of) => { (table(of)) }
             Block::Code(text) => { pre { code { (text) } } }
             Block::Figure(figure) => { (picture(figure)) }
         }
@@ -79,17 +79,17 @@ fn without_prolog(svg: &str) -> &str {
     svg.find("<svg").map_or(svg, |at| &svg[at..])
 }
 
-fn table(sheet: &Table) -> Markup {
-    let class = |n: usize| if sheet.numbers.contains(&n) { Some("number") } else { None };
-    let columns = sheet.header.len() - usize::from(sheet.prose);
+fn table(table: &Table) -> Markup {
+    let class = |n: usize| if table.numbers.contains(&n) { Some("number") } else { None };
+    let columns = table.header.len() - usize::from(table.prose);
     html! {
         div.scroll tabindex="0" {
             table class=[(columns > WIDE).then_some("wide")] {
                 thead {
-                    tr { @for (n, name) in sheet.header[..columns].iter().enumerate() { th scope="col" class=[class(n)] { (name) } } }
+                    tr { @for (n, name) in table.header[..columns].iter().enumerate() { th scope="col" class=[class(n)] { (name) } } }
                 }
                 tbody {
-                    @for row in &sheet.rows {
+                    @for row in &table.rows {
                         @let prose = row.get(columns).filter(|cell| !cell.is_empty());
                         tr class=[prose.map(|_| "told")] {
                             @for (n, cell) in row.iter().take(columns).enumerate() { td class=[class(n)] { (badged(cell)) } }
@@ -130,8 +130,8 @@ mod tests {
 
     #[test]
     fn what_others_said_is_text_and_nothing_else() {
-        let mut sheet = Table::new(["<b>", "n"], 1..2);
-        sheet.row(cells![
+        let mut table = Table::new(["<b>", "n"], 1..2);
+        table.row(cells![
             "<script>alert(1)</script>",
             TableCell::badges("", [Validity::Valid, Validity::Invalid].map(Badge::from))
         ]);
@@ -139,7 +139,7 @@ mod tests {
             title: "a & b</title>".to_owned(),
             blocks: vec![
                 Block::Heading(2, "\"x\"".to_owned()),
-                Block::Table(sheet),
+                Block::Table(table),
                 Block::Warning("<img src=x>".to_owned()),
                 Block::Code("echo '<'\n".to_owned()),
             ],

@@ -90,12 +90,12 @@ pub fn overview(runs: &[Run], published: &[Published]) -> Table {
         infrastructures(runs).into_iter().filter_map(|name| published_row(published, name)).collect();
     // The client is named if there is more than one.
     let mixed = !published.is_empty() || runs.iter().any(|run| run.client == Client::Script);
-    let mut sheet = Table::new(COLUMNS.into_iter().chain(mixed.then_some("Measured by")), 3..6);
+    let mut table = Table::new(COLUMNS.into_iter().chain(mixed.then_some("Measured by")), 3..6);
     let mut add = |row: &OverviewRow, by: String| {
         let mut cells: Vec<TableCell> =
             row.cells().into_iter().chain(mixed.then_some(by)).map(TableCell::from).collect();
         cells[1] = Badge::from(row.status).into();
-        sheet.row(cells);
+        table.row(cells);
     };
     for run in runs {
         let row = OverviewRow::of(run);
@@ -111,7 +111,7 @@ pub fn overview(runs: &[Run], published: &[Published]) -> Table {
         };
         add(&published, THERE.to_owned());
     }
-    sheet
+    table
 }
 
 /// A remark that names the runs whose largest batch met the criterion, so that their limit is unknown.
@@ -144,7 +144,7 @@ pub fn side_by_side(run: &Run, published: &[Published]) -> (Table, Option<String
         "Limit",
         "Verdict",
     ];
-    let mut sheet = Table::new(header, 1..8);
+    let mut table = Table::new(header, 1..8);
     let mut dates = BTreeSet::new();
     let lines = grid.lines.iter().filter(|_| run.is_plain_burst());
     for ((mode, wait_us), line) in lines {
@@ -155,7 +155,7 @@ pub fn side_by_side(run: &Run, published: &[Published]) -> (Table, Option<String
                 continue;
             }
             dates.extend(others.iter().map(|row| row.date.as_str()));
-            sheet.row(cells![
+            table.row(cells![
                 mode.to_string(),
                 seconds_short(*wait_us),
                 cell.batch_size.to_string(),
@@ -175,7 +175,7 @@ pub fn side_by_side(run: &Run, published: &[Published]) -> (Table, Option<String
             "The published columns are from {dates}: what was measured of the same batch, newest first, equal values once."
         )
     });
-    (sheet, note)
+    (table, note)
 }
 
 fn published_seconds(seconds: f64) -> String {
@@ -250,8 +250,8 @@ mod tests {
         ];
         runs[1].status = Status::Interrupted;
         let beside = |run: &Run| {
-            let (sheet, dates) = side_by_side(run, &published);
-            format!("{}\n{}", sheet.markdown(), dates.unwrap_or_default())
+            let (table, dates) = side_by_side(run, &published);
+            format!("{}\n{}", table.markdown(), dates.unwrap_or_default())
         };
         insta::assert_snapshot!(format!(
             "{}\n{}\n\n{}\n\n{}",

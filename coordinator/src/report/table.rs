@@ -172,10 +172,10 @@ mod tests {
 
     #[test]
     fn what_is_in_a_cell_stays_in_it() {
-        let mut sheet = Table::new(["Name", "N"], 1..2);
-        sheet.row(["a|b\nc", "1"]);
-        sheet.row(["d", "1,000"]);
-        insta::assert_snapshot!(sheet.markdown(), @r"
+        let mut table = Table::new(["Name", "N"], 1..2);
+        table.row(["a|b\nc", "1"]);
+        table.row(["d", "1,000"]);
+        insta::assert_snapshot!(table.markdown(), @r"
         | Name   |     N |
         |--------|-------|
         | a\|b c |     1 |

@@ -19,9 +19,9 @@ pub fn final_tables(plan: &Plan, results: &[Done], histograms: &CellHistograms) 
     let grid = Grid::of(plan, results, histograms);
     let mut text = format!("Results Summary\n{}\n", results_summary(plan, &grid).markdown());
     text.push_str(&caveats::timeouts(results));
-    for (mode, wait_us, sheet) in scalings(plan, &grid) {
+    for (mode, wait_us, table) in scalings(plan, &grid) {
         let wait = seconds_short(wait_us);
-        text.push_str(&format!("\nScaling Behavior ({mode}, wait {wait} s)\n{}\n", sheet.markdown()));
+        text.push_str(&format!("\nScaling Behavior ({mode}, wait {wait} s)\n{}\n", table.markdown()));
     }
     let hosts = caveats::hosts(results);
     if !hosts.is_empty() {
@@ -43,16 +43,16 @@ pub fn criterion(plan: &Plan) -> String {
 #[must_use]
 pub fn results_summary(plan: &Plan, grid: &Grid<'_>) -> Table {
     let max = format!("Max Batch ({}%+)", criterion(plan));
-    let mut sheet = Table::new(["Mode", "wait_s", &max, "p99 Latency", "Success %", "RPS"], 1..6);
+    let mut table = Table::new(["Mode", "wait_s", &max, "p99 Latency", "Success %", "RPS"], 1..6);
     for ((mode, wait_us), line) in &grid.lines {
         let [size, p99, success, rps] = match grid.max_batch(line) {
             Some(n) => of_cell(&line[n]),
             // Nothing met it: what the smallest did instead.
             None => cells!["-", "-", line.first().map(success).unwrap_or_default(), "-"],
         };
-        sheet.row(cells![mode.to_string(), seconds_short(*wait_us), size, p99, success, rps]);
+        table.row(cells![mode.to_string(), seconds_short(*wait_us), size, p99, success, rps]);
     }
-    sheet
+    table
 }
 
 fn of_cell(cell: &Cell<'_>) -> [TableCell; 4] {
@@ -70,7 +70,7 @@ pub fn scalings(plan: &Plan, grid: &Grid<'_>) -> Vec<(Mode, u64, Table)> {
 /// The results of one mode and wait by batch size.
 #[must_use]
 pub fn scaling(plan: &Plan, grid: &Grid<'_>, line: &[Cell<'_>]) -> Table {
-    let mut sheet = Table::new(["Batch Size", "Success Rate", "p99 Latency", "Notes"], 0..3);
+    let mut table = Table::new(["Batch Size", "Success Rate", "p99 Latency", "Notes"], 0..3);
     let max = grid.max_batch(line);
     for (n, cell) in line.iter().enumerate() {
         let place = Place { is_max: max == Some(n), is_largest: n + 1 == line.len() };
@@ -79,9 +79,9 @@ pub fn scaling(plan: &Plan, grid: &Grid<'_>, line: &[Cell<'_>]) -> Table {
         } else {
             success(cell)
         };
-        sheet.row(cells![cell.batch_size.to_string(), rate, p99_text(cell), note(plan, cell, place)]);
+        table.row(cells![cell.batch_size.to_string(), rate, p99_text(cell), note(plan, cell, place)]);
     }
-    sheet
+    table
 }
 
 /// What the run found. As text: `largest batch at 95 %   wait 1.0 s: 16,384   wait 5.0 s: 8,192      170.7 per core`.

@@ -40,7 +40,7 @@ pub fn batches(run: &Run) -> Table {
         "Limit",
         "Reasons",
     ];
-    let mut sheet = Table::new(header, 1..17).with_prose();
+    let mut table = Table::new(header, 1..17).with_prose();
     for done in &run.results {
         let b = done.batch();
         let head =
@@ -53,9 +53,9 @@ pub fn batches(run: &Run) -> Table {
                 rest
             }
         };
-        sheet.row(head.into_iter().chain(rest));
+        table.row(head.into_iter().chain(rest));
     }
-    sheet
+    table
 }
 
 /// The verdicts of each mode, with one row per batch size and one column per wait.
@@ -66,7 +66,7 @@ pub fn verdicts(run: &Run) -> Vec<(Mode, Table)> {
         let lines: Vec<(u64, &Vec<Cell<'_>>)> =
             grid.lines.iter().filter(|((m, _), _)| m == mode).map(|((_, wait_us), line)| (*wait_us, line)).collect();
         let columns = lines.iter().map(|(wait_us, _)| format!("wait={}s", seconds_short(*wait_us)));
-        let mut sheet = Table::new(std::iter::once("Batch Size".to_owned()).chain(columns), 0..1);
+        let mut table = Table::new(std::iter::once("Batch Size".to_owned()).chain(columns), 0..1);
         let sizes: BTreeSet<u64> = lines.iter().flat_map(|(_, line)| line.iter().map(|cell| cell.batch_size)).collect();
         for size in sizes {
             let verdicts = lines.iter().map(|(_, line)| {
@@ -74,9 +74,9 @@ pub fn verdicts(run: &Run) -> Vec<(Mode, Table)> {
                     .find(|cell| cell.batch_size == size)
                     .map_or_else(TableCell::default, |cell| verdict(run, cell))
             });
-            sheet.row(cells![size.to_string()].into_iter().chain(verdicts));
+            table.row(cells![size.to_string()].into_iter().chain(verdicts));
         }
-        sheet
+        table
     };
     run.plan
         .target
@@ -84,7 +84,7 @@ pub fn verdicts(run: &Run) -> Vec<(Mode, Table)> {
         .list()
         .iter()
         .map(|mode| (*mode, of_mode(mode)))
-        .filter(|(_, sheet)| !sheet.is_empty())
+        .filter(|(_, table)| !table.is_empty())
         .collect()
 }
 
@@ -197,7 +197,7 @@ pub fn agents(run: &Run) -> Table {
         "Descriptors",
         "TCP resent",
     ];
-    let mut sheet = Table::new(header, 3..18);
+    let mut table = Table::new(header, 3..18);
     let mut by_name: BTreeMap<&str, Vec<&AgentResult>> = BTreeMap::new();
     for summary in run.results.iter().filter_map(Done::summary) {
         for agent in &summary.by_agent {
@@ -208,9 +208,9 @@ pub fn agents(run: &Run) -> Table {
         by_name.entry(name).or_default();
     }
     for (name, results) in by_name {
-        sheet.row(of_agent(name, run.agents.get(name), &results));
+        table.row(of_agent(name, run.agents.get(name), &results));
     }
-    sheet
+    table
 }
 
 fn of_agent(name: &str, known: Option<&Value>, results: &[&AgentResult]) -> Vec<String> {

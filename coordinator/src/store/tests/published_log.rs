@@ -180,8 +180,8 @@ fn compare(run: &Run, rows: &[Row], differing: &mut Differing) {
             }
             PublishedTable::Scaling => {
                 let place = format!("{}, Scaling Behavior, {size}", run.title());
-                let (_, _, sheet) = scaling.iter().find(|(mode, _, _)| *mode == row.mode).expect("the mode's table");
-                let own = sheet.rows.iter().find(|own| own[0].to_string() == size);
+                let (_, _, table) = scaling.iter().find(|(mode, _, _)| *mode == row.mode).expect("the mode's table");
+                let own = table.rows.iter().find(|own| own[0].to_string() == size);
                 let mut cell = |n: usize, column: &str, log: &str| {
                     differing.compare(&place, column, log, own.map(|own| own[n].to_string()).as_ref());
                 };
