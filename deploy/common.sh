@@ -4,7 +4,7 @@
 deploy=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck disable=SC2034 # for the scripts that source this file
 repository=$(dirname "$deploy")
-script_name=${script_name:-$(basename "$0")}
+script_name=${script_name:-$(basename "$(readlink -m "$0")")}
 
 note() { printf '%s: %s\n' "$script_name" "$*" >&2; }
 
