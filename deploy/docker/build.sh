@@ -2,8 +2,9 @@
 # Builds the images of Muster. See --help.
 set -euo pipefail
 
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-workspace=$(cd "$here/../.." && pwd)
+here=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
+# shellcheck source=deploy/common.sh
+source "$here/../common.sh"
 rust=(coordinator agent refserver)
 
 usage() {
@@ -23,11 +24,6 @@ Environment variables:
   TARGET         cargo's target triple                                    [this machine's]
   BUILD_FLAGS    more flags for `docker build`, separated by spaces, such as --network=host or --no-cache
 HELP
-}
-
-fail() {
-    printf 'build.sh: %s\n' "$*" >&2
-    exit 1
 }
 
 wanted=()
@@ -56,14 +52,11 @@ read -ra flags <<<"${BUILD_FLAGS:-}"
 for name in BASE OPENENV_BASE; do
     [[ ${!name} =~ ^[A-Za-z0-9][A-Za-z0-9._/:@-]*$ ]] || fail "$name must be the name of an image, not '${!name}'"
 done
-command -v docker >/dev/null || fail "docker is not installed (Debian, Ubuntu: apt-get install docker.io)"
-docker version --format '{{.Server.Version}}' >/dev/null 2>&1 ||
-    fail "the Docker engine does not answer: $(docker version 2>&1 >/dev/null | tail -n 1)"
+need_docker
 
 context=$(mktemp -d)
-trap 'rm -rf "$context"' EXIT
-trap 'exit 143' TERM HUP
-trap 'exit 130' INT
+# shellcheck disable=SC2016 # it expands at the end
+at_exit 'rm -rf "$context"'
 
 # Compiles the three Rust programs statically into the build context, without debug symbols.
 compile() {
@@ -81,13 +74,13 @@ compile() {
     local variable=CARGO_TARGET_${target^^}_RUSTFLAGS
     variable=${variable//-/_}
     (
-        cd "$workspace"
+        cd "$repository"
         unset RUSTFLAGS CARGO_ENCODED_RUSTFLAGS
         env "$variable=-C target-feature=+crt-static" \
             cargo build --locked --quiet --profile "$PROFILE" --target "$target" \
             -p coordinator -p agent -p refserver --bins
     ) || fail "cargo could not build the programs; its messages are above"
-    built=$(cd "$workspace" && cargo metadata --format-version 1 --no-deps --offline |
+    built=$(cd "$repository" && cargo metadata --format-version 1 --no-deps --offline |
         python3 -c 'import json, sys; print(json.load(sys.stdin)["target_directory"])')
     # The output folder of the profile dev is named debug.
     built+=/$target/${PROFILE/#dev/debug}
@@ -111,13 +104,13 @@ rootfs() {
 build() {
     local name=$1
     shift
-    printf 'build.sh: building %s/%s:%s\n' "$PREFIX" "$name" "$TAG" >&2
+    note "building $PREFIX/$name:$TAG"
     docker build --quiet "${flags[@]}" --tag "$PREFIX/$name:$TAG" "$@" ||
         fail "docker could not build $PREFIX/$name:$TAG; its messages are above"
 }
 
 if [[ " ${wanted[*]} " =~ \ (coordinator|agent|refserver)\  ]]; then
-    printf 'build.sh: compiling the programs (profile %s)\n' "$PROFILE" >&2
+    note "compiling the programs (profile $PROFILE)"
     cp "$here/Dockerfile" "$context"
     compile
     rootfs

@@ -2,7 +2,9 @@
 # Deploys the OpenEnv benchmark environment as a Hugging Face Space. See --help.
 set -euo pipefail
 
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+here=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
+# shellcheck source=deploy/common.sh
+source "$here/../common.sh"
 
 usage() {
     cat <<'HELP'
@@ -27,15 +29,7 @@ Environment variables:
 HELP
 }
 
-fail() {
-    printf 'deploy.sh: %s\n' "$*" >&2
-    exit 1
-}
-
-misuse() {
-    printf 'deploy.sh: %s; see --help\n' "$*" >&2
-    exit 2
-}
+misuse() { usage_fault "$*; see --help"; }
 
 repo_id='' private=0 overwrite=0 hardware='' dry_run=0
 while [[ $# -gt 0 ]]; do
@@ -67,43 +61,18 @@ MAX_CONCURRENT_ENVS=${MAX_CONCURRENT_ENVS:-100}
 CONNECTION_FILE=${CONNECTION_FILE:-$here/connection.toml}
 VENV=${VENV:-$here/.venv}
 START_SECONDS_MAX=${START_SECONDS_MAX:-1200}
-for name in WORKERS MAX_CONCURRENT_ENVS START_SECONDS_MAX; do
-    [[ ${!name} =~ ^[1-9][0-9]{0,6}$ ]] || fail "$name must be a positive whole number, not '${!name}'"
-done
-[[ -d $(dirname "$CONNECTION_FILE") ]] || fail "the folder of CONNECTION_FILE=$CONNECTION_FILE does not exist"
-command -v python3 >/dev/null || fail "python3 is not installed (Debian, Ubuntu: apt-get install python3 python3-venv)"
+whole_number WORKERS MAX_CONCURRENT_ENVS START_SECONDS_MAX
+folder_exists CONNECTION_FILE
+need python3 "python3 python3-venv"
 
 own=$(mktemp -d)
-child=
 # shellcheck disable=SC2317 # a trap calls it
 cleanup() {
     trap '' TERM INT HUP
-    if [[ -n $child ]]; then
-        kill "$child" 2>/dev/null || true
-        wait "$child" 2>/dev/null || true
-    fi
+    end_child
     rm -rf "$own"
 }
-trap cleanup EXIT
-trap 'exit 143' TERM HUP
-trap 'exit 130' INT
-
-# Installs requirements.txt into $VENV, unless the stamp shows that exactly these packages are installed.
-install_packages() {
-    local stamp=$VENV/.requirements.sha256 wanted
-    wanted=$(sha256sum "$here/requirements.txt" | cut -d ' ' -f 1)
-    [[ $(cat "$stamp" 2>/dev/null) != "$wanted" ]] || return 0
-    if [[ -d $VENV && ! -e $VENV/pyvenv.cfg && -n $(ls -A "$VENV") ]]; then
-        fail "VENV=$VENV is a folder with something else in it"
-    fi
-    printf 'deploy.sh: installing the Python packages into %s\n' "$VENV" >&2
-    rm -f "$stamp"
-    python3 -m venv "$VENV" ||
-        fail "cannot make the virtual environment $VENV (Debian, Ubuntu: apt-get install python3-venv)"
-    "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check -r "$here/requirements.txt" ||
-        fail "cannot install the Python packages of $here/requirements.txt"
-    printf '%s\n' "$wanted" >"$stamp"
-}
+at_exit cleanup
 
 "$here/../docker/openenv/stage.sh" "$own/space"
 cp "$here/README.md" "$own/space"
@@ -111,7 +80,7 @@ chmod 644 "$own/space/README.md"
 
 python=python3
 if [[ $dry_run == 0 ]]; then
-    install_packages
+    install_packages "$here/requirements.txt"
     python=$VENV/bin/python
 fi
 command="WORKERS=$WORKERS MAX_CONCURRENT_ENVS=$MAX_CONCURRENT_ENVS ./deploy/hf_spaces/deploy.sh --repo-id $repo_id"
@@ -119,13 +88,9 @@ command="WORKERS=$WORKERS MAX_CONCURRENT_ENVS=$MAX_CONCURRENT_ENVS ./deploy/hf_s
 [[ $private == 0 ]] || command+=" --private"
 [[ -z $hardware ]] || command+=" --hardware $hardware"
 
-# In the background, because a trap does not run while a foreground command does.
+code=0
 REPO_ID=$repo_id PRIVATE=$private OVERWRITE=$overwrite HARDWARE=$hardware DRY_RUN=$dry_run WORKERS=$WORKERS \
     MAX_CONCURRENT_ENVS=$MAX_CONCURRENT_ENVS CONNECTION_FILE=$CONNECTION_FILE START_COMMAND=$command \
     START_SECONDS_MAX=$START_SECONDS_MAX LIBRARY=$(head -n 1 "$here/requirements.txt") \
-    PYTHONDONTWRITEBYTECODE=1 "$python" "$here/deploy.py" "$own/space" &
-child=$!
-code=0
-wait "$child" || code=$?
-child=
+    PYTHONDONTWRITEBYTECODE=1 attend "$python" "$here/deploy.py" "$own/space" || code=$?
 exit "$code"

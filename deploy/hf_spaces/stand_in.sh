@@ -2,8 +2,9 @@
 # Stands in for a Hugging Face Space on this machine. See --help.
 set -euo pipefail
 
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-workspace=$(cd "$here/../.." && pwd)
+here=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
+# shellcheck source=deploy/common.sh
+source "$here/../common.sh"
 
 usage() {
     cat <<'HELP'
@@ -32,19 +33,7 @@ Environment variables:
 HELP
 }
 
-fail() {
-    printf 'stand_in.sh: %s\n' "$*" >&2
-    exit 1
-}
-
-case "${1-}" in
-    '') ;;
-    -h | --help)
-        usage
-        exit 0
-        ;;
-    *) fail "unknown argument '$1'; settings are environment variables, see --help" ;;
-esac
+only_help "$@"
 
 SERVER=${SERVER:-openenv}
 WORKERS=${WORKERS:-2}
@@ -52,29 +41,25 @@ MAX_CONCURRENT_ENVS=${MAX_CONCURRENT_ENVS:-256}
 CONNECTIONS_MAX=${CONNECTIONS_MAX:-200}
 HOST=${HOST:-127.0.0.1}
 PORT=${PORT:-8443}
-REFSERVER=${REFSERVER:-$workspace/target/release/refserver}
+REFSERVER=${REFSERVER:-$repository/target/release/refserver}
 CONNECTION_FILE=${CONNECTION_FILE:-$here/connection.toml}
 CA_FILE=${CA_FILE:-$here/ca.pem}
 START_SECONDS_MAX=${START_SECONDS_MAX:-180}
 
-for name in WORKERS MAX_CONCURRENT_ENVS CONNECTIONS_MAX PORT START_SECONDS_MAX; do
-    [[ ${!name} =~ ^[1-9][0-9]{0,6}$ ]] || fail "$name must be a positive whole number, not '${!name}'"
-done
+whole_number WORKERS MAX_CONCURRENT_ENVS CONNECTIONS_MAX PORT START_SECONDS_MAX
 SERVER_PORT=${SERVER_PORT:-$((PORT + 1))}
 [[ $SERVER_PORT =~ ^[1-9][0-9]{0,4}$ ]] || fail "SERVER_PORT must be a positive whole number, not '$SERVER_PORT'"
 # Each connection takes two descriptors of the proxy. A Space accepts far fewer connections.
 ((CONNECTIONS_MAX <= 4000)) || fail "CONNECTIONS_MAX must be 4000 at most, not $CONNECTIONS_MAX"
 [[ $HOST =~ ^[0-9]{1,3}(\.[0-9]{1,3}){3}$ ]] || fail "HOST must be an IPv4 address of this machine, not '$HOST'"
 [[ $SERVER == openenv || $SERVER == refserver ]] || fail "SERVER must be openenv or refserver, not '$SERVER'"
+folder_exists CONNECTION_FILE CA_FILE
 for name in CONNECTION_FILE CA_FILE; do
-    [[ -d $(dirname "${!name}") ]] || fail "the folder of $name=${!name} does not exist"
     # An absolute path, because the printed command may be run in another folder.
     declare "$name=$(cd "$(dirname "${!name}")" && pwd)/$(basename "${!name}")"
 done
-for pair in haproxy:haproxy openssl:openssl; do
-    command -v "${pair%%:*}" >/dev/null ||
-        fail "${pair%%:*} is not installed (Debian, Ubuntu: apt-get install ${pair##*:})"
-done
+need haproxy haproxy
+need openssl openssl
 read -ra refserver <<<"$REFSERVER"
 if [[ $SERVER == refserver ]]; then
     command -v "${refserver[0]-}" >/dev/null ||
@@ -83,21 +68,14 @@ fi
 
 server=
 proxy=
-waiter=
-marker="# stand_in.sh, pid $$"
 run=$(mktemp -d)
 
 # Ends a process with SIGTERM, or with SIGKILL if that takes too long.
 # shellcheck disable=SC2317 # a trap calls it
 end() {
     [[ -n $1 ]] || return 0
-    kill -TERM "$1" 2>/dev/null || true
     # Longer than the ten seconds that run_uvicorn.sh may need.
-    for ((tenths = 0; tenths < 150; tenths++)); do
-        # Stop waiting if the process is gone or a zombie.
-        [[ $(sed 's/.*) //' "/proc/$1/stat" 2>/dev/null) == [^Z]* ]] || break
-        sleep 0.1
-    done
+    terminate "$1" 15
     kill -KILL "$1" 2>/dev/null || true
     wait "$1" 2>/dev/null || true
 }
@@ -106,24 +84,20 @@ end() {
 # shellcheck disable=SC2317 # a trap calls it
 cleanup() {
     trap '' TERM INT HUP
-    end "$waiter"
+    end "$child"
     end "$proxy"
     end "$server"
-    # Another stand-in may have written the same files in the meantime.
-    if [[ $(head -n 1 "$CONNECTION_FILE" 2>/dev/null) == "$marker" ]]; then
-        rm -f "$CONNECTION_FILE"
-    fi
+    remove_own_connection
+    # Another stand-in may have written the same file in the meantime.
     if cmp -s "$run/ca.pem" "$CA_FILE"; then
         rm -f "$CA_FILE"
     fi
     rm -rf "$run"
 }
-trap cleanup EXIT
-trap 'exit 143' TERM HUP
-trap 'exit 130' INT
+at_exit cleanup
 
 die_with_log() {
-    printf 'stand_in.sh: %s\n' "$1" >&2
+    note "$1"
     tail -n 20 "$run/log" >&2 || true
     exit 1
 }
@@ -186,6 +160,7 @@ server=$!
 haproxy -db -f "$run/haproxy.cfg" >>"$run/log" 2>&1 &
 proxy=$!
 
+# shellcheck disable=SC2317 # wait_for_both calls it
 serves() {
     if [[ $SERVER == openenv ]]; then
         # The file exists once all workers serve.
@@ -196,31 +171,29 @@ serves() {
 }
 
 # Whether the server answers through the proxy, with a valid certificate.
+# shellcheck disable=SC2317 # wait_for_both calls it
 proxied() {
     printf 'GET /health HTTP/1.0\r\n\r\n' |
         timeout 5 openssl s_client -quiet -connect "$HOST:$PORT" -CAfile "$run/ca.pem" -verify_return_error 2>/dev/null |
         grep -q healthy
 }
 
-# In the background, because a trap does not run while a foreground command does.
+# shellcheck disable=SC2317 # attend calls it
 wait_for_both() {
     # 300 s more, because the first start also installs the Python packages.
     local end=$((SECONDS + START_SECONDS_MAX + 300))
     while ((SECONDS < end)); do
-        kill -0 "$server" 2>/dev/null || exit 3
-        kill -0 "$proxy" 2>/dev/null || exit 5
+        kill -0 "$server" 2>/dev/null || return 3
+        kill -0 "$proxy" 2>/dev/null || return 5
         if serves && proxied; then
-            exit 0
+            return 0
         fi
         sleep 0.1
     done
-    exit 4
+    return 4
 }
-wait_for_both &
-waiter=$!
 started=0
-wait "$waiter" || started=$?
-waiter=
+attend wait_for_both || started=$?
 case $started in
     0) ;;
     3) die_with_log "the server ended while it started; is another one on port $SERVER_PORT? SERVER_PORT=... takes another" ;;
@@ -229,19 +202,9 @@ case $started in
 esac
 
 install -m 644 "$run/ca.pem" "$CA_FILE"
-temporary=$(mktemp -p "$(dirname "$CONNECTION_FILE")")
-cat >"$temporary" <<TOML
-$marker
-urls = ["https://$HOST:$PORT"]
-workers = $WORKERS
-max_concurrent_envs = $MAX_CONCURRENT_ENVS
-nodes = 1
-cpus_per_node = $(nproc)
-backends = ["$(hostname)"]
-start_command = "SERVER=$SERVER WORKERS=$WORKERS MAX_CONCURRENT_ENVS=$MAX_CONCURRENT_ENVS CONNECTIONS_MAX=$CONNECTIONS_MAX ./deploy/hf_spaces/stand_in.sh"
-TOML
-chmod 644 "$temporary"
-mv "$temporary" "$CONNECTION_FILE"
+write_own_connection "urls[]=https://$HOST:$PORT" "workers=$WORKERS" "max_concurrent_envs=$MAX_CONCURRENT_ENVS" nodes=1 \
+    "cpus_per_node=$(nproc)" "backends[]=$(hostname)" \
+    "start_command=SERVER=$SERVER WORKERS=$WORKERS MAX_CONCURRENT_ENVS=$MAX_CONCURRENT_ENVS CONNECTIONS_MAX=$CONNECTIONS_MAX ./deploy/hf_spaces/stand_in.sh"
 
 command=(coordinator run experiments/plans/hf-spaces.toml --set "target.ca_file=$CA_FILE")
 [[ $CONNECTION_FILE == "$here/connection.toml" ]] || command+=(--set "server.connection=$CONNECTION_FILE")

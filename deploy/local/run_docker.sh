@@ -2,7 +2,9 @@
 # Starts the real OpenEnv server (uvicorn with the benchmark environment) in a container of this machine. See --help.
 set -euo pipefail
 
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+here=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
+# shellcheck source=deploy/common.sh
+source "$here/../common.sh"
 
 usage() {
     cat <<'HELP'
@@ -33,19 +35,7 @@ Environment variables:
 HELP
 }
 
-fail() {
-    printf 'run_docker.sh: %s\n' "$*" >&2
-    exit 1
-}
-
-case "${1-}" in
-    '') ;;
-    -h | --help)
-        usage
-        exit 0
-        ;;
-    *) fail "unknown argument '$1'; settings are environment variables, see --help" ;;
-esac
+only_help "$@"
 
 WORKERS=${WORKERS:-8}
 HOST=${HOST:-127.0.0.1}
@@ -61,9 +51,7 @@ CONNECTION_FILE=${CONNECTION_FILE:-$here/connection-docker.toml}
 LOG_LEVEL=${LOG_LEVEL:-critical}
 START_SECONDS_MAX=${START_SECONDS_MAX:-180}
 
-for name in WORKERS PORT MAX_CONCURRENT_ENVS NOFILE START_SECONDS_MAX; do
-    [[ ${!name} =~ ^[1-9][0-9]{0,6}$ ]] || fail "$name must be a positive whole number, not '${!name}'"
-done
+whole_number WORKERS PORT MAX_CONCURRENT_ENVS NOFILE START_SECONDS_MAX
 [[ $HOST =~ ^[0-9]{1,3}(\.[0-9]{1,3}){3}$ ]] || fail "HOST must be an IPv4 address of this machine, not '$HOST'"
 [[ $REACH == published || $REACH == address ]] || fail "REACH must be published or address, not '$REACH'"
 [[ $CPUS =~ ^[0-9]{1,4}(\.[0-9]{1,2})?$ ]] || fail "CPUS must be a number, not '$CPUS'"
@@ -72,68 +60,39 @@ done
 [[ $IMAGE =~ ^([a-z0-9][a-z0-9._/:-]*)/openenv:([A-Za-z0-9_][A-Za-z0-9_.-]*)$ ]] ||
     fail "IMAGE must be PREFIX/openenv:TAG, as deploy/docker/build.sh names it, not '$IMAGE'"
 prefix=${BASH_REMATCH[1]} tag=${BASH_REMATCH[2]}
-[[ -d $(dirname "$CONNECTION_FILE") ]] || fail "the folder of CONNECTION_FILE=$CONNECTION_FILE does not exist"
+folder_exists CONNECTION_FILE
 
-command -v docker >/dev/null || fail "docker is not installed (Debian, Ubuntu: apt-get install docker.io)"
-docker version --format '{{.Server.Version}}' >/dev/null 2>&1 ||
-    fail "the Docker engine does not answer: $(docker version 2>&1 >/dev/null | tail -n 1)"
+need_docker
 ! docker container inspect "$NAME" >/dev/null 2>&1 ||
     fail "there is a container $NAME already: PORT=... takes another port, docker rm --force $NAME removes it"
 
-child=
 container=
 run=$(mktemp -d)
-marker="# run_docker.sh, pid $$"
 
 # However this script ends, it removes the container.
 # shellcheck disable=SC2317 # a trap calls it
 cleanup() {
     trap '' TERM INT HUP
-    if [[ -n $child ]]; then
-        kill "$child" 2>/dev/null || true
-        wait "$child" 2>/dev/null || true
-    fi
+    end_child
     # Docker writes the id as soon as the container exists, even if its start fails.
     container=$(cat "$run/id" 2>/dev/null || true)
     if [[ -n $container ]]; then
         docker stop --time 10 "$container" >/dev/null 2>&1 || true
         docker rm --force "$container" >/dev/null 2>&1 ||
-            printf 'run_docker.sh: cannot remove the container %s\n' "$NAME" >&2
+            note "cannot remove the container $NAME"
     fi
-    # Another server may have written the same file in the meantime.
-    if [[ $(head -n 1 "$CONNECTION_FILE" 2>/dev/null) == "$marker" ]]; then
-        rm -f "$CONNECTION_FILE"
-    fi
+    remove_own_connection
     rm -rf "$run"
 }
-trap cleanup EXIT
-trap 'exit 143' TERM HUP
-trap 'exit 130' INT
-
-# In the background, because a trap does not run while a foreground command does.
-attend() {
-    local ended=0
-    "$@" &
-    child=$!
-    wait "$child" || ended=$?
-    child=
-    return "$ended"
-}
+at_exit cleanup
 
 die_with_log() {
-    printf 'run_docker.sh: %s\n' "$1" >&2
     docker logs --tail 20 "$container" >"$run/log" 2>&1 || true
-    if [[ -s $run/log ]]; then
-        printf 'The end of its log:\n' >&2
-        cat "$run/log" >&2
-    else
-        printf 'Its log is empty; LOG_LEVEL=info says more.\n' >&2
-    fi
-    exit 1
+    fail_with_log "$run/log" "$1"
 }
 
 if ! docker image inspect "$IMAGE" >/dev/null 2>&1; then
-    printf 'run_docker.sh: building %s on %s\n' "$IMAGE" "$BASE" >&2
+    note "building $IMAGE on $BASE"
     PREFIX=$prefix TAG=$tag OPENENV_BASE=$BASE attend "$here/../docker/build.sh" openenv >/dev/null ||
         fail "cannot build $IMAGE"
 fi
@@ -179,25 +138,11 @@ case $started in
     *) die_with_log "not all $WORKERS workers served within $START_SECONDS_MAX s" ;;
 esac
 
-write_connection_file() {
-    local temporary cores=$CPUS
-    [[ ${#limit[@]} -gt 0 ]] || cores=$(nproc)
-    # In the same folder, so that the mv below is atomic.
-    temporary=$(mktemp -p "$(dirname "$CONNECTION_FILE")")
-    cat >"$temporary" <<TOML
-$marker
-urls = ["$url"]
-workers = $WORKERS
-max_concurrent_envs = $MAX_CONCURRENT_ENVS
-nodes = 1
-cpus_per_node = ${cores%%.*}
-backends = ["$(docker inspect --format '{{.Config.Hostname}}' "$container")"]
-start_command = "WORKERS=$WORKERS HOST=$HOST PORT=$PORT MAX_CONCURRENT_ENVS=$MAX_CONCURRENT_ENVS REACH=$REACH IMAGE=$IMAGE ./deploy/local/run_docker.sh"
-TOML
-    chmod 644 "$temporary"
-    mv "$temporary" "$CONNECTION_FILE"
-}
-write_connection_file
+cores=$CPUS
+[[ ${#limit[@]} -gt 0 ]] || cores=$(nproc)
+write_own_connection "urls[]=$url" "workers=$WORKERS" "max_concurrent_envs=$MAX_CONCURRENT_ENVS" nodes=1 \
+    "cpus_per_node=${cores%%.*}" "backends[]=$(docker inspect --format '{{.Config.Hostname}}' "$container")" \
+    "start_command=WORKERS=$WORKERS HOST=$HOST PORT=$PORT MAX_CONCURRENT_ENVS=$MAX_CONCURRENT_ENVS REACH=$REACH IMAGE=$IMAGE ./deploy/local/run_docker.sh"
 printf 'serving %s with %s workers of %s sessions in the container %s; connection file: %s\n' \
     "$url" "$WORKERS" "$MAX_CONCURRENT_ENVS" "$NAME" "$CONNECTION_FILE"
 

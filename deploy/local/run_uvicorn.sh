@@ -2,8 +2,10 @@
 # Starts the real OpenEnv server (uvicorn with the benchmark environment) on this machine. See --help.
 set -euo pipefail
 
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-openenv=$(dirname "$here")/openenv
+here=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
+# shellcheck source=deploy/common.sh
+source "$here/../common.sh"
+openenv=$deploy/openenv
 
 usage() {
     cat <<'HELP'
@@ -33,21 +35,8 @@ Environment variables:
 HELP
 }
 
-fail() {
-    printf 'run_uvicorn.sh: %s\n' "$*" >&2
-    exit 1
-}
-
 install_only=
-case "${1-}" in
-    '') ;;
-    --install) install_only=1 ;;
-    -h | --help)
-        usage
-        exit 0
-        ;;
-    *) fail "unknown argument '$1'; settings are environment variables, see --help" ;;
-esac
+if [[ ${1-} == --install ]]; then install_only=1; else only_help "$@"; fi
 
 WORKERS=${WORKERS:-8}
 HOST=${HOST:-127.0.0.1}
@@ -69,45 +58,21 @@ START_SECONDS_MAX=${START_SECONDS_MAX:-180}
 # An absolute path, because the server runs in another folder.
 [[ $VENV == /* ]] || VENV=$PWD/$VENV
 
-for name in WORKERS PORT MAX_CONCURRENT_ENVS START_SECONDS_MAX; do
-    [[ ${!name} =~ ^[1-9][0-9]{0,6}$ ]] || fail "$name must be a positive whole number, not '${!name}'"
-done
+whole_number WORKERS PORT MAX_CONCURRENT_ENVS START_SECONDS_MAX
 [[ $HOST =~ ^[0-9A-Za-z.:_-]+$ ]] || fail "HOST must be a host name or an address, not '$HOST'"
-[[ -d $(dirname "$CONNECTION_FILE") ]] || fail "the folder of CONNECTION_FILE=$CONNECTION_FILE does not exist"
+folder_exists CONNECTION_FILE
 
-# Installs requirements.txt into $VENV, unless the stamp shows that exactly these packages are installed.
+# Some machines have an older Python than openenv's packages need.
 install() {
-    local stamp=$VENV/.requirements.sha256 wanted
     if [[ ! -x $VENV/bin/python ]]; then
-        command -v python3 >/dev/null || fail "python3 is not installed (Debian, Ubuntu: apt-get install python3 python3-venv)"
-        python3 -c 'import ensurepip, venv' 2>/dev/null ||
-            fail "python3 has no venv module (Debian, Ubuntu: apt-get install python3-venv)"
+        need python3 "python3 python3-venv"
         python3 -c 'import sys; sys.exit(sys.version_info < (3, 10))' || fail "openenv-core needs Python 3.10 or newer"
-        if [[ -d $VENV && ! -e $VENV/pyvenv.cfg && -n $(ls -A --ignore=.lock "$VENV") ]]; then
-            fail "VENV=$VENV is a folder with something else in it"
-        fi
     fi
-    wanted=$(sha256sum "$requirements" | cut -d ' ' -f 1)
-    # If that is done, write nothing and lock nothing.
-    [[ $(cat "$stamp" 2>/dev/null) != "$wanted" ]] || return 0
-    mkdir -p "$VENV" || fail "the folder VENV=$VENV can't be made; VENV=FOLDER names another"
-    # If two scripts start at once, the second waits here and then finds the work done.
-    exec 9>"$VENV/.lock"
-    flock 9 || fail "$VENV/.lock can't be locked: some network file systems have no locks; VENV=FOLDER on another one"
-    if [[ $(cat "$stamp" 2>/dev/null) != "$wanted" ]]; then
-        printf 'run_uvicorn.sh: installing the Python packages into %s\n' "$VENV" >&2
-        rm -f "$stamp"
-        python3 -m venv "$VENV" || fail "cannot make the virtual environment $VENV"
-        "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check -r "$requirements" ||
-            fail "cannot install the Python packages of $requirements"
-        printf '%s\n' "$wanted" >"$stamp"
-    fi
-    exec 9>&-
+    install_packages "$requirements"
 }
 
 server=
 waiter=
-marker="# run_uvicorn.sh, pid $$"
 
 # However this script ends, it leaves no process of the server: the server has its own process group.
 # shellcheck disable=SC2317 # a trap calls it
@@ -115,31 +80,12 @@ cleanup() {
     trap '' TERM INT HUP
     [[ -z $waiter ]] || kill "$waiter" 2>/dev/null || true
     if [[ -n $server ]]; then
-        kill -TERM "$server" 2>/dev/null || true
-        for ((tenths = 0; tenths < 100; tenths++)); do
-            # Stop waiting if the process is gone or a zombie.
-            [[ $(sed 's/.*) //' "/proc/$server/stat" 2>/dev/null) == [^Z]* ]] || break
-            sleep 0.1
-        done
+        terminate "$server" 10
         kill -KILL -- "-$server" 2>/dev/null || true
         wait "$server" 2>/dev/null || true
     fi
-    # Another server may have written the same file in the meantime.
-    if [[ $(head -n 1 "$CONNECTION_FILE" 2>/dev/null) == "$marker" ]]; then
-        rm -f "$CONNECTION_FILE"
-    fi
+    remove_own_connection
     rm -rf "$run"
-}
-
-die_with_log() {
-    printf 'run_uvicorn.sh: %s\n' "$1" >&2
-    if [[ -s $run/log ]]; then
-        printf 'The end of its log:\n' >&2
-        tail -n 20 "$run/log" >&2
-    else
-        printf 'Its log is empty; LOG_LEVEL=info says more.\n' >&2
-    fi
-    exit 1
 }
 
 # Clients can't connect to 0.0.0.0 or ::.
@@ -150,24 +96,6 @@ case ${REACH:-$HOST} in
     *) reach=${REACH:-$HOST} ;;
 esac
 url=http://$reach:$PORT
-
-write_connection_file() {
-    local temporary
-    # In the same folder, so that the mv below is atomic.
-    temporary=$(mktemp -p "$(dirname "$CONNECTION_FILE")")
-    cat >"$temporary" <<TOML
-$marker
-urls = ["$url"]
-workers = $WORKERS
-max_concurrent_envs = $MAX_CONCURRENT_ENVS
-nodes = 1
-cpus_per_node = $(nproc)
-backends = ["$(hostname)"]
-start_command = "${START_COMMAND:-WORKERS=$WORKERS HOST=$HOST PORT=$PORT MAX_CONCURRENT_ENVS=$MAX_CONCURRENT_ENVS ./deploy/local/run_uvicorn.sh}"
-TOML
-    chmod 644 "$temporary"
-    mv "$temporary" "$CONNECTION_FILE"
-}
 
 install
 [[ -z $install_only ]] || exit 0
@@ -188,9 +116,7 @@ PYTHON
 
 run=$(mktemp -d)
 mkdir "$run/ready"
-trap cleanup EXIT
-trap 'exit 143' TERM HUP
-trap 'exit 130' INT
+at_exit cleanup
 
 # Every session needs a file descriptor.
 ulimit -n "$(ulimit -Hn)"
@@ -229,14 +155,16 @@ wait "$waiter" || started=$?
 waiter=
 case $started in
     0) ;;
-    3) die_with_log "the server ended while it started" ;;
-    *) die_with_log "the server did not answer $url/health with all $WORKERS workers within $START_SECONDS_MAX s" ;;
+    3) fail_with_log "$run/log" "the server ended while it started" ;;
+    *) fail_with_log "$run/log" "the server did not answer $url/health with all $WORKERS workers within $START_SECONDS_MAX s" ;;
 esac
 
-write_connection_file
+default_command="WORKERS=$WORKERS HOST=$HOST PORT=$PORT MAX_CONCURRENT_ENVS=$MAX_CONCURRENT_ENVS ./deploy/local/run_uvicorn.sh"
+write_own_connection "urls[]=$url" "workers=$WORKERS" "max_concurrent_envs=$MAX_CONCURRENT_ENVS" nodes=1 \
+    "cpus_per_node=$(nproc)" "backends[]=$(hostname)" "start_command=${START_COMMAND:-$default_command}"
 printf 'serving %s with %s workers of %s sessions; connection file: %s\n' \
     "$url" "$WORKERS" "$MAX_CONCURRENT_ENVS" "$CONNECTION_FILE"
 
 ended=0
 wait "$server" || ended=$?
-die_with_log "the server ended by itself with status $ended"
+fail_with_log "$run/log" "the server ended by itself with status $ended"

@@ -1,22 +1,11 @@
 # shellcheck shell=bash
-# Functions that the scripts in this folder share. Sourced, most of them inside a job.
+# Functions that the scripts in this folder share, beside those of deploy/common.sh. Sourced, most of them inside a job.
 
 slurm_dir=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-repository=$(cd "$slurm_dir/../.." && pwd)
-script_name=${script_name:-$(basename "$0")}
+# shellcheck source=deploy/common.sh
+source "$slurm_dir/../common.sh"
 
 say() { printf '%s: %s\n' "$script_name" "$*"; }
-
-fail() {
-    printf '%s: %s\n' "$script_name" "$*" >&2
-    exit 1
-}
-
-# A usage error has the same exit code as in the programs.
-usage_fault() {
-    printf '%s: %s\n' "$script_name" "$*" >&2
-    exit 2
-}
 
 inside_a_job() {
     [[ -n ${SLURM_JOB_ID:-} && -n ${SLURMD_NODENAME:-} ]] ||
@@ -28,13 +17,6 @@ inside_a_job() {
         SLURM_NTASKS_PER_NODE SLURM_MEM_PER_CPU SLURM_MEM_PER_GPU SLURM_MEM_PER_NODE
     # Steps need this script's variables, whatever --export the job was submitted with.
     export SLURM_EXPORT_ENV=ALL
-}
-
-whole_number() { # NAME...: variables that must be whole numbers
-    local name
-    for name; do
-        [[ ${!name} =~ ^[1-9][0-9]{0,6}$ ]] || fail "$name must be a positive whole number, not '${!name}'"
-    done
 }
 
 # The path of one of Muster's programs: from MUSTER_BIN, from target/release, or from PATH.
@@ -89,12 +71,6 @@ patience() { # SINCE
 job_of() { # FILE
     # The file may be missing.
     { head -n 1 "$1" 2>/dev/null || true; } | sed -nE 's/^# job ([0-9]+)$/\1/p'
-}
-
-# Escapes text for a quoted TOML string.
-toml_text() {
-    local text=${1//\\/\\\\}
-    printf '%s' "${text//\"/\\\"}"
 }
 
 # Sleeps until the time is over or a signal arrives. A trap runs as soon as `wait` is interrupted.

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# shellcheck disable=SC2154 # common.sh sets repository and slurm_dir
+# shellcheck disable=SC2154 # common.sh sets deploy, repository and slurm_dir
 # Starts servers on the nodes of a job, and proxies in front of them if wanted. Sourced; see serve_multi_batch.sh for the settings.
 
 server_steps=()
@@ -138,27 +138,17 @@ balance() { # DEADLINE NODE...
 }
 
 write_connection() { # NODE...
-    local temporary urls
-    temporary=$(mktemp -p "$(dirname "$CONNECTION_FILE")")
-    {
-        echo "# job $SLURM_JOB_ID"
-        if [[ $BALANCER == none ]]; then
-            urls=$(printf "\"http://%s:$BACKEND_PORT\", " "$@")
-            echo "urls = [${urls%, }]"
-        else
-            cat "$run_dir/connection.toml"
-        fi
-        echo "workers = $WORKERS"
-        echo "max_concurrent_envs = $MAX_CONCURRENT_ENVS"
-        echo "nodes = $#"
-        echo "cpus_per_node = $(cpus_least "$SERVER_CPUS")"
-        urls=$(printf '"%s", ' "$@")
-        echo "backends = [${urls%, }]"
-        echo "start_command = \"$(toml_text "$START_COMMAND")\""
-    } >"$temporary"
-    chmod 644 "$temporary"
+    local node urls=() backends=()
+    for node; do
+        urls+=("urls[]=http://$node:$BACKEND_PORT")
+        backends+=("backends[]=$node")
+    done
+    # The file of `coordinator balancer` has the proxies' urls.
+    [[ $BALANCER == none ]] || urls=(--append "$run_dir/connection.toml")
     # Atomic, because other scripts wait for the file.
-    mv "$temporary" "$CONNECTION_FILE"
+    "$deploy/write_connection.sh" "$CONNECTION_FILE" --marker "job $SLURM_JOB_ID" "${urls[@]}" "workers=$WORKERS" \
+        "max_concurrent_envs=$MAX_CONCURRENT_ENVS" "nodes=$#" "cpus_per_node=$(cpus_least "$SERVER_CPUS")" \
+        "${backends[@]}" "start_command=$START_COMMAND"
     say "serving; connection file: $CONNECTION_FILE"
 }
 

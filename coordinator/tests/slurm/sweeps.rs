@@ -134,10 +134,10 @@ fn openenv_core_on_one_node() {
 fn a_user_without_privileges() {
     let cluster = Cluster::up(2, &[]);
     let home = cluster.path("home");
-    for folder in ["deploy/slurm", "deploy/local"] {
-        let to = home.join("muster").join(folder);
+    for part in ["deploy/slurm", "deploy/local", "deploy/common.sh", "deploy/write_connection.sh"] {
+        let to = home.join("muster").join(part);
         fs::create_dir_all(to.parent().expect("parent")).expect("folder");
-        assert!(run(command(&["cp", "-r", &folder_of(folder), &to.display().to_string()])).status.success());
+        assert!(run(command(&["cp", "-r", &path_of(part), &to.display().to_string()])).status.success());
     }
     // The program may also lie where only root can read it.
     let program = home.join("coordinator");
@@ -177,7 +177,7 @@ fn command(words: &[&str]) -> Command {
     command
 }
 
-fn folder_of(name: &str) -> String {
+fn path_of(name: &str) -> String {
     workspace().join(name).display().to_string()
 }
 

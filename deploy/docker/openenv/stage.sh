@@ -2,8 +2,10 @@
 # Creates the build context of the OpenEnv environment's image. See --help.
 set -euo pipefail
 
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-openenv=$here/../../openenv
+here=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
+# shellcheck source=deploy/common.sh
+source "$here/../../common.sh"
+openenv=$deploy/openenv
 
 usage() {
     cat <<'HELP'
@@ -12,11 +14,6 @@ Usage: stage.sh DIR
 Copies the Dockerfile of the OpenEnv environment, and every file that it needs, into DIR. DIR must be empty or not exist.
 deploy/docker/build.sh and deploy/hf_spaces/deploy.sh build from it.
 HELP
-}
-
-fail() {
-    printf 'stage.sh: %s\n' "$*" >&2
-    exit 1
 }
 
 case "${1-}" in
