@@ -69,9 +69,31 @@ fn sources(root: &Path) -> Vec<Source> {
     found.into_iter().filter_map(source).collect()
 }
 
+/// The children that a file names without a prefix: `mod phase;` and then `phase::Step`.
+fn children<'a>(source: &'a Source, modules: &BTreeSet<&str>) -> impl Iterator<Item = String> + 'a {
+    let declared = source.text.lines().filter_map(|line| {
+        let (before, name) = line.trim().strip_suffix(';')?.split_once("mod ")?;
+        (before.is_empty() || before.starts_with("pub")).then_some(name)
+    });
+    let used = move |name: &&str| {
+        let path = format!("{name}::");
+        source.text.match_indices(&path).any(|(at, _)| {
+            let before = source.text[..at].chars().next_back();
+            // A path that is handed on is no use of it.
+            let line = source.text[..at].rsplit('\n').next().unwrap_or_default();
+            !before.is_some_and(|c| c.is_alphanumeric() || c == '_' || c == ':')
+                && !line.trim_start().starts_with("pub use")
+        })
+    };
+    let full =
+        |name: &str| if source.module.is_empty() { name.to_owned() } else { format!("{}::{name}", source.module) };
+    let known: BTreeSet<String> = modules.iter().map(|name| (*name).to_owned()).collect();
+    declared.filter(used).map(full).filter(move |name| known.contains(name))
+}
+
 /// The files that a file imports from its own crate.
 fn imports(source: &Source, modules: &BTreeSet<&str>) -> BTreeSet<String> {
-    let mut found = BTreeSet::new();
+    let mut found: BTreeSet<String> = children(source, modules).collect();
     for (start, prefix) in ["crate::", "super::", "self::"]
         .iter()
         .flat_map(|prefix| source.text.match_indices(prefix).map(|(at, _)| (at, *prefix)).collect::<Vec<_>>())
@@ -218,6 +240,8 @@ fn imports_are_found_where_they_stand() {
     assert_eq!(of("a::b", "use crate::d::X;\nuse super::{Y, b::c::{Z, W}};"), ["a", "a::b::c", "d"]);
     assert_eq!(of("a::b::c", "fn f() -> crate::e::f::T { super::super::g() }"), ["a", "e::f"]);
     assert_eq!(of("d", "pub(in crate::a) fn f() {}\nuse self::inner::X;"), Vec::<String>::new());
+    assert_eq!(of("a", "mod b;\npub use b::Y;\n"), Vec::<String>::new());
+    assert_eq!(of("a", "mod b;\nfn f() { b::g(other::b::h()) }"), ["a::b"]);
     let of = |pairs: &[(&str, &[&str])]| {
         let graph = pairs
             .iter()

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::{Problem, VerbosityFlags};
+use super::output::{Problem, VerbosityFlags};
 use crate::balancer::{Backend, Layout, Node, Wanted, envoy, haproxy, layout};
 use crate::text::count;
 

@@ -5,7 +5,7 @@
 use agent::host::capacity::diag;
 use clap::Args;
 
-use super::{Problem, print};
+use super::output::{Problem, print};
 use crate::exit;
 
 #[derive(Debug, Args)]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use agent::identity::Identity;
 use clap::Subcommand;
 
-use super::{Problem, VerbosityFlags};
+use super::output::{Problem, VerbosityFlags};
 use crate::net::identity;
 
 #[derive(Debug, Subcommand)]

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::{Problem, VerbosityFlags};
+use super::output::{Problem, VerbosityFlags};
 use crate::exit;
 use crate::log::entry::{Links, body};
 use crate::log::logbook::{EMPTY, LogError, Logged, NewEntry, Overview, folder_of, log};
@@ -79,7 +79,7 @@ fn one(dir: &Path, run: &Run, into: &Path, verbosity: VerbosityFlags) -> Result<
     let logged = log(&text, &run.title(), &entry).map_err(no_log)?;
     let drawn = publish::figures(&beside.join("figures").join(&name), &figures.iter().collect::<Vec<_>>());
     for path in drawn.map_err(unwritten)?.iter().filter(|_| verbosity.verbose) {
-        super::tell(&format!("wrote {}", path.display()));
+        super::output::tell(&format!("wrote {}", path.display()));
     }
     if let Some(bytes) = summary {
         let folder = beside.join("summaries");

@@ -1,10 +1,12 @@
 //! The command line: the flags, and the commands.
 
+mod args;
 mod balancer;
 mod check;
 mod health;
 mod identity;
 mod log;
+mod output;
 mod prepare;
 mod report;
 mod run;
@@ -12,17 +14,14 @@ mod shell;
 mod source;
 
 use std::ffi::OsString;
-use std::io::Write as _;
-use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::builder::{PossibleValuesParser, TypedValueParser};
-use clap::{Args, Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
+
+use self::args::{PlanArgs, RunArgs};
+use self::output::{VerbosityFlags, print, tell};
 
 use crate::exit;
-use crate::plan::Modes;
-use crate::store::fault::Faults;
 use crate::{children, plan::schema};
 
 const EXIT_CODES: &str = "\
@@ -106,18 +105,6 @@ struct Cli {
     command: Command,
 }
 
-/// How much is said.
-#[derive(Debug, Clone, Copy, Args)]
-struct VerbosityFlags {
-    /// Say only where results are, and what is wrong
-    #[arg(short, long, global = true, conflicts_with = "verbose")]
-    quiet: bool,
-
-    /// Say more; MUSTER_LOG (as RUST_LOG) says exactly what
-    #[arg(short, long, global = true)]
-    verbose: bool,
-}
-
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run a plan: split each batch over agents, merge what they measured, write the results
@@ -164,126 +151,6 @@ enum PlanCommand {
     Init,
 }
 
-fn modes() -> impl TypedValueParser<Value = Modes> {
-    PossibleValuesParser::new(Modes::NAMED.map(|(name, _)| name)).try_map(Modes::try_from)
-}
-
-fn sessions(text: &str) -> Result<u64, String> {
-    text.parse().map_err(|_| "give whole numbers with commas between them, as 32,128".to_owned())
-}
-
-fn seconds(text: &str) -> Result<f64, String> {
-    text.parse().map_err(|_| "give seconds with commas between them, as 1.0,5.0".to_owned())
-}
-
-/// A plan and what overrides it.
-#[derive(Debug, Args)]
-struct PlanArgs {
-    /// The plan (TOML); may be left out when --target and --batch-sizes say enough
-    #[arg(value_name = "PLAN")]
-    plan: Option<PathBuf>,
-
-    /// Override any key of the plan
-    #[arg(long, value_name = "KEY=VALUE")]
-    set: Vec<String>,
-
-    /// URL of the target (target.urls); may be repeated
-    #[arg(long, value_name = "URL", alias = "url")]
-    target: Vec<String>,
-
-    /// Sessions open at once (grid.batch_sizes)
-    #[arg(long, value_name = "N,N", value_delimiter = ',', value_parser = sessions, aliases = ["batch-size", "batch-size-grid", "requests", "requests-grid"])]
-    batch_sizes: Vec<u64>,
-
-    /// What each step asks the server to wait, seconds (grid.wait_seconds)
-    #[arg(long, value_name = "SECONDS,SECONDS", value_delimiter = ',', value_parser = seconds, alias = "wait-grid")]
-    wait: Vec<f64>,
-
-    /// Repetitions of each batch (grid.repetitions)
-    #[arg(long, value_name = "N")]
-    reps: Option<u32>,
-
-    /// Protocol of the sessions (target.mode)
-    #[arg(long, value_parser = modes())]
-    mode: Option<Modes>,
-
-    /// As the Python script calls --mode compare
-    #[arg(long, hide = true, conflicts_with = "mode")]
-    compare: bool,
-
-    /// Start this many agents as child processes (agents.local); alone it is also the total
-    #[arg(long, value_name = "N")]
-    local: Option<u32>,
-
-    /// Start when this many agents are ready (agents.count)
-    #[arg(long, value_name = "N")]
-    agents: Option<u32>,
-}
-
-#[derive(Debug, Args)]
-struct RunArgs {
-    #[command(flatten)]
-    plan: PlanArgs,
-
-    /// Where agents dial in [default: a free port of the loopback when all agents are local, else 0.0.0.0:50051]
-    #[arg(long, value_name = "ADDR:PORT")]
-    listen: Option<SocketAddr>,
-
-    /// Folder of the results (output.dir); an existing one gets -2, -3
-    #[arg(long, value_name = "DIR", alias = "output-dir")]
-    output: Option<PathBuf>,
-
-    /// Show what would be run, and run nothing
-    #[arg(long)]
-    dry_run: bool,
-
-    /// Make missed success criteria (7) and generator-limited batches (8) the exit code
-    #[arg(long)]
-    enforce: bool,
-
-    /// Print one JSON document to standard output instead of tables
-    #[arg(long)]
-    json: bool,
-
-    /// Go on with the run in DIR: what is complete stands, the rest is done. The plan comes from there, one that is given
-    /// must be the same; --agents and --local may differ
-    #[arg(long, value_name = "DIR", conflicts_with = "output")]
-    resume: Option<PathBuf>,
-
-    /// Identity folder, made if it is not there; agents need the same [default: ~/.config/muster/identity]
-    #[arg(long, value_name = "DIR", conflicts_with = "insecure_plaintext")]
-    identity: Option<PathBuf>,
-
-    /// Accept any agent over unencrypted, unauthenticated connections
-    #[arg(long)]
-    insecure_plaintext: bool,
-
-    /// Make the disk fail on purpose: for tests
-    #[arg(long, value_name = "FAULT", hide = true)]
-    fault: Option<Faults>,
-
-    /// Web page with live progress (not supported yet)
-    #[arg(long, value_name = "ADDR", num_args = 0..=1, hide = true)]
-    ui: Option<Option<String>>,
-}
-
-/// Why a command failed: its exit code, and the message to print.
-#[derive(Debug)]
-struct Problem {
-    code: u8,
-    text: String,
-}
-
-impl Problem {
-    fn usage(text: impl Into<String>) -> Self {
-        Self { code: exit::USAGE, text: text.into() }
-    }
-
-    fn internal(text: impl Into<String>) -> Self {
-        Self { code: exit::INTERNAL, text: text.into() }
-    }
-}
-
 /// Runs the program. `args` includes its name.
 #[must_use]
 pub fn main_from(args: Vec<OsString>) -> ExitCode {
@@ -316,8 +183,8 @@ pub fn main_from(args: Vec<OsString>) -> ExitCode {
         Command::Report(args) => report::run(&args, verbosity),
         Command::Log(args) => log::run(&args, verbosity),
         Command::Plan { command: PlanCommand::Init } => print(&schema::template()),
-        Command::Completions(args) => shell::completions(&args),
-        Command::Man(args) => shell::man(&args),
+        Command::Completions(args) => shell::completions(&args, &Cli::command()),
+        Command::Man(args) => shell::man(&args, &Cli::command()),
     };
     match result {
         Ok(code) => exit::status(code),
@@ -325,27 +192,5 @@ pub fn main_from(args: Vec<OsString>) -> ExitCode {
             tell(problem.text.trim_end());
             exit::status(problem.code)
         }
-    }
-}
-
-impl VerbosityFlags {
-    /// Prints to standard output, unless `--quiet` was given.
-    fn print(self, text: &str) -> Result<u8, Problem> {
-        if self.quiet { Ok(exit::DONE) } else { print(text) }
-    }
-}
-
-/// Prints a line to standard error. If that fails, it can't be reported anywhere.
-fn tell(line: &str) {
-    let _ = writeln!(std::io::stderr(), "{line}");
-}
-
-/// Prints to standard output; a closed pipe is the reader's choice.
-fn print(text: &str) -> Result<u8, Problem> {
-    let mut stdout = std::io::stdout();
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        Ok(()) => Ok(exit::DONE),
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(exit::DONE),
-        Err(error) => Err(Problem::internal(format!("standard output: {error}"))),
     }
 }

@@ -8,8 +8,9 @@ use jiff::Timestamp;
 use proto::RunId;
 use proto::base_url::BaseUrl;
 
+use super::args::{PlanArgs, RunArgs};
+use super::output::Problem;
 use super::source::{self as plan_source, Loaded};
-use super::{PlanArgs, Problem, RunArgs};
 use crate::exit;
 use crate::net::identity;
 use crate::net::listener::Security;

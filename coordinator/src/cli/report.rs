@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::{Problem, VerbosityFlags, print};
+use super::output::{Problem, VerbosityFlags, print};
 use crate::exit;
 use crate::publish::{self, PAGE};
 use crate::report::document::{Document, in_short, of_run, of_runs};
@@ -104,7 +104,7 @@ fn show(
     } else if !verbosity.quiet {
         for run in &runs {
             for note in &run.notes {
-                super::tell(&format!("{}: {note}", run.place));
+                super::output::tell(&format!("{}: {note}", run.place));
             }
         }
         match &runs[..] {
@@ -117,7 +117,9 @@ fn show(
         print(&format!("{said}\n"))?;
     }
     if runs.len() > 1 && args.output.is_none() && !args.print && !verbosity.quiet {
-        super::tell("--output DIR writes all runs into one report, with the tables and figures that compare them");
+        super::output::tell(
+            "--output DIR writes all runs into one report, with the tables and figures that compare them",
+        );
     }
     Ok(())
 }
@@ -142,7 +144,7 @@ fn write(dir: &Path, document: &Document, verbosity: VerbosityFlags) -> Result<(
         ))
     })?;
     for path in written.iter().filter(|_| verbosity.verbose) {
-        super::tell(&format!("wrote {}", path.display()));
+        super::output::tell(&format!("wrote {}", path.display()));
     }
     Ok(())
 }

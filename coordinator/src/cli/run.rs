@@ -15,8 +15,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tracing_subscriber::EnvFilter;
 
+use super::args::RunArgs;
+use super::output::{Problem, VerbosityFlags, print};
 use super::prepare::{self, AgentAuth, Prepared, RunSource};
-use super::{Problem, RunArgs, VerbosityFlags, check, print, report};
+use super::{check, report};
 use crate::children;
 use crate::net::listener;
 use crate::net::rpc::{self, LastHeard};

@@ -4,10 +4,10 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use clap::{Args, Command, CommandFactory as _, ValueEnum};
+use clap::{Args, Command, ValueEnum};
 use clap_complete::{Shell, generate};
 
-use super::{Cli, Problem, print};
+use super::output::{Problem, print};
 use crate::exit;
 
 /// A program of ours.
@@ -19,9 +19,10 @@ enum Program {
 }
 
 impl Program {
-    fn command(self) -> Command {
+    /// `own` is the coordinator's.
+    fn command(self, own: &Command) -> Command {
         match self {
-            Self::Coordinator => Cli::command(),
+            Self::Coordinator => own.clone(),
             Self::Agent => agent::cli::command(),
             Self::Refserver => refserver::command(),
         }
@@ -54,20 +55,20 @@ pub(super) struct ManArgs {
     output: Option<PathBuf>,
 }
 
-pub(super) fn completions(args: &CompletionsArgs) -> Result<u8, Problem> {
+pub(super) fn completions(args: &CompletionsArgs, own: &Command) -> Result<u8, Problem> {
     let mut script = Vec::new();
-    generate(args.shell, &mut args.program.command(), args.program.name(), &mut script);
+    generate(args.shell, &mut args.program.command(own), args.program.name(), &mut script);
     print(&String::from_utf8_lossy(&script))
 }
 
-pub(super) fn man(args: &ManArgs) -> Result<u8, Problem> {
+pub(super) fn man(args: &ManArgs, own: &Command) -> Result<u8, Problem> {
     let Some(dir) = &args.output else {
-        let mut command = Program::Coordinator.command();
+        let mut command = Program::Coordinator.command(own);
         command.build();
         let page = page(&command, "coordinator").map_err(|error| Problem::internal(error.to_string()))?;
         return print(&String::from_utf8_lossy(&page));
     };
-    pages(dir).map_err(|error| {
+    pages(dir, own).map_err(|error| {
         Problem::internal(format!("{}: {error}; give a folder that can be written to", dir.display()))
     })?;
     print(&format!("man pages in {}; read one with: man -l {}/coordinator-run.1\n", dir.display(), dir.display()))?;
@@ -75,10 +76,10 @@ pub(super) fn man(args: &ManArgs) -> Result<u8, Problem> {
 }
 
 /// Writes one page per command, named like `git-log` for `git log`.
-fn pages(dir: &Path) -> io::Result<()> {
+fn pages(dir: &Path, own: &Command) -> io::Result<()> {
     fs::create_dir_all(dir)?;
     for program in Program::value_variants() {
-        let mut command = program.command();
+        let mut command = program.command(own);
         command.build();
         below(&command, program.name(), dir)?;
     }

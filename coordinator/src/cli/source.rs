@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use toml::Value;
 
-use super::{PlanArgs, Problem};
+use super::args::PlanArgs;
+use super::output::Problem;
 use crate::exit;
 use crate::plan::check::check;
 use crate::plan::layers::{Fault, FaultKind, Layer, Shape};

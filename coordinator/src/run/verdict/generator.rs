@@ -2,9 +2,9 @@
 
 use proto::{FailureKind, Launch, Outcome, Phase, SessionRecord};
 
+use super::evidence::{Criteria, Evidence};
 use super::reason::{LatePings, OwnDelay, OwnFailure, Reason};
 use super::words::{busiest, cure};
-use super::{Criteria, Evidence};
 use crate::results::batch::{Summary, most_at_once};
 use crate::run::side::{Side, is_provoked};
 

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use proto::{Outcome, Phase};
 
+use super::evidence::{Criteria, Evidence};
 use super::generator::estimated_own_us;
 use super::reason::{CutBy, OwnDelay, Reason};
 use super::words::busiest;
-use super::{Criteria, Evidence};
+use crate::results::agent::p99;
 use crate::results::batch::Summary;
 use crate::results::failure::FailedAs;
 use crate::results::row::Row;
@@ -93,7 +94,7 @@ fn timed_out(evidence: &Evidence<'_>) -> (Bottleneck, Reason) {
     };
     // An arrived reply is read before its limit is checked: a session that timed out had no reply, unless the agent
     // checked so late that nothing can be said.
-    let own_us = if unknown == 0 { super::p99(own) } else { estimated_own_us(evidence) };
+    let own_us = if unknown == 0 { p99(own) } else { estimated_own_us(evidence) };
     let by_server = own_us.is_some_and(|us| us <= limit_us / 10);
     let reason = Reason::TimedOut {
         sessions: summary.ledger.timed_out,

@@ -10,6 +10,7 @@ use crate::plan::check::plan_of;
 use crate::plan::expand::Batch;
 use crate::results::agent::AgentResult;
 use crate::results::batch::Context;
+use crate::results::row::Row;
 
 const SECOND: u64 = 1_000_000;
 
