@@ -1,8 +1,8 @@
 //! The keys of a plan, with their names, types, ranges, defaults, units and meanings.
 //!
-//! The reader, the hints for unknown keys, the template of `plan init` and docs/keys.md use this list. To add a key, add
-//! an entry here, a field in [`super::Plan`], and the line in `check/sections.rs` that reads it. The compiler reports a
-//! key that nothing reads.
+//! The reader, the hints for unknown keys, the template of `plan init` and docs/keys.md use this list. To add a key,
+//! add an entry here, a field in [`super::Plan`], and the line in `check/sections.rs` that reads it. The compiler
+//! reports a key that nothing reads.
 
 use std::ops::RangeInclusive;
 
