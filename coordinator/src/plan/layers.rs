@@ -94,7 +94,6 @@ fn node(spanned: Spanned<DeValue<'_>>) -> Node {
     Node { span, value }
 }
 
-/// The source of a layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
     /// The name of a file, as the user gave it.
@@ -227,7 +226,6 @@ impl Layer {
         matches!(self.origin, Origin::File(_))
     }
 
-    /// The top-level table.
     pub(super) fn root(&self) -> &Value {
         &self.root
     }

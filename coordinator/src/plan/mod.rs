@@ -39,7 +39,7 @@ pub struct Experiment {
     pub notes: String,
 }
 
-/// The server as the plan or the connection file describes it. `workers` also sets the size of an embedded server.
+/// The server as described by the user. `workers` also sets the size of an embedded server.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Server {
     pub workers: Option<u64>,

@@ -54,7 +54,6 @@ pub(super) struct Choice<T: 'static>(pub(super) &'static [(&'static str, T)]);
 #[derive(Debug)]
 pub(super) struct Own(pub(super) &'static str);
 
-/// Documentation of a kind of key, for the template and the reference.
 trait Documented {
     /// The default as TOML. `None` if the key has no default.
     fn toml(&self) -> Option<String>;
@@ -165,7 +164,7 @@ macro_rules! keys {
                 Key { section: stringify!($section), name: stringify!($name), kind: $value };)*
         })*
 
-        /// All sections with their keys, in the order of the template.
+        /// All sections, in the order of the template.
         #[must_use]
         pub fn sections() -> Vec<Section> {
             vec![$(Section {
@@ -264,7 +263,6 @@ keys! {
 /// The `[target]` keys that a connection file may contain in addition to the `[server]` keys.
 pub(super) const CONNECTION_TARGET_KEYS: &[&str] = &["urls", "ca_file"];
 
-/// The names of a section's keys.
 pub(super) fn names_of(section: &str) -> &'static [&'static str] {
     NAMES.iter().find(|(name, _)| *name == section).map_or(&[], |(_, names)| names)
 }

@@ -19,7 +19,6 @@ use crate::text::{count, seconds_short};
 /// The most lines in one figure that a reader can tell apart.
 const LINES_MAX: usize = 8;
 
-/// A kind of figure.
 #[derive(Debug, Clone, Copy)]
 pub struct FigureKind {
     /// The file name without its extension, or the start of the name if there are several figures of the kind.

@@ -29,10 +29,8 @@ pub enum Block {
     Figure(Figure),
 }
 
-/// The heading above all figures.
 pub const FIGURES: &str = "Figures";
 
-/// A whole report.
 #[derive(Debug, Clone)]
 pub struct Document {
     pub title: String,

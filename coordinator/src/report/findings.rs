@@ -24,7 +24,6 @@ const OUTLIER_US: u64 = 300_000;
 /// A repetition is also an outlier if its success rate differs from its cell's median by more than this fraction.
 const OUTLIER_SUCCESS: f64 = 0.05;
 
-/// The subject of a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Topic {
     Verdicts,
@@ -438,7 +437,6 @@ fn protocols(run: &Run, grid: &Grid<'_>) -> Option<String> {
     })
 }
 
-/// The repetitions that are outliers in their cell.
 fn outliers(grid: &Grid<'_>) -> Vec<String> {
     let mut said = Vec::new();
     for cell in grid.lines.values().flatten().filter(|cell| cell.runs.len() > 2 && !unstable(cell)) {

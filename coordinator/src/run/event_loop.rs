@@ -36,7 +36,6 @@ pub enum Outside {
     Interrupt,
     /// A second Ctrl-C. The run ends at once.
     AtOnce,
-    /// A child process has ended.
     ChildEnded(String),
 }
 
@@ -138,7 +137,6 @@ impl LoopClock {
         Now { mono: self.begun.elapsed(), wall: (self.wall)() }
     }
 
-    /// The time of the next tick.
     fn tick_at(&self, machine: &Machine) -> Instant {
         let look = self.looked + self.look_every;
         machine.deadline().map_or(look, |deadline| (self.begun + deadline).min(look))
@@ -168,7 +166,6 @@ enum Background<K> {
     Computing(JoinHandle<JobDone>),
 }
 
-/// The result of a background task.
 enum BackgroundDone<K> {
     Stored(Result<(K, Result<(), String>), JoinError>),
     Computed(Result<JobDone, JoinError>),

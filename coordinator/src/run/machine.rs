@@ -107,7 +107,6 @@ pub struct Setup {
     pub history: History,
 }
 
-/// The state of a run.
 #[derive(Debug)]
 pub struct Machine {
     setup: Setup,
@@ -169,7 +168,6 @@ impl Machine {
         &self.results
     }
 
-    /// Every agent that was ever accepted, by name.
     #[must_use]
     pub fn known_agents(&self) -> &BTreeMap<String, Hello> {
         &self.known

@@ -18,7 +18,6 @@ pub(super) struct Attempt {
     /// The shares of the agents, in the order of their session numbers.
     pub(super) shares: Vec<(ConnectionId, Share)>,
     pub(super) started: Timestamp,
-    /// The deadline for the agents' reports.
     pub(super) report_by: Duration,
     /// The reason if the attempt was given up.
     pub(super) given_up: Option<String>,
@@ -44,7 +43,6 @@ impl Attempt {
         shares.flatten().chain([self.report_by]).min()
     }
 
-    /// The sum of all agents' counts.
     pub(super) fn total(&self) -> Counts {
         let mut sum = Counts { planned: self.batch.batch_size, ..Counts::default() };
         for counts in self.counts.values() {

@@ -52,7 +52,6 @@ impl Machine {
         Place { number: self.cursor.next + 1, of: self.batches.len(), left: Duration::from_micros(left) }
     }
 
-    /// Moves the cursor to the next batch.
     fn advance(&mut self) {
         self.cursor = Cursor::at(self.cursor.next + 1, &self.batches, &self.setup.history);
     }

@@ -14,7 +14,6 @@ use crate::run::clock::Offset;
 /// Limits for the number of pings per comparison. More than the maximum would hardly improve the estimate.
 const ROUNDS_MIN: usize = 8;
 const ROUNDS_MAX: usize = 32;
-/// Time limit for one comparison.
 const SYNC_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Machine {

@@ -138,7 +138,6 @@ impl Machine {
         }
     }
 
-    /// Disconnects agents that were silent for longer than their lease.
     pub(super) fn check_leases(&mut self, now: Now) {
         let lease = self.lease();
         let silent: Vec<ConnectionId> =
@@ -228,7 +227,6 @@ impl Machine {
         self.hang_up(now, key, why);
     }
 
-    /// Closes an agent's connection and removes the agent.
     pub(super) fn hang_up(&mut self, now: Now, key: ConnectionId, why: &str) {
         self.effects.push(Effect::Hangup(key));
         self.on_left(now, key, why);

@@ -74,7 +74,6 @@ pub(super) enum Phase {
     Left(Step),
 }
 
-/// A batch whose result depends on a check of the target.
 #[derive(Debug)]
 pub(super) struct TargetCheck {
     pub(super) collected: Box<Collected>,
@@ -176,7 +175,6 @@ impl Phase {
         }
     }
 
-    /// The attempt on which agents are working.
     pub(super) fn attempt(&self) -> Option<&Attempt> {
         match self {
             Self::Arming(attempt, _) | Self::Syncing(attempt, _) | Self::Running(attempt) => Some(attempt),

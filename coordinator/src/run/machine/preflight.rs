@@ -66,7 +66,6 @@ impl Machine {
         Target { urls: self.setup.urls.clone(), ca_pem: self.setup.ca_pem.clone() }
     }
 
-    /// Handles the results of an agent's readiness check.
     pub(super) fn on_probed(&mut self, now: Now, key: ConnectionId, found: Vec<ProbeResult>) {
         if !self.agents.contains_key(&key) {
             return;
@@ -91,7 +90,6 @@ impl Machine {
         Some(format!("{} from {}: {}", waiting.url, self.name_of(key), waiting.problem))
     }
 
-    /// Ends the readiness check if every agent has given its last answer.
     pub(super) fn judge_target(&mut self, now: Now) {
         if let Phase::Probing(round) = &self.phase
             && round.is_complete(|found| has_spoken(found))

@@ -64,7 +64,6 @@ impl Machine {
         }
     }
 
-    /// Ends the check if every agent has given its last answer.
     pub(super) fn judge_recheck(&mut self) {
         if let Phase::Rechecking(check) = &self.phase
             && check.round.is_complete(|found| has_spoken(found))
@@ -124,7 +123,6 @@ impl Machine {
         }
     }
 
-    /// Handles an agent's answer to the check.
     pub(super) fn on_rechecked(&mut self, key: ConnectionId, found: Vec<ProbeResult>) {
         let problem = self.still_waiting(key, &found);
         if let Phase::Rechecking(check) = &mut self.phase

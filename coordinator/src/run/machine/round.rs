@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use crate::net::ConnectionId;
 
-/// The agents that were asked, their answers, and the deadline.
 #[derive(Debug)]
 pub(super) struct Round<T> {
     asked: BTreeSet<ConnectionId>,
@@ -18,12 +17,10 @@ impl<T> Round<T> {
         Self { asked: asked.into_iter().collect(), answers: BTreeMap::new(), deadline }
     }
 
-    /// Adds an agent to the round.
     pub(super) fn ask(&mut self, key: ConnectionId) {
         self.asked.insert(key);
     }
 
-    /// Removes an agent and its answer from the round.
     pub(super) fn forget(&mut self, key: ConnectionId) {
         self.asked.remove(&key);
         self.answers.remove(&key);
@@ -42,7 +39,6 @@ impl<T> Round<T> {
         self.asked.contains(&key)
     }
 
-    /// The agents that were asked, in the order of their connections.
     pub(super) fn asked(&self) -> impl Iterator<Item = ConnectionId> + '_ {
         self.asked.iter().copied()
     }
@@ -65,7 +61,6 @@ impl<T> Round<T> {
         self.asked.iter().all(|key| self.answers.get(key).is_some_and(&is_last))
     }
 
-    /// Whether every agent has answered.
     pub(super) fn all_answered(&self) -> bool {
         self.is_complete(|_| true)
     }

@@ -31,7 +31,7 @@ const UPLOAD_TIMEOUT: Duration = Duration::from_secs(60);
 const UPLOAD_TIMEOUT_PER_SESSION: Duration = Duration::from_micros(200);
 
 impl Machine {
-    /// Splits the batch into shares and orders the agents to prepare them.
+    /// Orders the agents to prepare their shares.
     pub(super) fn prepare(&mut self, now: Now, batch: Batch, allotments: Vec<(ConnectionId, Allotment)>) {
         let id = AttemptId { run: self.setup.run, batch: batch.index, attempt: self.cursor.attempt };
         let used: Vec<(ConnectionId, Allotment)> =
@@ -89,7 +89,6 @@ impl Machine {
         }
     }
 
-    /// Disconnects agents that are not armed in time.
     pub(super) fn arming_timed_out(&mut self, now: Now, late: Vec<ConnectionId>) {
         for key in late {
             self.hang_up(now, key, &format!("was not ready within {} s", ARM_TIMEOUT.as_secs()));
@@ -155,7 +154,6 @@ impl Machine {
         self.tell(RunEvent::Progress(total));
     }
 
-    /// Adds a part of an upload to its share.
     pub(super) fn on_upload(&mut self, now: Now, key: ConnectionId, id: AttemptId, take: impl FnOnce(&mut Share)) {
         let patience = self.lease();
         let Phase::Running(attempt) = &mut self.phase else { return };

@@ -16,7 +16,6 @@ use crate::results::end::{End, Failure};
 use crate::run::events::RunEvent;
 use crate::run::placement::{Allotment, Carrier, split, split_arrivals};
 
-/// Time limit for agents to answer a survey.
 const SURVEY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time for which the readiness check of late agents may delay a batch.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
@@ -25,7 +24,6 @@ const PORTS_WAIT_MAX: Duration = Duration::from_secs(130);
 /// A margin, because the last port may become free a little later than estimated.
 const PORTS_WAIT_MORE: Duration = Duration::from_millis(200);
 
-/// The allotment of every agent for a batch.
 type Placement = Vec<(ConnectionId, Allotment)>;
 
 impl Machine {
@@ -50,7 +48,6 @@ impl Machine {
         self.enter(Phase::Checking { batch, round: Round::of(came, now.mono + CHECK_TIMEOUT) });
     }
 
-    /// Continues after a late agent's readiness check.
     pub(super) fn on_checked(&mut self, now: Now, key: ConnectionId) {
         match &mut self.phase {
             Phase::Checking { batch, round } => {

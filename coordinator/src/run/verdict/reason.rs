@@ -222,7 +222,6 @@ impl fmt::Display for OwnFailure {
 /// The most workers for which the text gives the number of sessions.
 const SHOWN_MAX: usize = 4;
 
-/// Joins the texts of `parts` with `between`.
 fn joined<T: ToString>(parts: &[T], between: &str) -> String {
     parts.iter().map(ToString::to_string).collect::<Vec<_>>().join(between)
 }

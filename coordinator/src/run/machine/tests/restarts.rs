@@ -77,7 +77,7 @@ fn it_may_be_kept_or_end_the_run() {
     assert!(!ended.stored[0].stands, "the batch is left open");
 }
 
-/// Losses and restarts together use up the attempts. A restart makes the last one unsound even if hosts are missing too.
+/// Losses and restarts together use up the attempts. The last one is unsound, even if hosts are missing too.
 #[test]
 fn an_attempt_that_is_given_up_is_unsound_whatever_else_it_missed() {
     let hosts = "target.expected_hosts=2\ntarget.require_hosts=true\nagents.count=1\nagents.max_attempts=2\n";
