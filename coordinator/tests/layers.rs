@@ -1,5 +1,4 @@
-//! Checks the layers of the program: a top-level module imports only modules that its list allows, and no files import
-//! each other in a circle.
+//! Checks that top-level modules import only the modules that their list allows, and that no imports form a circle.
 //!
 //! An import is a path in a `use` or in an expression. Test code is not checked.
 
@@ -24,7 +23,7 @@ const COORDINATOR: &[(&str, &[&str])] = &[
     ("progress", &["plan", "report", "results", "run", "text"]),
 ];
 
-/// Rooms that may import every other room: the command line and the root of the crate.
+/// Rooms that may import every other room.
 const ON_TOP: &[&str] = &["cli", "lib", "main"];
 
 struct Source {

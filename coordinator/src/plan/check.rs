@@ -9,7 +9,7 @@ use self::reader::Reader;
 use super::layers::{Fault, FaultKind, Layer};
 use super::{Plan, schema};
 
-/// Makes a plan of layers; the lowest priority comes first. `earlier` holds the faults found while reading the layers.
+/// Makes a plan of layers, lowest priority first. `earlier` holds the faults found while reading them.
 ///
 /// # Errors
 /// Returns every fault, in the order of the file.
@@ -42,7 +42,7 @@ pub fn check(layers: &[Layer], earlier: Vec<Fault>) -> Result<Plan, Vec<Fault>> 
         );
     }
     let mut faults = reader.faults.into_inner();
-    // The parser may have skipped keys after a syntax error, so a missing key is not reported.
+    // The parser may have skipped keys after a syntax error.
     if faults.iter().any(|fault| fault.is(FaultKind::Syntax)) {
         faults.retain(|fault| !fault.is(FaultKind::Missing));
     }
@@ -165,7 +165,7 @@ lease_seconds = 3
         let bounds = |more: &str| plan_of(&format!("{SMALL}{more}")).expect("plan").bounds();
         assert_eq!(bounds(""), Bounds::STANDARD);
         let hours = |n: u64| Bounds { high_us: n * Bounds::STANDARD.high_us, ..Bounds::STANDARD };
-        // Each of the two steps may take 1,900 s + 120 s; three other limits are 120 s each.
+        // Two steps of 1,900 s + 120 s, and three other limits of 120 s.
         assert_eq!(bounds("wait_seconds=1900\n[session]\nsteps=2\n"), hours(2));
         assert_eq!(bounds("wait_seconds=1900\n[session]\nsteps=2\ntotal_timeout_seconds=3900\n"), hours(2));
         assert_eq!(bounds("[session]\nsteps=300\ntotal_timeout_seconds=3600\n"), hours(1));

@@ -59,8 +59,7 @@ impl Plan {
         self.session_floor_us(batch.wait_us).saturating_add(self.session.launch.over_us())
     }
 
-    /// Expected duration of these batches in microseconds: for each batch its floor, its cooldown, and one second for
-    /// connecting, collecting and writing.
+    /// Expected duration in microseconds: for each batch its floor, its cooldown, and one second for other work.
     #[must_use]
     pub fn expected_us(&self, batches: &[Batch]) -> u64 {
         const AROUND_US: u64 = 1_000_000;
@@ -88,7 +87,7 @@ fn shuffle<T>(items: &mut [T], seed: u64) {
     }
 }
 
-/// The most sessions that one URL gets when `batch_size` sessions are assigned round robin to `urls` URLs.
+/// The most sessions that one of `urls` URLs gets when sessions are assigned round robin.
 #[must_use]
 pub fn sessions_per_url(batch_size: u64, urls: usize) -> u64 {
     debug_assert!(batch_size <= limits::SESSIONS_MAX);

@@ -9,7 +9,7 @@ use crate::text::seconds_short;
 
 const KEYS: &[&str] = &["kind", "over_seconds", "per_second", "for_seconds", "process"];
 
-/// A launch. `arrivals` is the number of sessions that an arrival rate implies; other launches start a given batch.
+/// A launch. `arrivals` is the number of sessions if the launch is an arrival rate.
 pub(in crate::plan) struct Launching {
     pub(in crate::plan) launch: Launch,
     pub(in crate::plan) arrivals: Option<u64>,

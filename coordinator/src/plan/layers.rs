@@ -20,7 +20,7 @@ pub struct Node {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Value {
     Text(String),
-    /// The error holds the original text of a number that does not fit into 64 bits.
+    /// `Err` holds the text of a number that exceeds 64 bits.
     Integer(Result<i64, String>),
     Float(f64),
     Bool(bool),
@@ -131,7 +131,7 @@ pub struct Fault {
     kind: FaultKind,
 }
 
-/// The kind of a fault. Some kinds make others not worth reporting.
+/// The kind of a fault. Some kinds hide others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum FaultKind {
     /// The text is not valid TOML.
@@ -156,7 +156,7 @@ impl fmt::Display for Fault {
 }
 
 impl Layer {
-    /// Reads a file's text. Returns the readable part together with any syntax errors.
+    /// Reads a file's text. Returns the readable part and any syntax errors.
     #[must_use]
     pub fn file(name: &str, text: &str, shape: Shape) -> (Self, Vec<Fault>) {
         Self::read(Origin::File(name.to_owned()), text, shape)
@@ -213,7 +213,7 @@ impl Layer {
         (layer, faults)
     }
 
-    /// Makes a fault in this layer. `span` is its byte range in the text; a flag has no line numbers.
+    /// Makes a fault in this layer. `span` is a byte range in the text.
     pub(super) fn fault(&self, span: Option<Range<usize>>, key: &str, message: impl Into<String>) -> Fault {
         let (origin, line_column) = match &self.origin {
             Origin::File(name) => (name.clone(), span.map(|span| line_column(&self.text, span.start))),
@@ -273,7 +273,7 @@ impl Fault {
         self.is(FaultKind::Missing) && self.key == "target.urls"
     }
 
-    /// Makes a fault for a missing required key. It names the plan's file if there is one.
+    /// Makes a fault for a missing key. It names the plan's file if there is one.
     #[must_use]
     pub fn missing(file: Option<&Layer>, key: &str, message: &str) -> Self {
         let fault = match file {

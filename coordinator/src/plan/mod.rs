@@ -51,7 +51,7 @@ pub struct Server {
     /// The load balancer between the target's URLs and its backends.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub balancer: Option<String>,
-    /// The most concurrent sessions that the proxy behind one URL can carry.
+    /// Limit of concurrent sessions of the proxy behind one URL.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proxy_sessions_max: Option<u64>,
 }
@@ -66,7 +66,7 @@ pub enum Modes {
 }
 
 impl Modes {
-    /// Every choice with its name in a plan. The first one is the default.
+    /// Every choice by its name in a plan, default first.
     pub const NAMED: [(&'static str, Self); Mode::ALL.len() + 1] = {
         let mut named = [("compare", Self::Compare); Mode::ALL.len() + 1];
         let mut n = 0;
@@ -156,7 +156,7 @@ pub struct Session {
     pub close_timeout_us: u64,
     pub total_timeout_us: Option<u64>,
     pub launch: Launch,
-    /// A session takes no more steps after a reply that marks the episode as done.
+    /// Whether a session stops at a reply that marks the episode as done.
     #[serde(default = "yes")]
     pub until_done: bool,
     /// The largest reply, in bytes, that an agent reads.
@@ -205,7 +205,7 @@ pub struct Agents {
 pub struct Measure {
     /// Whether to use kernel receive timestamps.
     pub wire: bool,
-    /// A larger clock error of an agent becomes a reason in the verdict.
+    /// A larger clock error is a reason in the verdict.
     pub max_clock_error_us: u64,
 }
 
@@ -269,7 +269,7 @@ impl Plan {
         u64::from(self.session.steps).saturating_mul(wait_us.saturating_add(self.session.think_us))
     }
 
-    /// The longest time from a session's intended start to its end if it uses up every time limit.
+    /// Duration of a session that uses up every time limit, from its intended start.
     #[must_use]
     pub fn session_ceiling_us(&self) -> u64 {
         let s = &self.session;

@@ -21,7 +21,7 @@ const LINES_MAX: usize = 8;
 
 #[derive(Debug, Clone, Copy)]
 pub struct FigureKind {
-    /// The file name without its extension, or the start of the name if there are several figures of the kind.
+    /// The file name without its extension, or its start if there are several figures.
     pub stem: &'static str,
     pub extent: Extent,
     draw: fn(&[Run], &[Published]) -> Vec<Figure>,
@@ -126,7 +126,7 @@ fn timelines(run: &Run) -> Vec<Figure> {
     run.traced.iter().map(of).collect()
 }
 
-/// The lines of the scaling figure. Labels give mode and wait, and the run's title if there are several runs.
+/// The lines of the scaling figure.
 fn scaling(runs: &[Run], published: &[Published]) -> Vec<ScalingLine> {
     let mut lines = Vec::new();
     for run in runs {
@@ -276,7 +276,7 @@ fn phases(runs: &[Run]) -> Vec<PhaseBar> {
                 |metric| run.cells.get(cell.mode, cell.batch_size, cell.wait_us, metric).map(|values| values.mean());
             let Some(step) = mean(Metric::Step) else { continue };
             let steps = f64::from(run.plan.session.steps);
-            // The requested time includes thinking. The step time is what exceeds the wait.
+            // The requested time includes thinking.
             let asked_us = run.plan.session_floor_us(cell.wait_us) as f64;
             let name = if runs.len() > 1 { format!("{} · ", run.title()) } else { String::new() };
             bars.push(PhaseBar {

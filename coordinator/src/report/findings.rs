@@ -16,7 +16,7 @@ use crate::results::run::Run;
 use crate::results::verdict::{Bottleneck, Validity};
 use crate::text::{count, latency, percent, rate, seconds_short};
 
-/// The most findings of one kind that are listed individually. Nobody would read a longer list.
+/// The most findings of one kind that are listed individually.
 const TOLD_MAX: usize = 5;
 /// A repetition is an outlier if its p99 exceeds its cell's median by more than this factor and this difference.
 const OUTLIER_FACTOR: f64 = 1.5;
@@ -106,7 +106,7 @@ fn disturbed(run: &Run) -> Vec<String> {
     all.into_iter().take(TOLD_MAX).map(|text| format!("{text}.")).chain(more).collect()
 }
 
-/// Sessions whose environment ended the episode early, and successful sessions whose connection did not close cleanly.
+/// Episodes that the environment ended early, and successful sessions whose connection did not close cleanly.
 fn endings(run: &Run) -> Vec<String> {
     let (mut done, mut succeeded, mut untidy) = (0, 0, BTreeMap::<&str, u64>::new());
     for summary in summaries(run) {
@@ -133,7 +133,7 @@ fn endings(run: &Run) -> Vec<String> {
     said
 }
 
-/// The largest number of open sessions, for launches in which it differs from the batch size.
+/// The largest number of open sessions, if sessions do not start at once.
 fn not_at_once(run: &Run) -> Option<String> {
     let words = run.launch_words()?;
     let most = summaries(run).max_by_key(|summary| summary.open_max)?;
@@ -398,7 +398,7 @@ impl Line<'_> {
     }
 }
 
-/// A text such as `1,171 of 12,288 sessions failed: 900 refused at connect, 271 timeout at reset`.
+/// `1,171 of 12,288 sessions failed: 900 refused at connect, 271 timeout at reset`
 fn failed(run: &Run, cell: &Cell<'_>) -> String {
     let failed = cell.planned() - cell.succeeded();
     let mut text = format!("{} of {} sessions failed", count(failed), count(cell.planned()));

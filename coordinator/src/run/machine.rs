@@ -9,8 +9,8 @@
 //! ```
 //!
 //! The table in `phase.rs` lists the allowed transitions, and `enter` checks them. `apply(now, event)` returns the
-//! effects that the caller must carry out. A lost agent's share is never given to another agent: the attempt is
-//! repeated, or kept with the loss in its verdict, or the run ends.
+//! effects that the caller must carry out. An attempt that lost an agent is repeated, or kept with the loss in its
+//! verdict, or it ends the run.
 
 mod agent;
 mod attempt;
@@ -65,7 +65,7 @@ pub enum Event {
     Left(ConnectionId, String),
     /// The time of the last heartbeat of each agent process, by instance.
     Heartbeats(Vec<([u8; 16], Duration)>),
-    /// This process was suspended for a while and received no messages. Leases are counted from now on.
+    /// This process was suspended and received no messages. All leases start again.
     HeldUp,
     /// A background job has finished or has failed.
     Computed(Result<JobDone, String>),
@@ -233,7 +233,7 @@ impl Machine {
         Duration::from_micros(self.setup.plan.agents.lease_us)
     }
 
-    /// Enters a phase. A transition that is not in the table is a bug: it panics in debug builds, else it ends the run.
+    /// Enters a phase. A transition that is not in the table is a bug and ends the run.
     fn enter(&mut self, next: Phase) {
         let (from, to) = (self.phase.step(), next.step());
         if from.may_become(to) {

@@ -45,7 +45,7 @@ wire = false
 max_clock_error_ms = 60000
 "#;
 
-/// The real store. It writes on the simulation's thread, so simulated time does not advance meanwhile.
+/// The real store. Simulated time does not advance while it writes.
 #[derive(Debug, Clone)]
 struct Files(Arc<Mutex<Store>>);
 
@@ -72,7 +72,7 @@ fn below(dir: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// The content of summary.csv and report.md, and length and hash of other files. The folder's name becomes `place`.
+/// The content of summary.csv and report.md, and the length and hash of other files.
 fn seen(dir: &Path) -> BTreeMap<String, String> {
     let mut found = Vec::new();
     below(dir, &mut found);

@@ -1,4 +1,4 @@
-//! Reads values of each kind from layers. A wrong value is recorded as a fault, and reading continues.
+//! Reads values from layers. A wrong value is recorded as a fault, and reading continues.
 
 use std::cell::RefCell;
 use std::fmt::Display;
@@ -36,7 +36,7 @@ impl<'a> Reader<'a> {
         self.fault(found.layer.fault(Some(found.node.span.clone()), &found.name, message));
     }
 
-    /// Records a missing key as a fault of the plan's file, if there is one.
+    /// Records a missing key.
     pub(in crate::plan) fn missing(&self, name: &str, message: &str) {
         let file = self.layers.iter().find(|layer| layer.shape == Shape::Plan && layer.is_file());
         self.fault(Fault::missing(file, name, message));
@@ -132,7 +132,7 @@ impl<'a> Reader<'a> {
         choice
     }
 
-    /// Reads a list. A single value is read as a list with one element.
+    /// Reads a list. A single value counts as a list of one.
     pub(in crate::plan) fn list<T>(&self, found: &Found<'_>, read: impl Fn(&Found<'_>) -> Option<T>) -> Option<Vec<T>> {
         match &found.node.value {
             Value::List(items) => {

@@ -93,7 +93,7 @@ impl Reader<'_> {
             infrastructure: name(&experiment::INFRASTRUCTURE),
             variant: name(&experiment::VARIANT),
             hardware: self.text_of(&experiment::HARDWARE),
-            // The server's own description gives its cores if the plan does not.
+            // By default, the cores are those of the server's nodes.
             cores: self
                 .count_of(&experiment::CORES)
                 .or_else(|| Some(server.nodes?.saturating_mul(server.cpus_per_node?))),

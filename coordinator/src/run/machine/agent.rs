@@ -24,7 +24,7 @@ pub(super) enum Standing {
     New,
     /// The agent was asked to run the readiness check.
     Asked,
-    /// The agent was asked, and one batch has waited for its answer. Later batches do not wait.
+    /// A batch has waited for the agent's answer. Later batches do not wait.
     WaitedFor,
     /// The target has answered the agent, so it gets shares.
     Ready,

@@ -123,7 +123,7 @@ impl Machine {
         let why = outage.evidence.first().cloned().unwrap_or_default();
         let (treated, refused) = match self.setup.plan.target.on_restart {
             OnRestart::Keep => (Treated::Kept, None),
-            // If some attempts ended for other reasons, it is not known that the batch makes the server go away.
+            // Attempts that ended for other reasons do not show that the batch makes the server go away.
             OnRestart::Repeat if attempts == self.setup.plan.agents.max_attempts && self.cursor.outages == attempts => {
                 (Treated::EveryTime { attempts }, None)
             }
@@ -162,8 +162,7 @@ impl Machine {
         } else {
             finished.summary.refused_before = std::mem::take(&mut self.cursor.refused);
         }
-        // If no attempt was accepted, the tables show the last one with its verdict. If the run ends before the last
-        // attempt, the batch stays open.
+        // If no attempt was accepted, the tables show the last one. If the run ends before it, the batch stays open.
         finished.stands = refused.is_none() || (!again && self.stop.goes_on());
         if finished.stands {
             self.decide(Done::Ran(Box::new(finished.summary.clone())));
@@ -172,7 +171,7 @@ impl Machine {
         self.effects.push(Effect::Store(finished));
     }
 
-    /// Whether another attempt is allowed. Attempts of earlier processes do not count: not all of them lost an agent.
+    /// Whether another attempt is allowed. Attempts of earlier processes do not count.
     fn may_repeat(&self) -> bool {
         self.stop.goes_on() && self.cursor.attempts() < self.setup.plan.agents.max_attempts
     }

@@ -11,7 +11,7 @@ use super::{Machine, Now};
 use crate::net::ConnectionId;
 use crate::run::clock::Offset;
 
-/// Limits for the number of pings per comparison. More than the maximum would hardly improve the estimate.
+/// Number of pings per comparison. More would hardly improve the estimate.
 const ROUNDS_MIN: usize = 8;
 const ROUNDS_MAX: usize = 32;
 const SYNC_TIMEOUT: Duration = Duration::from_secs(5);

@@ -250,7 +250,7 @@ impl Machine {
                     self.judge_target(now);
                     return;
                 }
-                // The cap on the deadline stops an agent that keeps reconnecting from delaying the run for ever.
+                // The cap prevents an agent that keeps reconnecting from delaying the run for ever.
                 let patience = Duration::from_micros(self.setup.plan.agents.ready_timeout_us);
                 self.enter(Phase::Gathering { deadline: (now.mono + patience).min(2 * patience) });
                 self.on_deadline(now);

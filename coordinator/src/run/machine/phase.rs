@@ -56,7 +56,7 @@ pub(super) enum Phase {
     Rechecking(TargetCheck),
     /// A background job looks for an outage.
     SeekingOutage,
-    /// A background job makes the verdict. If `given_up`, `refused` is a better reason than the verdict's first one.
+    /// A background job makes the verdict. If `given_up`, `refused` is a better reason than the verdict's.
     Judging {
         refused: Option<String>,
         given_up: bool,

@@ -9,7 +9,7 @@ pub(super) enum StopReason {
     Aborted,
     /// SIGINT or SIGTERM.
     Interrupted,
-    /// The target stopped answering after a batch. The text describes the failed checks.
+    /// The target stopped answering. The text describes the failed checks.
     TargetGone(String),
     /// A second Ctrl-C. The run waits for nothing.
     AtOnce,
@@ -20,7 +20,7 @@ pub(super) enum StopReason {
 pub(super) struct Stop(Option<StopReason>);
 
 impl Stop {
-    /// Sets the reason. `false` if there already is one of the same or greater severity.
+    /// Sets the reason. `false` if the present one is at least as severe.
     pub(super) fn escalate(&mut self, reason: StopReason) -> bool {
         let heavier = self.0.as_ref().is_none_or(|known| *known < reason);
         if heavier {

@@ -84,7 +84,7 @@ fn report(attempt: AttemptId, first: u64, sessions: u64, outcome: impl Fn(u64) -
     report_of(attempt, first, sessions, |session| SessionRecord::without_life(session, outcome(session), String::new()))
 }
 
-/// The upload for a share whose sessions last one second. `life` makes the records.
+/// An upload with sessions of one second. `life` makes the records.
 fn report_of(attempt: AttemptId, first: u64, sessions: u64, life: impl Fn(u64) -> SessionRecord) -> Vec<FromAgent> {
     let mut histograms = HistogramSet::new(Bounds::STANDARD);
     let mut ledger = Ledger::planned(sessions);
@@ -190,7 +190,7 @@ impl Play {
         self.apply(Event::Message(key, Box::new(message)));
     }
 
-    /// Makes an agent carry out its next order. `false` if there is none.
+    /// Makes an agent carry out its next order, if there is one.
     fn obey(&mut self, key: ConnectionId) -> bool {
         let Some(order) = self.orders.get_mut(&key).and_then(VecDeque::pop_front) else { return false };
         for message in answer(key, &order, self.mono, &mut self.shares) {
@@ -245,7 +245,7 @@ impl Play {
         panic!("the run did not end: {:?}", self.machine.phase);
     }
 
-    /// Runs until the orders to start this batch have been sent. No agent has reported yet.
+    /// Runs until the orders to start this batch have been sent.
     fn until_running(&mut self, batch: u32) {
         for _ in 0..10_000 {
             if matches!(&self.machine.phase, Phase::Running(current) if current.id.batch == batch) {
@@ -361,7 +361,7 @@ fn an_agent_that_never_answers_the_readiness_check_keeps_the_run_from_starting()
     assert!(text.contains("from agent b: no answer") && !text.contains("agent a"), "{text}");
 }
 
-/// A late agent runs the readiness check too. If the check fails, the run continues without this agent.
+/// If the readiness check of a late agent fails, the run continues without this agent.
 #[test]
 fn an_agent_that_comes_late_gets_a_share_when_the_target_answers_it_and_else_costs_nothing() {
     let mut play = Play::new(&format!("{PLAN}[agents]\ncount = 1\n"));

@@ -9,7 +9,7 @@ use crate::results::failure::FailedAs;
 use crate::run::side::Side;
 use crate::text::{count, latency};
 
-/// One reason. Times are in microseconds. Counts are numbers of sessions unless the name says otherwise.
+/// One reason. Times are in microseconds.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Reason {
     LedgerUnbalanced(Ledger),
@@ -25,7 +25,7 @@ pub enum Reason {
         kept: bool,
         evidence: String,
     },
-    /// The target failed some probes after the batch before it answered. The text describes a failed probe.
+    /// The target answered after the batch, but not at once. The text describes a failed probe.
     TargetSlowAfter(String),
     GivenUp(String),
     ClockUnknown {
@@ -219,7 +219,7 @@ impl fmt::Display for OwnFailure {
     }
 }
 
-/// The most workers for which the text gives the number of sessions.
+/// The most workers whose sessions the text lists.
 const SHOWN_MAX: usize = 4;
 
 fn joined<T: ToString>(parts: &[T], between: &str) -> String {

@@ -53,8 +53,8 @@ fn go_of(play: &Play, key: ConnectionId) -> Option<(AttemptId, u64, u64)> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: cases(400), ..ProptestConfig::default() })]
 
-    /// For any order of events: every stored attempt balances (checked in `apply`), batches are accepted at most once
-    /// and in order, lost sessions are accepted only with `on_loss = "keep"`, and the run ends if agents are correct.
+    /// Stored attempts balance (checked in `apply`), batches are accepted at most once and in order, lost sessions are
+    /// accepted only with `on_loss = "keep"`, and correct agents bring the run to its end.
     #[test]
     fn any_order_of_events_keeps_the_invariants(steps in proptest::collection::vec(step(), 0..120), keep in any::<bool>()) {
         let on_loss = if keep { "keep" } else { "repeat" };

@@ -144,7 +144,7 @@ fn sessions_that_follow_each_other_in_one_place_are_waited_for() {
     let mut part = Share::new("a", 0, batch.batch_size);
     part.in_flight_max = 1;
     assert_eq!((batch.batch_size, part.turns()), (200, 200));
-    // Each session may take 5 s: four phases of one second and a wait of one second. They run one after another.
+    // Each session may take 5 s: four phases and a wait of one second each.
     assert!(play.machine.longest(&batch, part.turns()) >= Duration::from_secs(1_000));
     assert!(play.machine.longest(&batch, 1) < Duration::from_secs(100));
 }

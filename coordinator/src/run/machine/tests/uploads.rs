@@ -80,7 +80,7 @@ fn a_broken_upload_goes_on_over_the_next_connection() {
     back(&mut play, 7, "a", Some(id));
     let wanted = Resend { attempt: id, report: false, sequences: vec![2, 3], from: None };
     assert_eq!(resends(&play, 7), [wanted]);
-    // The whole upload arrives again in reverse order. Duplicates must change nothing.
+    // Duplicates in reverse order must change nothing.
     for piece in pieces.iter().rev() {
         play.say(7, piece.clone());
     }
