@@ -283,7 +283,7 @@ impl Fault {
         Self { kind: FaultKind::Missing, ..fault }
     }
 
-    /// The connection file can't be read.
+    /// Makes a fault for an unreadable connection file.
     #[must_use]
     pub fn connection(file: &str, message: impl Into<String>) -> Self {
         Self { kind: FaultKind::Connection, ..Self::general(file, "server.connection", message) }
