@@ -1,13 +1,12 @@
-//! The layers of the program, held by its imports: each room imports only what lies below it, and no two files import each
-//! other, directly or around a corner.
+//! Checks that top-level modules import only the modules that their list allows, and that no imports form a circle.
 //!
-//! A path in a `use` or in an expression counts; tests do not.
+//! An import is a path in a `use` or in an expression. Test code is not checked.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Rooms of the coordinator, from the lowest: each may import those before it, and no other.
+/// The coordinator's top-level modules ("rooms"), each with the rooms that it may import.
 const COORDINATOR: &[(&str, &[&str])] = &[
     ("text", &[]),
     ("plan", &["text"]),
@@ -24,11 +23,11 @@ const COORDINATOR: &[(&str, &[&str])] = &[
     ("progress", &["plan", "report", "results", "run", "text"]),
 ];
 
-/// Rooms that may import everything: the command line, and the root of the crate.
+/// Rooms that may import every other room.
 const ON_TOP: &[&str] = &["cli", "lib", "main"];
 
 struct Source {
-    /// `run::machine::phase`; the root is empty.
+    /// A module path such as `run::machine::phase`. It is empty for the root of the crate.
     module: String,
     text: String,
 }
@@ -37,7 +36,7 @@ fn crate_dir(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(name).join("src")
 }
 
-/// Every file of a crate, without its tests.
+/// Every source file of a crate, without test code and comment lines.
 fn sources(root: &Path) -> Vec<Source> {
     fn walk(dir: &Path, found: &mut Vec<PathBuf>) {
         for entry in fs::read_dir(dir).expect("a folder") {
@@ -102,7 +101,7 @@ fn imports(source: &Source, modules: &BTreeSet<&str>) -> BTreeSet<String> {
         if before.is_some_and(|c| c.is_alphanumeric() || c == '_' || c == ':') {
             continue;
         }
-        // What `pub(in crate::store)` says is no import.
+        // The path in a visibility such as `pub(in crate::store)` is not an import.
         if source.text[..start].ends_with("pub(in ") {
             continue;
         }
@@ -121,7 +120,7 @@ fn imports(source: &Source, modules: &BTreeSet<&str>) -> BTreeSet<String> {
         for path in paths(rest) {
             let mut names: Vec<&str> = base.clone();
             names.extend(path.iter().map(String::as_str));
-            // The longest beginning that is a file.
+            // Shorten the path to the longest prefix that is a module.
             while !names.is_empty() && !modules.contains(names.join("::").as_str()) {
                 names.pop();
             }
@@ -134,7 +133,7 @@ fn imports(source: &Source, modules: &BTreeSet<&str>) -> BTreeSet<String> {
     found
 }
 
-/// `a::{b, c::{d, e}}` as its single paths.
+/// Expands a group such as `a::{b, c::{d, e}}` into single paths.
 fn paths(text: &str) -> Vec<Vec<String>> {
     let name_end = text.find(|c: char| !(c.is_alphanumeric() || c == '_')).unwrap_or(text.len());
     let name = &text[..name_end];
@@ -177,7 +176,7 @@ fn graph(root: &Path) -> BTreeMap<String, BTreeSet<String>> {
     sources.iter().map(|source| (source.module.clone(), imports(source, &modules))).collect()
 }
 
-/// One circle of files, if there is any.
+/// A circular chain of imports, if there is one.
 fn circle(graph: &BTreeMap<String, BTreeSet<String>>) -> Option<Vec<String>> {
     fn visit<'a>(
         graph: &'a BTreeMap<String, BTreeSet<String>>,

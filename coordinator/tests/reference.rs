@@ -1,6 +1,6 @@
-//! Pages of the documentation that are lists of the program: they say what the program says.
+//! Checks that generated pages of the documentation match the program's lists.
 //!
-//! `MUSTER_DOCS=write` writes them anew.
+//! `MUSTER_DOCS=write` updates the pages.
 
 use std::fs;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! PURE: layers of raw values into a [`Plan`], or every fault at once.
+//! PURE: turns layers of raw values into a [`Plan`], or reports every fault at once.
 
 pub(in crate::plan) mod reader;
 mod sections;
@@ -9,10 +9,10 @@ use self::reader::Reader;
 use super::layers::{Fault, FaultKind, Layer};
 use super::{Plan, schema};
 
-/// Makes a plan of layers, lowest first. `earlier` are faults found while reading them.
+/// Makes a plan of layers, lowest priority first. `earlier` holds the faults found while reading them.
 ///
 /// # Errors
-/// Every fault, in the order of the file.
+/// Returns every fault, in the order of the file.
 pub fn check(layers: &[Layer], earlier: Vec<Fault>) -> Result<Plan, Vec<Fault>> {
     let reader = Reader { layers, faults: RefCell::new(earlier) };
     reader.unknown_keys();
@@ -42,7 +42,7 @@ pub fn check(layers: &[Layer], earlier: Vec<Fault>) -> Result<Plan, Vec<Fault>> 
         );
     }
     let mut faults = reader.faults.into_inner();
-    // What stands behind a syntax error may not have been read: it is not called missing.
+    // The parser may have skipped keys after a syntax error.
     if faults.iter().any(|fault| fault.is(FaultKind::Syntax)) {
         faults.retain(|fault| !fault.is(FaultKind::Missing));
     }
@@ -51,10 +51,10 @@ pub fn check(layers: &[Layer], earlier: Vec<Fault>) -> Result<Plan, Vec<Fault>> 
     if faults.is_empty() { Ok(plan) } else { Err(faults) }
 }
 
-/// A plan from the text of one file alone.
+/// Makes a plan from the text of a single file.
 ///
 /// # Errors
-/// Every fault, one a line.
+/// Returns every fault, one per line.
 pub fn plan_of(text: &str) -> Result<Plan, String> {
     let (layer, faults) = Layer::file("plan.toml", text, super::layers::Shape::Plan);
     check(&[layer], faults).map_err(|faults| faults.iter().map(|f| format!("{f}\n")).collect())
@@ -165,7 +165,7 @@ lease_seconds = 3
         let bounds = |more: &str| plan_of(&format!("{SMALL}{more}")).expect("plan").bounds();
         assert_eq!(bounds(""), Bounds::STANDARD);
         let hours = |n: u64| Bounds { high_us: n * Bounds::STANDARD.high_us, ..Bounds::STANDARD };
-        // Two steps of 1,900 s and 120 s, and three more limits of 120 s.
+        // Two steps of 1,900 s + 120 s, and three other limits of 120 s.
         assert_eq!(bounds("wait_seconds=1900\n[session]\nsteps=2\n"), hours(2));
         assert_eq!(bounds("wait_seconds=1900\n[session]\nsteps=2\ntotal_timeout_seconds=3900\n"), hours(2));
         assert_eq!(bounds("[session]\nsteps=300\ntotal_timeout_seconds=3600\n"), hours(1));

@@ -1,11 +1,11 @@
-//! PURE: where two plans differ, key by key, in the words of a plan.
+//! PURE: lists the differences between two plans, key by key, in the notation of a plan file.
 
 use serde_json::Value;
 
 use super::Plan;
 use super::schema::names_of;
 
-/// One line a key whose value differs, without those that are no part of what is measured (see [`Plan::hash`]).
+/// One line for each key whose value differs. Keys that [`Plan::hash`] leaves out are not compared.
 #[must_use]
 pub fn differences(before: &Plan, now: &Plan) -> Vec<String> {
     let flat = |plan: &Plan| {
@@ -42,7 +42,7 @@ fn flatten(prefix: &str, value: &Value, keys: &mut Vec<(String, String)>) {
     }
 }
 
-/// In a plan times are in seconds or milliseconds, as the names of their keys say; here they are microseconds.
+/// Converts a time from microseconds to the unit of its key in a plan file, seconds or milliseconds.
 fn in_units_of_keys(path: &str, value: &Value) -> (String, String) {
     #[expect(clippy::cast_precision_loss, reason = "for the eye")]
     fn scaled(value: &Value, us: f64) -> Value {

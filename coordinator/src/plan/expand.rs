@@ -1,4 +1,4 @@
-//! PURE: the batches of a plan, in the order in which they are run.
+//! PURE: lists the batches of a plan in the order in which they run.
 
 use proto::Mode;
 use proto::limits;
@@ -11,17 +11,17 @@ use super::{Order, Plan};
 /// One repetition of a cell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Batch {
-    /// Place in the order of the run, from 0.
+    /// Position in the order of the run, counted from 0.
     pub index: u32,
     pub mode: Mode,
     pub batch_size: u64,
     pub wait_us: u64,
-    /// From 1.
+    /// Counted from 1.
     pub repetition: u32,
 }
 
 impl Plan {
-    /// Mode, batch size, wait, repetition innermost; or that list shuffled by the session seed.
+    /// The batches, nested by mode, batch size, wait and repetition, or that list shuffled with the session seed.
     #[must_use]
     pub fn batches(&self) -> Vec<Batch> {
         let mut batches = Vec::new();
@@ -53,14 +53,13 @@ impl Plan {
         batches
     }
 
-    /// How long one batch takes if the server costs nothing.
+    /// Duration of one batch if the server adds no delay, in microseconds.
     #[must_use]
     pub fn batch_floor_us(&self, batch: &Batch) -> u64 {
         self.session_floor_us(batch.wait_us).saturating_add(self.session.launch.over_us())
     }
 
-    /// Expected duration of the whole run: the floor of every batch, its cooldown, and one second around it for
-    /// connecting, collecting and writing.
+    /// Expected duration in microseconds: for each batch its floor, its cooldown, and one second for other work.
     #[must_use]
     pub fn expected_us(&self, batches: &[Batch]) -> u64 {
         const AROUND_US: u64 = 1_000_000;
@@ -70,7 +69,7 @@ impl Plan {
             .fold(0, u64::saturating_add)
     }
 
-    /// The unrecorded batch before the first: the smallest of the grid, at most 32 sessions, without waiting.
+    /// The unrecorded warm-up batch: the smallest batch size of the grid, at most 32 sessions, with no wait.
     #[must_use]
     pub fn warmup_batch(&self, mode: Mode) -> Batch {
         let smallest = self.grid.batch_sizes.iter().copied().min().unwrap_or(1);
@@ -78,8 +77,8 @@ impl Plan {
     }
 }
 
-/// Fisher and Yates (Knuth, TAOCP 2, algorithm P) over PCG64: the same seed gives the same order on every machine.
-/// The modulo's bias over at most 100,000 places is below 1e-14.
+/// Fisher-Yates shuffle (Knuth, TAOCP 2, algorithm P) with PCG64: a seed gives the same order on every machine.
+/// The bias of the modulo over at most 100,000 positions is below 1e-14.
 fn shuffle<T>(items: &mut [T], seed: u64) {
     let mut random = Pcg64::seed_from_u64(seed);
     for last in (1..items.len()).rev() {
@@ -88,7 +87,7 @@ fn shuffle<T>(items: &mut [T], seed: u64) {
     }
 }
 
-/// Most sessions that one url gets when `batch_size` go round robin over `urls`.
+/// The most sessions that one of `urls` URLs gets when sessions are assigned round robin.
 #[must_use]
 pub fn sessions_per_url(batch_size: u64, urls: usize) -> u64 {
     debug_assert!(batch_size <= limits::SESSIONS_MAX);

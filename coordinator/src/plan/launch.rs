@@ -1,4 +1,4 @@
-//! `session.launch`: when sessions are meant to start. Reads it, and puts it into words.
+//! Reads `session.launch`, the schedule of session starts, and describes it in words.
 
 use proto::{Launch, Process, limits};
 
@@ -9,16 +9,16 @@ use crate::text::seconds_short;
 
 const KEYS: &[&str] = &["kind", "over_seconds", "per_second", "for_seconds", "process"];
 
-/// A launch, and how many sessions it makes by itself (arrivals do, others start a batch that is given).
+/// A launch. `arrivals` is the number of sessions if the launch is an arrival rate.
 pub(in crate::plan) struct Launching {
     pub(in crate::plan) launch: Launch,
     pub(in crate::plan) arrivals: Option<u64>,
 }
 
-/// What a wrong launch is taken for, so that the rest of the plan can be looked at too.
+/// The stand-in for an invalid launch, so that the rest of the plan can still be checked.
 const NONE: Launching = Launching { launch: Launch::Burst, arrivals: None };
 
-/// How sessions will be started.
+/// Describes how sessions will start.
 #[must_use]
 pub fn in_advance(launch: Launch) -> String {
     match launch {
@@ -35,7 +35,7 @@ pub fn in_advance(launch: Launch) -> String {
     }
 }
 
-/// How sessions were started; `None` if all at once.
+/// Describes how sessions started. `None` if all of them started at once.
 #[must_use]
 pub fn afterwards(launch: Launch) -> Option<String> {
     match launch {
@@ -47,7 +47,7 @@ pub fn afterwards(launch: Launch) -> Option<String> {
     }
 }
 
-/// What helps when the generator was too slow for it.
+/// The remedy for a generator that was too slow for this launch.
 #[must_use]
 pub fn cure(launch: Launch) -> &'static str {
     match launch {
@@ -138,7 +138,7 @@ impl Reader<'_> {
         }
     }
 
-    /// `per_second x for_seconds`, to the nearest whole session.
+    /// `per_second x for_seconds`, rounded to a whole session.
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
@@ -152,7 +152,7 @@ impl Reader<'_> {
                 found,
                 format!("per_second x for_seconds is {sessions} sessions; give 1 to {}", limits::SESSIONS_MAX),
             );
-            // The grid is not to complain about batch sizes on top.
+            // A number in range avoids a second fault about the batch sizes.
             return Some(sessions.clamp(1, limits::SESSIONS_MAX));
         }
         Some(sessions)

@@ -1,4 +1,4 @@
-//! PURE: TOML text into layers of spanned values, and the faults that are found on the way.
+//! PURE: reads TOML text into layers of values with their positions, and collects the faults.
 
 use std::fmt;
 use std::ops::Range;
@@ -9,7 +9,7 @@ use toml::de::{DeTable, DeValue};
 use super::schema::CONNECTION_TARGET_KEYS;
 use crate::text::printable;
 
-/// A value and where it stands.
+/// A value and its position in the text.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Node {
     pub span: Range<usize>,
@@ -20,7 +20,7 @@ pub struct Node {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Value {
     Text(String),
-    /// As written, if it does not fit.
+    /// `Err` holds the text of a number that exceeds 64 bits.
     Integer(Result<i64, String>),
     Float(f64),
     Bool(bool),
@@ -38,7 +38,7 @@ pub struct Entry {
 }
 
 impl Value {
-    /// For messages: what the user wrote.
+    /// The name of the value's type, for messages.
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {
@@ -52,7 +52,7 @@ impl Value {
         }
     }
 
-    /// The entries, if it is a table.
+    /// The entries of a table; empty for any other value.
     #[must_use]
     pub fn entries(&self) -> &[Entry] {
         match self {
@@ -61,7 +61,7 @@ impl Value {
         }
     }
 
-    /// The value of a key, if it is a table.
+    /// The value of a key in a table; `None` for any other value.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<&Node> {
         self.entries().iter().find(|entry| entry.key == key).map(|entry| &entry.node)
@@ -84,7 +84,7 @@ fn node(spanned: Spanned<DeValue<'_>>) -> Node {
         DeValue::Integer(number) => {
             Value::Integer(i64::from_str_radix(number.as_str(), number.radix()).map_err(|_| number.to_string()))
         }
-        // What overflows becomes infinite, and infinity is in no range.
+        // A number that overflows becomes infinite, which no range check accepts.
         DeValue::Float(number) => Value::Float(number.as_str().parse().unwrap_or(f64::NAN)),
         DeValue::Boolean(flag) => Value::Bool(flag),
         DeValue::Datetime(_) => Value::Date,
@@ -94,25 +94,24 @@ fn node(spanned: Spanned<DeValue<'_>>) -> Node {
     Node { span, value }
 }
 
-/// Where a layer comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
-    /// A file, by the name under which the user knows it.
+    /// The name of a file, as the user gave it.
     File(String),
-    /// A flag, as the user wrote it.
+    /// The text of a flag, as the user wrote it.
     Flag(String),
 }
 
-/// What a layer's top level holds.
+/// The layout of a layer's top level.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shape {
-    /// `[section]` tables, as in a plan.
+    /// A plan with `[section]` tables.
     Plan,
-    /// A connection file: `urls` and the keys of `[server]`, flat.
+    /// A connection file: keys of the target and of `[server]`, without section tables.
     Connection,
 }
 
-/// One source of values; later layers win.
+/// The values of one source. A later layer overrides an earlier one.
 #[derive(Debug)]
 pub struct Layer {
     origin: Origin,
@@ -121,23 +120,23 @@ pub struct Layer {
     root: Value,
 }
 
-/// One thing that is wrong, at its place. `Display` is one line: `plan.toml:14:17: grid.batch_sizes[3]: ...`.
+/// One fault with its position. `Display` is one line: `plan.toml:14:17: grid.batch_sizes[3]: ...`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Fault {
     origin: String,
-    /// From 1; `None` for a flag, or for something that is not there.
+    /// Counted from 1. `None` for a flag and for a missing key.
     line_column: Option<(usize, usize)>,
     key: String,
     message: String,
     kind: FaultKind,
 }
 
-/// What a fault is about, where that decides which others are worth telling.
+/// The kind of a fault. Some kinds hide others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum FaultKind {
-    /// The text is no TOML.
+    /// The text is not valid TOML.
     Syntax,
-    /// Something that must be there is not.
+    /// A required key is missing.
     Missing,
     /// The connection file can't be read.
     Connection,
@@ -157,16 +156,16 @@ impl fmt::Display for Fault {
 }
 
 impl Layer {
-    /// Reads a file's text. Syntax errors are returned beside what could be read.
+    /// Reads a file's text. Returns the readable part and any syntax errors.
     #[must_use]
     pub fn file(name: &str, text: &str, shape: Shape) -> (Self, Vec<Fault>) {
         Self::read(Origin::File(name.to_owned()), text, shape)
     }
 
-    /// Reads `KEY=VALUE` of a `--set`. A value that is no TOML is taken as the string it looks like.
+    /// Reads the `KEY=VALUE` of a `--set`. A value that is not valid TOML becomes a string.
     ///
     /// # Errors
-    /// A fault that shows the form.
+    /// Returns a fault that shows the expected form.
     pub fn set(assignment: &str) -> Result<Self, Fault> {
         let origin = Origin::Flag(format!("--set {assignment}"));
         let refuse = |message: &str| Fault {
@@ -195,7 +194,7 @@ impl Layer {
         }
     }
 
-    /// A value that another flag stands for, such as `--target`.
+    /// Makes a layer of one value that a flag such as `--target` sets.
     #[must_use]
     pub fn flag(flag: &str, key: &str, value: &toml::Value) -> Self {
         Self::read(Origin::Flag(flag.to_owned()), &format!("{key} = {value}"), Shape::Plan).0
@@ -214,7 +213,7 @@ impl Layer {
         (layer, faults)
     }
 
-    /// A fault of this layer. `span` is where; flags have no lines.
+    /// Makes a fault in this layer. `span` is a byte range in the text.
     pub(super) fn fault(&self, span: Option<Range<usize>>, key: &str, message: impl Into<String>) -> Fault {
         let (origin, line_column) = match &self.origin {
             Origin::File(name) => (name.clone(), span.map(|span| line_column(&self.text, span.start))),
@@ -227,12 +226,11 @@ impl Layer {
         matches!(self.origin, Origin::File(_))
     }
 
-    /// The top level.
     pub(super) fn root(&self) -> &Value {
         &self.root
     }
 
-    /// The value of a key, wherever this kind of layer keeps it.
+    /// Looks a key up according to the layer's shape.
     pub(super) fn find(&self, section: &str, key: &str) -> Option<&Node> {
         match self.shape {
             Shape::Plan => self.root.get(section)?.value.get(key),
@@ -245,7 +243,7 @@ impl Layer {
         }
     }
 
-    /// A short text value, for what must be known before everything else can be read.
+    /// The text value of a key that is needed before the plan is checked.
     #[must_use]
     pub fn text_of(&self, section: &str, key: &str) -> Option<&str> {
         match &self.find(section, key)?.value {
@@ -256,7 +254,7 @@ impl Layer {
 }
 
 impl Layer {
-    /// Whether this layer names the target by itself.
+    /// Whether this layer names the target.
     #[must_use]
     pub fn find_urls(&self) -> bool {
         self.find("target", "urls").is_some()
@@ -269,13 +267,13 @@ impl Fault {
         self.kind == kind
     }
 
-    /// No urls were given anywhere.
+    /// Whether the fault is that no layer gives any URLs.
     #[must_use]
     pub fn is_missing_urls(&self) -> bool {
         self.is(FaultKind::Missing) && self.key == "target.urls"
     }
 
-    /// The key is not there, and has to be. Named at the plan's file, if there is one.
+    /// Makes a fault for a missing key. It names the plan's file if there is one.
     #[must_use]
     pub fn missing(file: Option<&Layer>, key: &str, message: &str) -> Self {
         let fault = match file {
@@ -285,13 +283,13 @@ impl Fault {
         Self { kind: FaultKind::Missing, ..fault }
     }
 
-    /// The connection file can't be read.
+    /// Makes a fault for an unreadable connection file.
     #[must_use]
     pub fn connection(file: &str, message: impl Into<String>) -> Self {
         Self { kind: FaultKind::Connection, ..Self::general(file, "server.connection", message) }
     }
 
-    /// Something that concerns no single place of a layer.
+    /// Makes a fault without a position in a layer.
     fn general(origin: &str, key: &str, message: impl Into<String>) -> Self {
         Self {
             origin: origin.to_owned(),
@@ -303,7 +301,7 @@ impl Fault {
     }
 }
 
-/// Line and column from 1; columns count characters.
+/// Line and column, counted from 1. Columns count characters.
 fn line_column(text: &str, offset: usize) -> (usize, usize) {
     let before = text.get(..offset).unwrap_or(text);
     let line = before.matches('\n').count() + 1;

@@ -1,7 +1,7 @@
-//! PURE: from the text of a plan to the batches it asks for.
+//! PURE: turns the text of a plan into a list of batches.
 //!
-//! [`schema`] lists the keys, [`layers`] reads TOML into layers (flags over `--set` over the plan over the connection file), [`check`] makes a
-//! [`Plan`] of them or names every fault at its place, [`expand`] lists the batches in order.
+//! [`schema`] lists the keys. [`layers`] reads TOML into layers; flags override `--set`, `--set` the plan, and the plan
+//! the connection file. [`check`] makes a [`Plan`] of the layers or reports every fault. [`expand`] lists the batches.
 
 pub mod check;
 pub mod diff;
@@ -39,7 +39,7 @@ pub struct Experiment {
     pub notes: String,
 }
 
-/// What the log entry says of the server; nothing is decided by it, but how many workers an embedded one has.
+/// The server as described by the user. `workers` also sets the size of an embedded server.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Server {
     pub workers: Option<u64>,
@@ -48,25 +48,25 @@ pub struct Server {
     pub cpus_per_node: Option<u64>,
     pub backends: Vec<String>,
     pub start_command: Option<String>,
-    /// What stands between the target's urls and the backends.
+    /// The load balancer between the target's URLs and its backends.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub balancer: Option<String>,
-    /// Sessions that the proxy behind one url carries at once.
+    /// Limit of concurrent sessions of the proxy behind one URL.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proxy_sessions_max: Option<u64>,
 }
 
-/// The protocols of a run.
+/// The protocols that a run measures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "&'static str")]
 pub enum Modes {
     One(Mode),
-    /// WebSocket and HTTP, one after the other.
+    /// WebSocket first, then HTTP.
     Compare,
 }
 
 impl Modes {
-    /// All of them, as a plan names them; the first is the default.
+    /// Every choice by its name in a plan, default first.
     pub const NAMED: [(&'static str, Self); Mode::ALL.len() + 1] = {
         let mut named = [("compare", Self::Compare); Mode::ALL.len() + 1];
         let mut n = 0;
@@ -77,7 +77,7 @@ impl Modes {
         named
     };
 
-    /// In the order in which they are run.
+    /// The modes in the order in which they run.
     #[must_use]
     pub fn list(self) -> &'static [Mode] {
         const ALL: &[Mode] = &Mode::ALL;
@@ -105,7 +105,7 @@ impl TryFrom<String> for Modes {
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Target {
-    /// Empty only for an embedded target, whose address is known when it runs.
+    /// Empty for an embedded target: its address is known only after it has started.
     pub urls: Vec<String>,
     pub mode: Modes,
     pub expected_hosts: Option<u64>,
@@ -117,7 +117,7 @@ pub struct Target {
     pub on_restart: OnRestart,
 }
 
-/// What becomes of an attempt under which the server was restarted.
+/// The treatment of an attempt during which the server was restarted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnRestart {
@@ -156,10 +156,10 @@ pub struct Session {
     pub close_timeout_us: u64,
     pub total_timeout_us: Option<u64>,
     pub launch: Launch,
-    /// Steps end where a reply says that the episode is done.
+    /// Whether a session stops at a reply that marks the episode as done.
     #[serde(default = "yes")]
     pub until_done: bool,
-    /// The largest reply that is read.
+    /// The largest reply, in bytes, that an agent reads.
     #[serde(default = "message_bytes_max")]
     pub message_bytes_max: u64,
 }
@@ -190,10 +190,10 @@ pub enum OnShortfall {
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Agents {
-    /// Start when this many are ready.
+    /// The run starts when this many agents are ready.
     pub count: u32,
     pub ready_timeout_us: u64,
-    /// Of them, started by the coordinator as its children.
+    /// How many of these agents the coordinator starts as child processes.
     pub local: u32,
     pub lease_us: u64,
     pub on_loss: OnLoss,
@@ -203,9 +203,9 @@ pub struct Agents {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Measure {
-    /// Kernel receive timestamps.
+    /// Whether to use kernel receive timestamps.
     pub wire: bool,
-    /// A start that is known less well than this is a reason in the verdict.
+    /// A larger clock error is a reason in the verdict.
     pub max_clock_error_us: u64,
 }
 
@@ -228,14 +228,14 @@ pub enum Raw {
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Output {
-    /// With `{infrastructure}`, `{variant}` and `{date}` not yet filled in.
+    /// A path that still contains the placeholders `{infrastructure}`, `{variant}` and `{date}`.
     pub dir: String,
     pub raw: Raw,
 }
 
 impl Plan {
-    /// SHA-256 of the checked plan as JSON: field order is fixed, so equal plans have equal hashes however they were
-    /// written down. Where the results go, and how many agents are waited for, are no part of what is measured.
+    /// SHA-256 of the checked plan as JSON. The field order is fixed, so equal plans have equal hashes however they are
+    /// written. The hash leaves out the output folder and the numbers of agents, which do not change the measurement.
     #[must_use]
     pub fn hash(&self) -> PlanHash {
         let mut measured = self.clone();
@@ -245,7 +245,7 @@ impl Plan {
         PlanHash(Sha256::digest(text).into())
     }
 
-    /// What a session of a batch with this wait does.
+    /// The script of each session in a batch with this wait.
     #[must_use]
     pub fn script(&self, wait_us: u64) -> Script {
         let s = &self.session;
@@ -263,13 +263,13 @@ impl Plan {
         }
     }
 
-    /// How long a session takes if the server costs nothing: steps x (wait + think).
+    /// Duration of a session if the server adds no delay: steps x (wait + think).
     #[must_use]
     pub fn session_floor_us(&self, wait_us: u64) -> u64 {
         u64::from(self.session.steps).saturating_mul(wait_us.saturating_add(self.session.think_us))
     }
 
-    /// The longest that a session may last from its intended start, every limit of its own used up.
+    /// Duration of a session that uses up every time limit, from its intended start.
     #[must_use]
     pub fn session_ceiling_us(&self) -> u64 {
         let s = &self.session;
@@ -281,13 +281,13 @@ impl Plan {
         s.total_timeout_us.map_or(all, |total| total.min(all)).saturating_add(s.launch.over_us())
     }
 
-    /// The histograms of every batch of the run: what a session may last is in their range.
+    /// The range of every histogram of the run. It includes the longest possible session.
     #[must_use]
     pub fn bounds(&self) -> Bounds {
         Bounds::reaching(self.session_ceiling_us())
     }
 
-    /// Sessions that the server says it takes at once, all of its workers and nodes together.
+    /// The stated limit of concurrent sessions over all workers and nodes of the server.
     #[must_use]
     pub fn known_capacity(&self) -> Option<u64> {
         let server = &self.server;
@@ -296,20 +296,20 @@ impl Plan {
         Some(each.saturating_mul(servers))
     }
 
-    /// The success criterion.
+    /// Whether the fraction of sessions that succeeded meets the success criterion.
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "a fraction")]
     pub fn enough_succeeded(&self, succeeded: u64, planned: u64) -> bool {
         planned > 0 && succeeded as f64 / planned as f64 >= self.success.min_success_rate
     }
 
-    /// The latency criterion: p99 <= multiplier x (steps x (wait + think) + overhead).
+    /// The latency criterion in microseconds: p99 <= multiplier x (steps x (wait + think) + overhead).
     #[must_use]
     pub fn latency_limit_us(&self, wait_us: u64) -> u64 {
         self.latency_limit_of_us(self.session_floor_us(wait_us))
     }
 
-    /// The same for a session that asked for so much: one whose episode was over early asked for less.
+    /// The latency criterion for a session with this floor. An episode that ends early has a lower floor.
     #[must_use]
     #[expect(
         clippy::cast_possible_truncation,

@@ -1,8 +1,8 @@
-//! The keys of a plan: the one list of their names, types, ranges, defaults, units and meanings.
+//! The keys of a plan, with their names, types, ranges, defaults, units and meanings.
 //!
-//! Reading, unknown-key hints, the template of `plan init` and the page docs/keys.md follow from this list. To add a key, add an
-//! entry here, a field in [`super::Plan`], and the line that reads it in `check/sections.rs`: a key that nothing reads does not
-//! compile.
+//! The reader, the hints for unknown keys, the template of `plan init` and docs/keys.md use this list. To add a key,
+//! add an entry here, a field in [`super::Plan`], and the line in `check/sections.rs` that reads it. The compiler
+//! reports a key that nothing reads.
 
 use std::ops::RangeInclusive;
 
@@ -10,11 +10,11 @@ use proto::limits;
 
 use super::{Modes, OnLoss, OnRestart, OnShortfall, Order, Raw};
 
-/// A day: nothing in a plan takes longer.
+/// One day, the upper limit of every duration in a plan.
 pub(super) const SECONDS_MAX: f64 = 86_400.0;
 const NAMES_MAX: u64 = 10_000_000;
 
-/// One key, with how its value is read.
+/// One key and the kind of its value.
 #[derive(Debug)]
 pub(super) struct Key<K> {
     pub(super) section: &'static str,
@@ -22,41 +22,40 @@ pub(super) struct Key<K> {
     pub(super) kind: K,
 }
 
-/// One line of text.
+/// A line of text with its default.
 #[derive(Debug)]
 pub(super) struct Text(pub(super) &'static str);
 
-/// One line of text that may be left out.
+/// A line of text without a default.
 #[derive(Debug)]
 pub(super) struct Optional;
 
-/// `true` or `false`; the default.
+/// A boolean with its default.
 #[derive(Debug)]
 pub(super) struct Flag(pub(super) bool);
 
-/// A whole number: its range, what it counts, and the default.
+/// A whole number: its range, the name of what it counts, and its default.
 #[derive(Debug)]
 pub(super) struct Count(pub(super) RangeInclusive<u64>, pub(super) &'static str, pub(super) Option<u64>);
 
-/// Seconds, kept in microseconds: the least, and the default in seconds.
+/// A duration, stored in microseconds: its minimum and its default, both in seconds.
 #[derive(Debug)]
 pub(super) struct Seconds(pub(super) f64, pub(super) Option<f64>);
 
-/// A number: its range, its unit in messages, and the default.
+/// A number: its range, its unit in messages, and its default.
 #[derive(Debug)]
 pub(super) struct Number(pub(super) RangeInclusive<f64>, pub(super) &'static str, pub(super) f64);
 
-/// One of several words, of which the first is the default.
+/// One of several named values. The first one is the default.
 #[derive(Debug)]
 pub(super) struct Choice<T: 'static>(pub(super) &'static [(&'static str, T)]);
 
-/// A list, a table or a rule of its own; what the template shows as its value.
+/// A value with its own parser, such as a list or a table. The text is the default that the template shows.
 #[derive(Debug)]
 pub(super) struct Own(pub(super) &'static str);
 
-/// What the template and the reference need of a kind of key.
 trait Documented {
-    /// The default as TOML, if there is one.
+    /// The default as TOML. `None` if the key has no default.
     fn toml(&self) -> Option<String>;
 
     fn unit(&self) -> &'static str {
@@ -124,24 +123,24 @@ impl Documented for Own {
     }
 }
 
-/// How the template shows a key.
+/// The form of a key in the template.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Shown {
-    /// With its default.
+    /// The key with its default.
     On,
-    /// Switched off, with this example.
+    /// A commented-out line with this example value.
     Example(&'static str),
-    /// With this in place of its default.
+    /// The key with this value instead of its default.
     As(&'static str),
 }
 
-/// A key as the template and the reference show it.
+/// Documentation of one key, for the template and the reference.
 #[derive(Debug)]
 pub struct KeyInfo {
     pub name: &'static str,
-    /// As TOML.
+    /// TOML text.
     pub default: Option<String>,
-    /// `s`, `ms`, `bytes`, or empty.
+    /// `s`, `ms`, `bytes`, or an empty string.
     pub unit: &'static str,
     pub meaning: &'static str,
     shown: Shown,
@@ -165,7 +164,7 @@ macro_rules! keys {
                 Key { section: stringify!($section), name: stringify!($name), kind: $value };)*
         })*
 
-        /// Every section with its keys, in the order of the template.
+        /// All sections, in the order of the template.
         #[must_use]
         pub fn sections() -> Vec<Section> {
             vec![$(Section {
@@ -178,7 +177,7 @@ macro_rules! keys {
             },)*]
         }
 
-        /// The names alone: what is not here is unknown.
+        /// The names of all known keys, by section.
         pub(super) const NAMES: &[(&str, &[&str])] = &[$((stringify!($section), &[$(stringify!($name),)*]),)*];
     };
 }
@@ -261,15 +260,14 @@ keys! {
     }
 }
 
-/// Keys of the target that a connection file holds beside those of the server.
+/// The `[target]` keys that a connection file may contain in addition to the `[server]` keys.
 pub(super) const CONNECTION_TARGET_KEYS: &[&str] = &["urls", "ca_file"];
 
-/// Names of a section's keys.
 pub(super) fn names_of(section: &str) -> &'static [&'static str] {
     NAMES.iter().find(|(name, _)| *name == section).map_or(&[], |(_, names)| names)
 }
 
-/// The commented plan that `coordinator plan init` prints: every key with its default and its meaning.
+/// The text that `coordinator plan init` prints: a plan with every key, its default and its meaning.
 #[must_use]
 pub fn template() -> String {
     let mut text = "# A plan for `coordinator run`. Every key but target.urls and grid.batch_sizes may be left out; the values shown are\n\
@@ -291,12 +289,12 @@ pub fn template() -> String {
     text
 }
 
-/// A line with a comment behind it, in a column of its own where there is room.
+/// Appends a comment to a line. Comments after short lines are aligned.
 fn commented(line: &str, comment: &str) -> String {
     if comment.is_empty() { format!("{line}\n") } else { format!("{line:<30}  # {comment}\n") }
 }
 
-/// The keys as a page of the documentation.
+/// The documentation page of the keys, as Markdown.
 #[must_use]
 pub fn reference() -> String {
     let mut page = "# Keys of a plan\n\nA key without a default may be left out, or must be given where its section says so. `coordinator plan init` \
@@ -344,7 +342,7 @@ mod tests {
 
     #[test]
     fn commented_keys_are_valid_too() {
-        // What is switched off by "# key = value" must be right when switched on, but for what excludes each other.
+        // Every commented-out example must be valid once enabled, except for keys that exclude each other.
         let switched_on: String = template()
             .lines()
             .map(|line| match line.strip_prefix("# ") {

@@ -1,4 +1,4 @@
-//! PURE: which figures a report has, and what is in them.
+//! PURE: selects the figures of a report and their data.
 
 use proto::Metric;
 
@@ -16,28 +16,27 @@ use crate::results::run::Run;
 use crate::results::timeline::BatchTimeline;
 use crate::text::{count, seconds_short};
 
-/// Lines that one picture can still tell apart.
+/// The most lines in one figure that a reader can tell apart.
 const LINES_MAX: usize = 8;
 
-/// A kind of figure.
 #[derive(Debug, Clone, Copy)]
 pub struct FigureKind {
-    /// The name of its file, without the ending; the beginning of it where there are several.
+    /// The file name without its extension, or its start if there are several figures.
     pub stem: &'static str,
     pub extent: Extent,
     draw: fn(&[Run], &[Published]) -> Vec<Figure>,
 }
 
-/// What a kind of figure shows, and how many of it there are.
+/// The scope of a kind of figure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Extent {
-    /// One figure, of one run or of several that are compared.
+    /// One figure for one run or for several compared runs.
     Runs,
     /// One figure for each batch or mode of a single run. Their names begin with the stem.
     EachOfRun,
 }
 
-/// All kinds of figures, in the order of the report. To add one: a file in `figures/`, and a row here.
+/// All kinds of figures, in the order of the report. To add one, add a file in `figures/` and a row here.
 pub const FIGURES: &[FigureKind] = &[
     FigureKind { stem: "scaling", extent: Extent::Runs, draw: draw_scaling },
     FigureKind { stem: "max-batch", extent: Extent::Runs, draw: draw_max_batch },
@@ -61,7 +60,7 @@ pub const FIGURES: &[FigureKind] = &[
     FigureKind { stem: "launch-", extent: Extent::EachOfRun, draw: |runs, _| runs.iter().flat_map(launches).collect() },
 ];
 
-/// All figures of one run; figures without data are left out.
+/// All figures of one run. Figures without data are omitted.
 #[must_use]
 pub fn of_run(run: &Run, published: &[Published]) -> Vec<Figure> {
     let runs = std::slice::from_ref(run);
@@ -71,7 +70,7 @@ pub fn of_run(run: &Run, published: &[Published]) -> Vec<Figure> {
     all
 }
 
-/// The figures that compare.
+/// The figures that compare several runs.
 #[must_use]
 pub fn of_runs(runs: &[Run], published: &[Published]) -> Vec<Figure> {
     if runs.iter().all(|run| run.results.is_empty()) {
@@ -81,7 +80,7 @@ pub fn of_runs(runs: &[Run], published: &[Published]) -> Vec<Figure> {
     compare.flat_map(|kind| (kind.draw)(runs, published)).collect()
 }
 
-/// The success criterion that is drawn: that of the first run.
+/// The success criterion in the figures. It is taken from the first run.
 fn criterion(runs: &[Run]) -> f64 {
     runs.first().map_or(0.95, |run| run.plan.success.min_success_rate)
 }
@@ -105,7 +104,7 @@ fn draw_max_batch(runs: &[Run], published: &[Published]) -> Vec<Figure> {
 
 fn draw_batch_per_core(runs: &[Run], published: &[Published]) -> Vec<Figure> {
     let per_core = per_core(runs, published);
-    // Published rows alone would be a figure of somebody else's run.
+    // A figure with only published rows would show nothing of these runs.
     let own = per_core.iter().any(|bar| bar.source == Source::Here && bar.value.is_some());
     own.then(|| figures::batch_per_core(&per_core)).into_iter().collect()
 }
@@ -127,7 +126,7 @@ fn timelines(run: &Run) -> Vec<Figure> {
     run.traced.iter().map(of).collect()
 }
 
-/// A run's own lines are told by mode and wait, those of several runs by their names.
+/// The lines of the scaling figure.
 fn scaling(runs: &[Run], published: &[Published]) -> Vec<ScalingLine> {
     let mut lines = Vec::new();
     for run in runs {
@@ -153,12 +152,12 @@ fn scaling(runs: &[Run], published: &[Published]) -> Vec<ScalingLine> {
             lines.push(ScalingLine { label, source: Source::Here, points: points.collect() });
         }
     }
-    // What was published comes on top only as long as all can be told apart.
+    // Published lines are added only while the figure stays readable.
     for name in infrastructures(runs) {
         let rows = latest(published, name, PublishedTable::Scaling);
         let points: Vec<ScalingPoint> = rows.iter().filter_map(|row| published_point(row)).collect();
         if lines.len() < LINES_MAX && !points.is_empty() {
-            // Beside a single run it is clear of what.
+            // The figure of a single run needs no infrastructure in the label.
             let of = if runs.len() > 1 { format!("{}-{name}", rows[0].date) } else { rows[0].date.clone() };
             let label = format!("{of}, {}, wait {:.1} s", rows[0].mode, rows[0].wait_seconds);
             lines.push(ScalingLine { label, source: Source::Published, points });
@@ -167,7 +166,7 @@ fn scaling(runs: &[Run], published: &[Published]) -> Vec<ScalingLine> {
     lines
 }
 
-/// A row with a range has its middle.
+/// The point of a published row. A range of success rates is drawn at its middle.
 fn published_point(row: &Published) -> Option<ScalingPoint> {
     let text = row.success.trim_start_matches('~');
     let text = text.split('%').next()?;
@@ -237,7 +236,7 @@ fn per_core(runs: &[Run], published: &[Published]) -> Vec<Bar> {
     bars
 }
 
-/// Whether a published maximum is the largest size that was tried, as its table of sizes says.
+/// Whether a published maximum is also the largest size in the published scaling table.
 fn is_largest(published: &[Published], row: &Published) -> bool {
     let sizes = latest(published, &row.infrastructure, PublishedTable::Scaling);
     let tried = sizes.iter().filter(|size| size.mode == row.mode).filter_map(|size| size.batch_size).max();
@@ -267,7 +266,7 @@ fn heatmaps(runs: &[Run]) -> Vec<Heatmap> {
     panels
 }
 
-/// Means of the phases at maximum load.
+/// The mean duration of each phase at maximum load.
 #[expect(clippy::cast_precision_loss, reason = "for a picture")]
 fn phases(runs: &[Run]) -> Vec<PhaseBar> {
     let mut bars = Vec::new();
@@ -277,7 +276,7 @@ fn phases(runs: &[Run]) -> Vec<PhaseBar> {
                 |metric| run.cells.get(cell.mode, cell.batch_size, cell.wait_us, metric).map(|values| values.mean());
             let Some(step) = mean(Metric::Step) else { continue };
             let steps = f64::from(run.plan.session.steps);
-            // What a session asks for, thinking too; what steps take beyond their wait.
+            // The requested time includes thinking.
             let asked_us = run.plan.session_floor_us(cell.wait_us) as f64;
             let name = if runs.len() > 1 { format!("{} · ", run.title()) } else { String::new() };
             bars.push(PhaseBar {
@@ -298,8 +297,7 @@ fn phases(runs: &[Run]) -> Vec<PhaseBar> {
     bars
 }
 
-/// Quantiles of a percentile spectrum: halves of what is left, each in this many parts, as HdrHistogram's percentile
-/// iterator takes them.
+/// Number of points per halving of the distance to 100 %, as in HdrHistogram's percentile iterator.
 const TICKS_PER_HALF: u32 = 10;
 
 fn spectra(run: &Run) -> Vec<Figure> {
@@ -310,7 +308,7 @@ fn spectra(run: &Run) -> Vec<Figure> {
         let mut lines = Vec::new();
         for cell in cells.iter().take(LINES_MAX / 2) {
             let label = format!("{} at wait {} s", count(cell.batch_size), seconds_short(cell.wait_us));
-            // Waits of different length in one picture: what was asked for is the same for every session.
+            // Subtracting the requested time makes lines with different waits comparable.
             let floor_us = run.plan.session_floor_us(cell.wait_us);
             for (metric, kind) in [(Metric::Total, Latency::Service), (Metric::Response, Latency::Response)] {
                 let Some(values) = run.cells.get(cell.mode, cell.batch_size, cell.wait_us, metric) else { continue };
@@ -320,7 +318,7 @@ fn spectra(run: &Run) -> Vec<Figure> {
                     .map(|(quantile, us)| (quantile, us.saturating_sub(floor_us)))
                     .collect();
                 let censored_above = censored(run, cell, kind);
-                // Where they can't be told apart in the picture, words say that they are in it.
+                // If the figure cannot separate the cut sessions, the label gives their number.
                 let cut = timed_out(cell);
                 let hidden = kind == Latency::Response && cut > 0 && censored_above.is_none();
                 let label = if hidden { format!("{label}, {} cut", count(cut)) } else { label.clone() };
@@ -336,8 +334,8 @@ fn spectra(run: &Run) -> Vec<Figure> {
     all
 }
 
-/// From which quantile on response times are those of sessions that were cut. `None` where there are none, or where some were
-/// cut sooner than others succeeded: then they lie anywhere among them.
+/// The quantile above which all response times belong to sessions that were cut. `None` if no session was cut, or if
+/// the longest session exceeds the shortest time limit: the times of cut sessions may then lie anywhere.
 #[expect(clippy::cast_precision_loss, reason = "for a picture")]
 fn censored(run: &Run, cell: &Cell<'_>, kind: Latency) -> Option<f64> {
     let timed_out = timed_out(cell);
@@ -359,7 +357,7 @@ fn timed_out(cell: &Cell<'_>) -> u64 {
     cell.runs.iter().map(|run| run.ledger.timed_out).sum()
 }
 
-/// Of the batches that are shown in detail.
+/// One launch figure for each batch that the report shows in detail.
 fn launches(run: &Run) -> Vec<Figure> {
     let of = |summary: &Summary| Launch {
         name: short(&summary.batch),
@@ -394,12 +392,12 @@ fn launches(run: &Run) -> Vec<Figure> {
     seen
 }
 
-/// `ws-2048`
+/// A short name, such as `ws-2048`.
 fn short(batch: &Batch) -> String {
     format!("{}-{}", batch.mode, batch.batch_size)
 }
 
-/// `ws, 2,048 sessions, wait 1.0 s, repetition 1`
+/// A long name, such as `ws, 2,048 sessions, wait 1.0 s, repetition 1`.
 fn long(batch: &Batch) -> String {
     format!(
         "{}, {} sessions, wait {} s, repetition {}",
@@ -421,7 +419,7 @@ mod tests {
     use crate::results::cells::{CellHistograms, Done};
     use crate::results::run::tests::run_of;
 
-    /// Two sizes, of which the larger holds too, or not.
+    /// A run with batches of 32 and 512 sessions. `held` is the number of successes in the larger batch.
     fn run(plan: &str, mode: Mode, held: u64) -> Run {
         let mut cells = CellHistograms::default();
         let results = [(32, 32), (512, held)].map(|(size, held)| {
@@ -495,7 +493,7 @@ mod tests {
             (censored(&run, cell, Latency::Response), censored(&run, cell, Latency::Service))
         };
         assert_eq!(cut("[session]\ntimeout_seconds=2\n"), (Some(508.0 / 512.0), None));
-        // Cut at 0.5 s at connect: among those that succeeded after 1.2 s.
+        // A session cut at 0.5 s in connect is shorter than the successful sessions of 1.2 s.
         assert_eq!(cut("[session]\nconnect_timeout_seconds=0.5\n"), (None, None));
     }
 

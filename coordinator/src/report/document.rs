@@ -1,4 +1,4 @@
-//! PURE: what a report says, before it is Markdown or HTML. Verdicts first, then numbers, then figures, then how it was run.
+//! PURE: builds a report independently of Markdown and HTML. The order is verdicts, numbers, figures, configuration.
 
 use crate::report::caveats;
 use crate::report::charts;
@@ -16,12 +16,12 @@ use crate::results::run::{Run, Status};
 /// A piece of a report.
 #[derive(Debug, Clone)]
 pub enum Block {
-    /// Of the second or a deeper level: the first is the document's title.
+    /// A heading with its level, which is 2 or more. The document's title has level 1.
     Heading(u8, String),
     Paragraph(String),
-    /// The one thing that a reader came for.
+    /// The main result.
     Answer(Answer),
-    /// Something that keeps the numbers from being taken at face value.
+    /// A reason to doubt the numbers.
     Warning(String),
     Bullets(Vec<String>),
     Table(Table),
@@ -29,10 +29,8 @@ pub enum Block {
     Figure(Figure),
 }
 
-/// The title over all figures.
 pub const FIGURES: &str = "Figures";
 
-/// A whole report.
 #[derive(Debug, Clone)]
 pub struct Document {
     pub title: String,
@@ -54,7 +52,7 @@ impl Document {
     }
 }
 
-/// Of one run.
+/// The report of one run.
 #[must_use]
 pub fn of_run(run: &Run, published: &[Published]) -> Document {
     let mut to = Writer::default();
@@ -93,7 +91,7 @@ pub fn of_run(run: &Run, published: &[Published]) -> Document {
     Document { title: run.title(), blocks: to.whole() }
 }
 
-/// Of several runs: how they compare, then each in short.
+/// The report of several runs: first a comparison, then a summary of each run.
 #[must_use]
 pub fn of_runs(runs: &[Run], published: &[Published]) -> Document {
     if let [run] = runs {
@@ -131,10 +129,10 @@ struct Writer {
 }
 
 impl Writer {
-    /// Without titles over nothing.
+    /// The blocks without headings of empty sections.
     fn whole(self) -> Vec<Block> {
         let mut kept: Vec<Block> = Vec::new();
-        // From the end, so that a title whose sections have all gone goes too.
+        // The reverse order also removes a heading whose subsections have all been removed.
         for block in self.blocks.into_iter().rev() {
             let next = kept.last();
             let over_nothing = match (&block, next) {
@@ -192,7 +190,7 @@ impl Writer {
         }
     }
 
-    /// The tables of the experiment log, and what must be said beside them.
+    /// Adds the tables of the experiment log with their notes.
     fn numbers(&mut self, run: &Run) {
         let grid = run.grid();
         self.heading(3, "Results Summary");
@@ -219,7 +217,7 @@ impl Writer {
         }
     }
 
-    /// Each batch beside the same one as others have measured it.
+    /// Adds a table that compares each batch with the published one.
     fn beside(&mut self, run: &Run, published: &[Published]) {
         let (table, dates) = side_by_side(run, published);
         self.table(table);
@@ -245,7 +243,7 @@ impl Writer {
         }
     }
 
-    /// A single run beside what was published of its infrastructure.
+    /// Adds a comparison of a single run with published results for its infrastructure.
     fn comparison(&mut self, run: &Run, published: &[Published]) {
         let runs = std::slice::from_ref(run);
         let beside = published_row(published, &run.plan.experiment.infrastructure).is_some();
@@ -263,7 +261,6 @@ impl Writer {
         }
     }
 
-    /// Of runs that have measured something.
     fn figures(&mut self, figures: Vec<Figure>) {
         self.heading(2, FIGURES);
         for figure in figures {
@@ -282,7 +279,7 @@ impl Writer {
     }
 }
 
-/// The tables of [`of_runs`] that a terminal has room for.
+/// The tables of [`of_runs`] that fit into a terminal.
 #[must_use]
 pub fn in_short(runs: &[Run], published: &[Published]) -> Document {
     let mut to = Writer::default();

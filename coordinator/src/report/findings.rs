@@ -1,4 +1,4 @@
-//! PURE: what a run shows, in words: each sentence from the stored numbers, and only where there is something to say.
+//! PURE: describes the results of a run in sentences. Every sentence is derived from the stored numbers.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -16,15 +16,14 @@ use crate::results::run::Run;
 use crate::results::verdict::{Bottleneck, Validity};
 use crate::text::{count, latency, percent, rate, seconds_short};
 
-/// Of one kind, told one by one; more would be a list that nobody reads.
+/// The most findings of one kind that are listed individually.
 const TOLD_MAX: usize = 5;
-/// A repetition whose p99 is this many times the median of its cell's, and this much above it, stands out.
+/// A repetition is an outlier if its p99 exceeds its cell's median by more than this factor and this difference.
 const OUTLIER_FACTOR: f64 = 1.5;
 const OUTLIER_US: u64 = 300_000;
-/// And one whose success is this far from the median of its cell's, as a fraction.
+/// A repetition is also an outlier if its success rate differs from its cell's median by more than this fraction.
 const OUTLIER_SUCCESS: f64 = 0.05;
 
-/// What a finding is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Topic {
     Verdicts,
@@ -46,7 +45,7 @@ pub enum Topic {
     Attempts,
 }
 
-/// Something that the stored numbers show. Its `Display` is one sentence or two.
+/// One finding. `Display` gives one or two sentences.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
     pub topic: Topic,
@@ -59,7 +58,7 @@ impl fmt::Display for Finding {
     }
 }
 
-/// All findings of a run, in the order in which they are read.
+/// All findings of a run, in the order of the report.
 #[must_use]
 pub fn findings(run: &Run) -> Vec<Finding> {
     let grid = run.grid();
@@ -92,7 +91,7 @@ pub fn findings(run: &Run) -> Vec<Finding> {
     found
 }
 
-/// Attempts that did not count, and batches under which the server went away.
+/// Attempts that did not count, and accepted batches during which the server went away.
 fn disturbed(run: &Run) -> Vec<String> {
     let texts = |summary: &Summary| {
         let before = summary.refused_before.iter().map(|why| format!("{}, {why}", caveats::cell(summary)));
@@ -107,7 +106,7 @@ fn disturbed(run: &Run) -> Vec<String> {
     all.into_iter().take(TOLD_MAX).map(|text| format!("{text}.")).chain(more).collect()
 }
 
-/// Sessions that ended early because the environment texts so, and connections that did not end as they should have.
+/// Episodes that the environment ended early, and successful sessions whose connection did not close cleanly.
 fn endings(run: &Run) -> Vec<String> {
     let (mut done, mut succeeded, mut untidy) = (0, 0, BTreeMap::<&str, u64>::new());
     for summary in summaries(run) {
@@ -134,7 +133,7 @@ fn endings(run: &Run) -> Vec<String> {
     texts
 }
 
-/// Where a batch's size is not the number of sessions that are open.
+/// The largest number of open sessions, if sessions do not start at once.
 fn not_at_once(run: &Run) -> Option<String> {
     let words = run.launch_words()?;
     let most = summaries(run).max_by_key(|summary| summary.open_max)?;
@@ -149,12 +148,12 @@ fn summaries(run: &Run) -> impl Iterator<Item = &Summary> {
     run.results.iter().filter_map(Done::summary)
 }
 
-/// `3 batches`, `1 batch`
+/// Formats a number of batches: `3 batches`, `1 batch`.
 fn batches(n: usize) -> String {
     if n == 1 { "1 batch".to_owned() } else { format!("{n} batches") }
 }
 
-/// What the batches are worth; for those that are less than valid, why.
+/// The number of batches with each verdict, and the reasons of those that are not valid.
 fn verdicts(run: &Run) -> Vec<String> {
     if !run.judged() {
         return vec![
@@ -200,7 +199,7 @@ fn verdicts(run: &Run) -> Vec<String> {
     texts
 }
 
-/// One mode at its smallest wait.
+/// The cells of one mode at its smallest wait.
 struct Line<'a> {
     run: &'a Run,
     grid: &'a Grid<'a>,
@@ -210,7 +209,7 @@ struct Line<'a> {
 }
 
 impl Line<'_> {
-    /// `ws, wait 1.0 s`
+    /// A label such as `ws, wait 1.0 s`.
     fn what(&self) -> String {
         format!("{}, wait {} s", self.mode, seconds_short(self.wait_us))
     }
@@ -228,7 +227,7 @@ impl Line<'_> {
         let max = self.cells[n].batch_size;
         let above = self.cells[n + 1..].iter().find(|cell| !cell.runs.is_empty());
         let skipped = self.cells[n + 1..].iter().any(|cell| cell.runs.is_empty());
-        // Scripts have no verdicts, and reliable is about those too.
+        // `reliable` needs verdicts, which runs of the Python script do not have.
         let reliable = self.grid.reliable(self.cells);
         let mut text = format!("Max batch of {max} at {at}% success ({what})");
         text.push_str(&match above {
@@ -249,7 +248,7 @@ impl Line<'_> {
         Some(text)
     }
 
-    /// Nothing met the criterion.
+    /// The sentence for a line in which no batch met the criterion.
     fn without_max(&self, first: &Cell<'_>, what: &str, at: &str) -> String {
         let lines = || self.grid.lines.iter().filter(|((mode, _), _)| *mode == self.mode).flat_map(|(_, line)| line);
         if lines().any(|cell| cell.succeeded() > 0) {
@@ -273,7 +272,7 @@ impl Line<'_> {
         Some(format!("Batch per core ({}): {max}/{cores} = {}.", self.mode, per_core(max, cores)))
     }
 
-    /// Up to where the p99 is about what was asked for.
+    /// The largest batch size up to which the p99 stays near the requested time.
     fn floor(&self) -> Option<String> {
         let plan = &self.run.plan;
         let floor_us = plan.session_floor_us(self.wait_us);
@@ -315,7 +314,7 @@ impl Line<'_> {
         let pids = cell.runs.iter().map(|run| run.unique_pids).max().filter(|pids| *pids > 0)?;
         let at = format!("Unique PIDs at batch {} ({})", cell.batch_size, self.mode);
         let server = &self.run.plan.server;
-        // Of each node; processes of different nodes may have the same number.
+        // `workers` is per node, and processes on different nodes may have the same PID.
         let nodes = server.nodes.unwrap_or(1);
         Some(match server.workers.map(|workers| workers.saturating_mul(nodes)) {
             Some(workers) if pids == workers => format!("{at}: {pids}, as many as there are workers."),
@@ -327,14 +326,14 @@ impl Line<'_> {
         })
     }
 
-    /// How evenly the hosts shared the sessions, all repetitions of the max load together.
+    /// The distribution of sessions over hosts, summed over all repetitions at maximum load.
     fn hosts(&self) -> Option<String> {
         let cell = self.max_load()?;
         let mut hosts: BTreeMap<&str, u64> = BTreeMap::new();
         for (host, sessions) in cell.runs.iter().flat_map(|run| &run.hosts) {
             *hosts.entry(host).or_default() += sessions;
         }
-        // Where only their number is known they have no sessions.
+        // If only the number of hosts is known, the hosts have no session counts.
         let counted = |run: &&Summary| run.ledger.succeeded == 0 || run.hosts.values().sum::<u64>() > 0;
         let named = cell.runs.iter().all(counted);
         let seen = if named { hosts.len() } else { cell.runs.iter().map(|run| run.hosts.len()).max()? };
@@ -356,10 +355,10 @@ impl Line<'_> {
         ))
     }
 
-    /// What failed, at the first batch size that missed the criterion, and at the largest.
+    /// The failures at the smallest and at the largest batch size that missed the criterion.
     fn failures(&self) -> Vec<String> {
         if self.cells.iter().all(|cell| cell.succeeded() == 0) {
-            // That is told already.
+            // Another finding covers a line without any success.
             return Vec::new();
         }
         let failing: Vec<&Cell<'_>> =
@@ -412,7 +411,7 @@ fn failed(run: &Run, cell: &Cell<'_>) -> String {
         text.push_str(&format!(" and {} other kinds", errors.len() - TOLD_MAX));
     }
     let sum = |of: fn(&Summary) -> u64| cell.runs.iter().map(|run| of(run)).sum::<u64>();
-    // Only where somebody looked: the script calls a time-out by its exception's name.
+    // This is not known for the Python script, which names a time-out after its exception.
     let ended_by_the_server = run.judged() && sum(|run| run.ledger.lost + run.ledger.never_started) == 0;
     if failed > 0 && !list.is_empty() && ended_by_the_server && sum(|run| run.ledger.timed_out) == 0 {
         text.push_str("; none by time-out");
@@ -420,7 +419,7 @@ fn failed(run: &Run, cell: &Cell<'_>) -> String {
     text
 }
 
-/// Over the sizes that were done in both, at the smallest wait.
+/// Compares the modes over the batch sizes that both completed, at the smallest wait.
 fn protocols(run: &Run, grid: &Grid<'_>) -> Option<String> {
     let wait_us = *grid.lines.keys().map(|(_, wait_us)| wait_us).min()?;
     let (ws, http) = comparison::in_both(run, grid, wait_us)?;
@@ -438,7 +437,6 @@ fn protocols(run: &Run, grid: &Grid<'_>) -> Option<String> {
     })
 }
 
-/// Repetitions that stand out from the others of their cell.
 fn outliers(grid: &Grid<'_>) -> Vec<String> {
     let mut texts = Vec::new();
     for cell in grid.lines.values().flatten().filter(|cell| cell.runs.len() > 2 && !unstable(cell)) {
@@ -472,7 +470,7 @@ fn outliers(grid: &Grid<'_>) -> Vec<String> {
     texts
 }
 
-/// The lower one of two.
+/// The median, or the lower of the two middle values.
 fn median(mut values: Vec<u64>) -> u64 {
     values.sort_unstable();
     values.get(values.len().saturating_sub(1) / 2).copied().unwrap_or(0)
@@ -484,7 +482,7 @@ fn median_rate(cell: &Cell<'_>) -> f64 {
     rates.get(rates.len().saturating_sub(1) / 2).copied().unwrap_or(0.0)
 }
 
-/// How nearly several agents started together, at worst.
+/// The largest difference between the start times of several agents in one batch.
 fn starts(run: &Run) -> Option<String> {
     let several = summaries(run).filter(|summary| summary.agents > 1);
     let worst = several.filter_map(|summary| Some((summary.start_skew_us?, summary))).max_by_key(|(skew, _)| *skew)?;
@@ -545,7 +543,7 @@ mod tests {
                 summary.start_skew_us = Some(900 * u64::from(repetition));
                 summary.unique_pids = 3;
                 summary.hosts = [("a:1".to_owned(), 300), ("b:1".to_owned(), 212)].into();
-                // One of them is slow.
+                // One repetition is slow.
                 summary.total.p99_us = if repetition == 2 { 2_500_000 } else { 1_300_000 };
             }));
             results.push(with(

@@ -1,4 +1,4 @@
-//! PURE: a report as one HTML file that needs nothing else: no script, no font, no picture from anywhere.
+//! PURE: renders a report as one HTML file without scripts and without external fonts, styles or images.
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
@@ -8,7 +8,7 @@ use crate::report::table::{Table, TableCell, Tone};
 
 const STYLE: &str = include_str!("html.css");
 
-/// Tables with more columns than this are set in smaller letters.
+/// Tables with more columns than this use a smaller font.
 const WIDE: usize = 12;
 
 #[must_use]
@@ -65,7 +65,7 @@ fn of(n: usize, block: &Block) -> Markup {
     }
 }
 
-/// Inlined: the page stays one file, and its style reaches the picture. Its title is drawn in it.
+/// Renders a figure as inline SVG: the page stays one file and its style sheet applies to the figure.
 fn picture(figure: &Figure) -> Markup {
     html! {
         figure {
@@ -103,7 +103,7 @@ fn table(table: &Table) -> Markup {
 }
 
 fn badged(cell: &TableCell) -> Markup {
-    // A colon that leads to badges is not needed where they are coloured.
+    // The badges are coloured, so the colon before them is omitted.
     let head = cell.text.strip_suffix(": ").filter(|_| !cell.badges.is_empty());
     html! {
         @if let Some(head) = head { (head) " " } @else { (cell.text) }

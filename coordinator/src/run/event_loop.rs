@@ -1,4 +1,4 @@
-//! Where the run meets the outside: what happens becomes an event, the machine decides, and the effects are carried out here.
+//! Connects the machine to the outside: turns messages, signals and timers into events, and carries out the effects.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -21,26 +21,25 @@ use crate::results::cells::{CellHistograms, Done, Grid};
 use crate::results::end::{End, Failure};
 use crate::results::metadata::{RunMetadata, RunState};
 
-/// How long dismissed agents may take to hang up.
+/// Time limit for dismissed agents to disconnect.
 const FAREWELL: Duration = Duration::from_secs(2);
-/// The same after a second Ctrl-C: until the message has left.
+/// Time limit after a second Ctrl-C. It is long enough to send the dismissal.
 const FAREWELL_AT_ONCE: Duration = Duration::from_millis(100);
 
-/// A loop that did not look around for this part of a lease was held up, and so were the heartbeats.
+/// The loop counts as suspended if it did not run for a lease divided by this number: heartbeats were not read either.
 const HELD_UP: u32 = 2;
 
-/// Signals and children, as the loop hears them.
+/// An event from signal handlers or child processes.
 #[derive(Debug)]
 pub enum Outside {
     /// SIGINT or SIGTERM.
     Interrupt,
-    /// Ctrl-C a second time: everything ends at once.
+    /// A second Ctrl-C. The run ends at once.
     AtOnce,
-    /// A child process has ended.
     ChildEnded(String),
 }
 
-/// What a run leaves behind.
+/// The result of a run.
 #[derive(Debug)]
 pub struct Outcome {
     pub end: End,
@@ -51,7 +50,7 @@ pub struct Outcome {
     pub ended: Timestamp,
 }
 
-/// What belongs to the run besides the machine's setup.
+/// The inputs of [`run`] in addition to the machine's setup.
 #[derive(Debug)]
 pub struct Frame<K> {
     pub store: K,
@@ -60,13 +59,13 @@ pub struct Frame<K> {
     pub last_heard: LastHeard,
     pub outside: mpsc::Receiver<Outside>,
     pub enforce: bool,
-    /// Histograms of what earlier processes of the run have accepted.
+    /// Histograms of the attempts that earlier processes of the run have accepted.
     pub cells: CellHistograms,
-    /// The time of day.
+    /// Returns the time of day.
     pub wall: fn() -> Timestamp,
 }
 
-/// Runs until the machine says it is over. `watch` sees every event of the run.
+/// Carries a run out to its end. Calls `watch` with every event of the run.
 pub async fn run<K: ResultSink>(setup: Setup, frame: Frame<K>, mut watch: impl FnMut(&RunEvent)) -> Outcome {
     let Frame { store, metadata, mut incoming, last_heard, mut outside, enforce, cells, wall } = frame;
     let mut clock = LoopClock::of(&setup, wall);
@@ -117,12 +116,12 @@ pub async fn run<K: ResultSink>(setup: Setup, frame: Frame<K>, mut watch: impl F
     }
 }
 
-/// When the loop has to look around.
+/// The times at which the loop must wake up.
 struct LoopClock {
     begun: Instant,
     looked: Instant,
     look_every: Duration,
-    /// The last event was a tick: a second one must not keep messages waiting.
+    /// Whether the last event was a tick. Two ticks in a row would delay messages.
     ticked: bool,
     wall: fn() -> Timestamp,
 }
@@ -138,13 +137,12 @@ impl LoopClock {
         Now { mono: self.begun.elapsed(), wall: (self.wall)() }
     }
 
-    /// When the next tick is due.
     fn tick_at(&self, machine: &Machine) -> Instant {
         let look = self.looked + self.look_every;
         machine.deadline().map_or(look, |deadline| (self.begun + deadline).min(look))
     }
 
-    /// The event, after what has to be known before it.
+    /// Returns the event, preceded by events that the machine must handle first.
     fn before(&mut self, last_heard: &LastHeard, event: Event) -> Vec<Event> {
         self.ticked = matches!(event, Event::Tick);
         let mut events = Vec::new();
@@ -162,13 +160,12 @@ impl LoopClock {
     }
 }
 
-/// Work on another thread; there is one at a time.
+/// Work on another thread. At most one such task runs at a time.
 enum Background<K> {
     Storing(JoinHandle<(K, Result<(), String>)>),
     Computing(JoinHandle<JobDone>),
 }
 
-/// What came of it.
 enum BackgroundDone<K> {
     Stored(Result<(K, Result<(), String>), JoinError>),
     Computed(Result<JobDone, JoinError>),
@@ -211,7 +208,7 @@ impl<K: ResultSink> Loop<K> {
                 Outside::ChildEnded(text) => Event::ChildEnded(text),
             },
             done = join(&mut self.background), if self.background.is_some() => self.background_done(done),
-            // What is due comes before messages, or enough messages would put off every limit; but not twice in a row.
+            // A due tick comes before messages, else many messages would delay every deadline. See `ticked`.
             () = sleep_until(tick), if !clock.ticked => Event::Tick,
             Some(incoming) = incoming.recv() => self.received(incoming),
             () = sleep_until(tick) => Event::Tick,
@@ -247,7 +244,7 @@ impl<K: ResultSink> Loop<K> {
         }
     }
 
-    /// Carries effects out in their order; returns the events that follow from them at once.
+    /// Carries effects out in order. Returns the events that they cause immediately.
     fn carry_out_all(&mut self, effects: Vec<Effect>, watch: &mut impl FnMut(&RunEvent)) -> Vec<Event> {
         let mut events = Vec::new();
         for effect in effects {
@@ -267,7 +264,7 @@ impl<K: ResultSink> Loop<K> {
 
     fn send(&mut self, key: ConnectionId, order: FromCoordinator) -> Option<Event> {
         let refused = self.orders.get(&key).is_some_and(|orders| !orders.send(order));
-        // An agent that does not take its orders is no use; waiting for it would stop everyone.
+        // Waiting for an agent that does not read its orders would block the whole run.
         refused.then(|| {
             self.orders.remove(&key);
             Event::Left(key, "takes no orders any more".to_owned())
@@ -282,7 +279,7 @@ impl<K: ResultSink> Loop<K> {
         None
     }
 
-    /// Writes on a thread where blocking is allowed; agents are heard meanwhile.
+    /// Writes an attempt on a thread that may block, so that messages are still received.
     fn put(&mut self, finished: Box<FinishedAttempt>) -> Option<Event> {
         if finished.summary.accepted {
             self.cells.add(&finished.summary.batch, &finished.histograms);
@@ -303,7 +300,7 @@ impl<K: ResultSink> Loop<K> {
         Some(Event::Stored(result))
     }
 
-    /// Writes run.json; if that fails, the run ends.
+    /// Writes run.json. A failure ends the run.
     fn save_run(&mut self, end: Option<(&End, u8)>) {
         if let Err(problem) = self.save(end) {
             self.end = Some(End::failed(Failure::Store(problem)));
@@ -326,10 +323,10 @@ impl<K: ResultSink> Loop<K> {
         store.put_run(&state).map_err(|error| error.to_string())
     }
 
-    /// Waits for dismissed agents to hang up, so that none of them takes the end for a lost coordinator.
+    /// Waits for dismissed agents to disconnect, so that none of them mistakes the end for a lost coordinator.
     async fn farewell(&mut self, incoming: &mut mpsc::Receiver<Incoming>) {
         let at_once = self.machine.stops_at_once();
-        // After a second Ctrl-C not even a disk is waited for. What is half written is cut off when the run is resumed.
+        // After a second Ctrl-C, a write in progress is abandoned. `--resume` truncates a partial write.
         if let Some(Background::Storing(task)) = self.background.take().filter(|_| !at_once)
             && let Ok((store, _)) = task.await
         {

@@ -1,4 +1,4 @@
-//! PURE: the run, one event at a time.
+//! PURE: the state machine of a run. It handles one event at a time.
 //!
 //! ```text
 //!  Gathering ─▶ Probing ─▶ [Checking] ─▶ Surveying ─▶ Arming ─▶ Syncing ─▶ Running ─▶ Collecting ─▶ Judging ─▶ Storing ─▶ Cooling ─┐
@@ -8,9 +8,9 @@
 //!                          └──────────────────────────────── next batch or attempt ◀───────────────────────────────────────────────┘
 //! ```
 //!
-//! Which phase may follow which is the table in `phase.rs`; `enter` holds to it. `apply(now, event)` returns what is to be
-//! done; nothing here reads a clock or waits. An attempt that lost an agent is never patched up: it is repeated, or kept and
-//! marked, or ends the run.
+//! The table in `phase.rs` lists the allowed transitions, and `enter` checks them. `apply(now, event)` returns the
+//! effects that the caller must carry out. An attempt that lost an agent is repeated, or kept with the loss in its
+//! verdict, or it ends the run.
 
 mod agent;
 mod attempt;
@@ -49,65 +49,64 @@ use crate::results::cells::Done;
 use crate::results::end::{End, Failure};
 use crate::results::history::History;
 
-/// Two readings of one instant.
+/// The same instant on two clocks.
 #[derive(Debug, Clone, Copy)]
 pub struct Now {
-    /// Since the start of the run, monotonic.
+    /// Monotonic time since the start of the run.
     pub mono: Duration,
     pub wall: Timestamp,
 }
 
-/// What happened.
+/// An input of the machine.
 #[derive(Debug)]
 pub enum Event {
     Joined(ConnectionId, Box<Hello>),
     Message(ConnectionId, Box<FromAgent>),
     Left(ConnectionId, String),
-    /// When each of these processes sent its last heartbeat.
+    /// The time of the last heartbeat of each agent process, by instance.
     Heartbeats(Vec<([u8; 16], Duration)>),
-    /// This process was stopped for a while and could hear nobody: no agent is blamed for it.
+    /// This process was suspended and received no messages. All leases start again.
     HeldUp,
-    /// A worker is done, or has died.
+    /// A background job has finished or has failed.
     Computed(Result<JobDone, String>),
-    /// The attempt that was to be stored is on disk, or not.
+    /// The attempt has been written to disk, or the write has failed.
     Stored(Result<(), String>),
-    /// A process that was started for this run has ended without being told to.
+    /// A child process of this run has ended unexpectedly.
     ChildEnded(String),
     /// A deadline may have passed.
     Tick,
     /// SIGINT or SIGTERM.
     Interrupt,
-    /// Ctrl-C a second time: the run ends now.
+    /// A second Ctrl-C. The run ends at once.
     InterruptAgain,
 }
 
-/// What is to be done.
+/// An action that the machine's caller must carry out.
 #[must_use]
 #[derive(Debug)]
 pub enum Effect {
     Send(ConnectionId, FromCoordinator),
-    /// Close the connection after what was sent.
+    /// Close the connection after all pending messages have been sent.
     Hangup(ConnectionId),
-    /// Work for another thread; answered by [`Event::Computed`].
+    /// Run the job on another thread. The answer is [`Event::Computed`].
     Compute(Job),
-    /// Write the attempt; answered by [`Event::Stored`].
+    /// Write the attempt. The answer is [`Event::Stored`].
     Store(Box<FinishedAttempt>),
     Tell(RunEvent),
     Over(End),
 }
 
-/// What is given from outside, once.
+/// The fixed inputs of a run.
 #[derive(Debug, Clone)]
 pub struct Setup {
     pub plan: Arc<Plan>,
     pub run: RunId,
-    /// Urls of the plan; with an embedded target, its urls as started.
+    /// The URLs of the plan, or those of the embedded target after its start.
     pub urls: Vec<String>,
     pub ca_pem: Vec<u8>,
     pub history: History,
 }
 
-/// See the module.
 #[derive(Debug)]
 pub struct Machine {
     setup: Setup,
@@ -116,17 +115,17 @@ pub struct Machine {
     cursor: Cursor,
     warmed_up: bool,
     agents: BTreeMap<ConnectionId, Agent>,
-    /// Every agent that was ever welcome: run.json lists them.
+    /// Every agent that was ever accepted, by name. run.json lists them.
     known: BTreeMap<String, Hello>,
     spread: Spread,
-    /// Number of the last survey: answers to earlier ones are stale.
+    /// Number of the last survey. Answers to earlier surveys are ignored.
     surveys: u64,
     phase: Phase,
     results: Vec<Done>,
     stop: Stop,
-    /// Modes in which the readiness check got a whole session.
+    /// Modes in which the readiness check completed a session.
     worked: BTreeSet<Mode>,
-    /// Until when agents are, or were, waited for.
+    /// The end of the present or last wait for missing agents.
     await_until: Option<Duration>,
     effects: Vec<Effect>,
 }
@@ -163,31 +162,30 @@ impl Machine {
         [leases, self.phase.deadline()].into_iter().flatten().min()
     }
 
-    /// What has been decided of every batch so far, in order.
+    /// The result of every decided batch, in the order of the plan.
     #[must_use]
     pub fn results(&self) -> &[Done] {
         &self.results
     }
 
-    /// Every agent that ever took part, by name.
     #[must_use]
     pub fn known_agents(&self) -> &BTreeMap<String, Hello> {
         &self.known
     }
 
-    /// Every batch is decided already.
+    /// Whether earlier processes of the run have decided every batch.
     #[must_use]
     pub fn nothing_left(&self) -> bool {
         self.batches.iter().all(|batch| self.setup.history.decided.contains_key(&batch.index))
     }
 
-    /// The user wants nothing to be waited for any more.
+    /// Whether the user has pressed Ctrl-C twice.
     #[must_use]
     pub fn stops_at_once(&self) -> bool {
         self.stop.is_at_once()
     }
 
-    /// Ends a run that has nothing left to do.
+    /// Ends a run in which every batch is already decided.
     pub fn finish(&mut self, now: Now) -> Vec<Effect> {
         self.warmed_up = true;
         self.next_batch(now);
@@ -235,7 +233,7 @@ impl Machine {
         Duration::from_micros(self.setup.plan.agents.lease_us)
     }
 
-    /// The only way into a phase. One that may not follow the present one is a fault of this program, and ends the run.
+    /// Enters a phase. A transition that is not in the table is a bug and ends the run.
     fn enter(&mut self, next: Phase) {
         let (from, to) = (self.phase.step(), next.step());
         if from.may_become(to) {
@@ -254,7 +252,7 @@ impl Machine {
             FromAgent::Leaving(why) => self.on_leaving(now, key, &why),
             FromAgent::Pong(pong) => self.on_pong(now, key, pong),
             FromAgent::Surveyed { number, capacity } => self.on_surveyed(now, key, number, capacity),
-            // One greeting a connection; a second one is a broken peer.
+            // A correct agent sends one greeting per connection.
             FromAgent::Hello(_) => self.hang_up(now, key, "greeted twice"),
             FromAgent::Goodbye(reason) => self.hang_up(now, key, &format!("left: {reason}")),
             FromAgent::Probed(results) => self.on_probed(now, key, results),
@@ -269,7 +267,7 @@ impl Machine {
                 self.on_upload(now, key, attempt, |share| share.take_chunk(chunk));
             }
             FromAgent::Trouble { attempt, problem } => {
-                // It would be of no more use in the next attempt.
+                // The agent would most likely fail in the next attempt too.
                 if self.phase.attempt().is_some_and(|present| present.id == attempt) {
                     self.dismiss(now, key, &format!("could not carry its share: {problem}"));
                 }
@@ -277,7 +275,7 @@ impl Machine {
         }
     }
 
-    /// The time that the phase waits for may be over.
+    /// Ends the wait of the present phase if its deadline has passed.
     fn on_deadline(&mut self, now: Now) {
         let due = |deadline: Duration| now.mono >= deadline;
         match &mut self.phase {
@@ -336,7 +334,7 @@ impl Machine {
                 self.complete_attempt(now);
             }
             Phase::Rechecking(_) => self.recheck_interrupted(),
-            // What is being written is finished first.
+            // The present attempt is finished and stored first.
             Phase::Collecting { .. }
             | Phase::SeekingOutage
             | Phase::Judging { .. }

@@ -1,7 +1,7 @@
-//! Compares a run's files byte for byte: the same plan, seed and fake servers give the same results folder and report.
+//! Compares a run's files with expected files: a plan, a seed and fake servers determine the results folder and report.
 //!
-//! `MUSTER_SIM_FILES=write` writes the expected files anew, after an intended change. Of large files only the hash is
-//! expected: `MUSTER_SIM_KEEP=DIR` keeps the whole folders there, to compare those of two builds.
+//! `MUSTER_SIM_FILES=write` replaces the expected files after an intended change. For large files only the length and
+//! the hash are compared. `MUSTER_SIM_KEEP=DIR` keeps the complete folders in DIR, to compare two builds.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -45,7 +45,7 @@ wire = false
 max_clock_error_ms = 60000
 "#;
 
-/// The real store on the simulation's thread: simulated time does not pass while it writes.
+/// The real store. Simulated time does not advance while it writes.
 #[derive(Debug, Clone)]
 struct Files(Arc<Mutex<Store>>);
 
@@ -72,7 +72,7 @@ fn below(dir: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// The texts for people, with `place` as the folder's name; for other files their length and hash.
+/// The content of summary.csv and report.md, and the length and hash of other files.
 fn seen(dir: &Path) -> BTreeMap<String, String> {
     let mut found = Vec::new();
     below(dir, &mut found);
@@ -82,7 +82,7 @@ fn seen(dir: &Path) -> BTreeMap<String, String> {
         .map(|path| {
             let name = path.strip_prefix(dir).expect("below it").display().to_string();
             let bytes = fs::read(&path).expect("read");
-            // A version of the messages between the programs is no result.
+            // The protocol version changes independently of the results.
             let protocol = format!("\"protocol\": {},", proto::PROTOCOL);
             let text = String::from_utf8(bytes).map(|text| text.replace(&own, "place").replace(&protocol, ""));
             let bytes = text.clone().map_or_else(|error| error.into_bytes(), String::into_bytes);

@@ -1,4 +1,4 @@
-//! Values out of layers, by kind: what is wrong is noted at its place, and reading goes on.
+//! Reads values from layers. A wrong value is recorded as a fault, and reading continues.
 
 use std::cell::RefCell;
 use std::fmt::Display;
@@ -9,7 +9,7 @@ use proto::units::micros_of;
 use crate::plan::layers::{Fault, Layer, Node, Shape, Value};
 use crate::plan::schema::{Choice, Count, Flag, Key, Number, Optional, SECONDS_MAX, Seconds, Text};
 
-/// Where the value of a key was found.
+/// The value of a key and the layer that contains it.
 pub(in crate::plan) struct Found<'a> {
     pub(in crate::plan) layer: &'a Layer,
     pub(in crate::plan) node: &'a Node,
@@ -36,13 +36,13 @@ impl<'a> Reader<'a> {
         self.fault(found.layer.fault(Some(found.node.span.clone()), &found.name, message));
     }
 
-    /// Said of the plan's file, if there is one.
+    /// Records a missing key.
     pub(in crate::plan) fn missing(&self, name: &str, message: &str) {
         let file = self.layers.iter().find(|layer| layer.shape == Shape::Plan && layer.is_file());
         self.fault(Fault::missing(file, name, message));
     }
 
-    /// From the last layer that has it.
+    /// Finds a key in the last layer that contains it.
     pub(in crate::plan) fn find(&self, section: &str, key: &str) -> Option<Found<'a>> {
         self.layers.iter().rev().find_map(|layer| {
             layer.find(section, key).map(|node| Found { layer, node, name: format!("{section}.{key}") })
@@ -132,7 +132,7 @@ impl<'a> Reader<'a> {
         choice
     }
 
-    /// A list, or one value that stands for a list of one.
+    /// Reads a list. A single value counts as a list of one.
     pub(in crate::plan) fn list<T>(&self, found: &Found<'_>, read: impl Fn(&Found<'_>) -> Option<T>) -> Option<Vec<T>> {
         match &found.node.value {
             Value::List(items) => {
@@ -154,7 +154,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    // A key's value from the last layer that has it, or its default.
+    // The `_of` methods return the default of a key that no layer contains.
 
     pub(in crate::plan) fn key<K>(&self, key: &Key<K>) -> Option<Found<'a>> {
         self.find(key.section, key.name)
@@ -172,13 +172,13 @@ impl<'a> Reader<'a> {
         self.given_count_of(key).or(key.kind.2)
     }
 
-    /// Without the default.
+    /// Ignores the default: `None` if the key is not given.
     pub(in crate::plan) fn given_count_of(&self, key: &Key<Count>) -> Option<u64> {
         let Count(range, what, _) = &key.kind;
         self.key(key).and_then(|found| self.integer(&found, range.clone(), what))
     }
 
-    /// The same for a range within 32 bits.
+    /// Reads a count whose range fits into 32 bits.
     pub(in crate::plan) fn small_of(&self, key: &Key<Count>) -> u32 {
         self.count_of(key).and_then(|n| u32::try_from(n).ok()).unwrap_or_default()
     }
@@ -203,7 +203,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// `; did you mean X?` if something is near enough.
+/// Returns `; did you mean X?` for the most similar name, or an empty string.
 pub(in crate::plan) fn nearest<'n>(text: &str, names: impl Iterator<Item = &'n str>) -> String {
     names
         .map(|name| (strsim::damerau_levenshtein(text, name), name))

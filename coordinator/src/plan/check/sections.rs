@@ -1,4 +1,4 @@
-//! Each section of a plan: its keys, defaults and ranges.
+//! Reads each section of a plan.
 
 use proto::base_url::BaseUrl;
 use proto::limits;
@@ -12,13 +12,13 @@ use crate::plan::schema::{
 };
 use crate::plan::{Agents, Experiment, Grid, Measure, Output, Server, Session, Success, Target};
 
-/// The session section, and how many sessions its launch makes by itself.
+/// The session section, and the number of sessions if its launch is an arrival rate.
 pub(super) struct Sessions {
     pub(super) session: Session,
     pub(super) arrivals: Option<u64>,
 }
 
-/// Batches of one run.
+/// The most batches of one run.
 const BATCHES_MAX: u64 = 100_000;
 
 impl Reader<'_> {
@@ -93,7 +93,7 @@ impl Reader<'_> {
             infrastructure: name(&experiment::INFRASTRUCTURE),
             variant: name(&experiment::VARIANT),
             hardware: self.text_of(&experiment::HARDWARE),
-            // Whoever started the server knows how large it is.
+            // By default, the cores are those of the server's nodes.
             cores: self
                 .count_of(&experiment::CORES)
                 .or_else(|| Some(server.nodes?.saturating_mul(server.cpus_per_node?))),
@@ -102,7 +102,7 @@ impl Reader<'_> {
     }
 
     pub(super) fn server(&self) -> Server {
-        // The file that it names is read before; here only its type is checked.
+        // The connection file has been read already; this checks only the type of its name.
         let _: Option<String> = self.optional_text_of(&server::CONNECTION);
         Server {
             workers: self.count_of(&server::WORKERS),
@@ -171,7 +171,7 @@ impl Reader<'_> {
         }
     }
 
-    /// `arrivals`: how many sessions the launch makes by itself.
+    /// `arrivals` is the number of sessions if the launch is an arrival rate.
     pub(super) fn grid(&self, arrivals: Option<u64>) -> Grid {
         let sizes = self.key(&grid::BATCH_SIZES);
         let batch_sizes = match &sizes {
@@ -258,7 +258,7 @@ impl Reader<'_> {
         let narrow = |count: u64| u32::try_from(count).unwrap_or(u32::MAX);
         let count = self.key(&agents::COUNT);
         let local = match (self.key(&agents::LOCAL), &count) {
-            // With neither given, this machine is enough for a first run.
+            // The default is chosen so that a first run needs no other machine.
             (None, None) if embedded => 2,
             (None, None) => 1,
             (None, Some(_)) => 0,

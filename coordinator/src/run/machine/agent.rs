@@ -1,4 +1,4 @@
-//! An agent, as the machine knows it.
+//! The machine's view of one agent.
 
 use std::time::Duration;
 
@@ -6,29 +6,29 @@ use proto::message::Hello;
 
 use crate::run::clock::Rounds;
 
-/// An agent that is connected and welcome.
+/// An agent that is connected and accepted.
 #[derive(Debug)]
 pub(super) struct Agent {
     pub(super) name: String,
     pub(super) hello: Hello,
     pub(super) last_seen: Duration,
     pub(super) standing: Standing,
-    /// Pings of the last comparison with its clock.
+    /// Pings of the last comparison with the agent's clock.
     pub(super) rounds: Rounds,
 }
 
-/// How far an agent is on its way to a share.
+/// Progress of an agent towards its first share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Standing {
-    /// It has greeted.
+    /// The agent has sent its greeting.
     New,
-    /// It was asked whether the target answers it.
+    /// The agent was asked to run the readiness check.
     Asked,
-    /// The same, and a batch has waited for the answer. No further one does.
+    /// A batch has waited for the agent's answer. Later batches do not wait.
     WaitedFor,
-    /// The target answered it: it gets a share.
+    /// The target has answered the agent, so it gets shares.
     Ready,
-    /// It was told to end: it gets no share any more.
+    /// The agent is shutting down and gets no more shares.
     Leaving,
 }
 
@@ -37,7 +37,7 @@ impl Agent {
         self.standing == Standing::Ready
     }
 
-    /// The target answered it.
+    /// Marks the agent as ready, unless it is shutting down.
     pub(super) fn admit(&mut self) {
         if self.standing != Standing::Leaving {
             self.standing = Standing::Ready;

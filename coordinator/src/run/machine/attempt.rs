@@ -15,12 +15,11 @@ use crate::run::upload::Share;
 pub(super) struct Attempt {
     pub(super) batch: Batch,
     pub(super) id: AttemptId,
-    /// By agent; in the order of their sessions' numbers.
+    /// The shares of the agents, in the order of their session numbers.
     pub(super) shares: Vec<(ConnectionId, Share)>,
     pub(super) started: Timestamp,
-    /// When running agents must have reported.
     pub(super) report_by: Duration,
-    /// Why it was given up.
+    /// The reason if the attempt was given up.
     pub(super) given_up: Option<String>,
     pub(super) counts: BTreeMap<ConnectionId, Counts>,
 }
@@ -38,13 +37,12 @@ impl Attempt {
         self.shares.iter().any(|(_, share)| share.is_lost())
     }
 
-    /// When the machine has to look at it again.
+    /// The next time at which the machine must check the attempt.
     pub(super) fn deadline(&self) -> Option<Duration> {
         let shares = self.shares.iter().flat_map(|(_, share)| [share.away_until(), share.ask_at()]);
         shares.flatten().chain([self.report_by]).min()
     }
 
-    /// Counts of all agents together.
     pub(super) fn total(&self) -> Counts {
         let mut sum = Counts { planned: self.batch.batch_size, ..Counts::default() };
         for counts in self.counts.values() {

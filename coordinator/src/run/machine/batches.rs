@@ -1,4 +1,4 @@
-//! One batch after the other: which is next, whether an attempt at it counts, and what is stored.
+//! Selects the next batch, decides whether an attempt counts, and has it stored.
 
 use std::time::Duration;
 
@@ -52,7 +52,6 @@ impl Machine {
         Place { number: self.cursor.next + 1, of: self.batches.len(), left: Duration::from_micros(left) }
     }
 
-    /// Goes on to the batch after this one.
     fn advance(&mut self) {
         self.cursor = Cursor::at(self.cursor.next + 1, &self.batches, &self.setup.history);
     }
@@ -64,7 +63,7 @@ impl Machine {
         self.advance();
     }
 
-    /// Goes on if nothing more is expected of any agent.
+    /// Ends the attempt once every share is settled.
     pub(super) fn complete_attempt(&mut self, now: Now) {
         if !self.phase.attempt().is_some_and(|attempt| attempt.shares.iter().all(|(_, share)| share.is_settled())) {
             return;
@@ -93,7 +92,7 @@ impl Machine {
         self.effects.push(Effect::Compute(Job::Collect(Box::new(uploads))));
     }
 
-    /// Nothing of a warm-up is kept. One that lost an agent is repeated as a batch would be.
+    /// Discards the results of a warm-up. A warm-up that lost an agent is repeated, like a batch.
     fn warmup_done(&mut self, now: Now, agent_lost: bool) {
         self.cursor.attempt += u32::from(agent_lost);
         let given_up = self.cursor.attempt > self.setup.plan.agents.max_attempts;
@@ -117,14 +116,14 @@ impl Machine {
         self.judge(collected, refused, fate);
     }
 
-    /// The server went away during the attempt.
+    /// Applies `target.on_restart` to an attempt during which the server went away.
     pub(super) fn judge_with_outage(&mut self, collected: Box<Collected>, outage: Outage) {
         self.cursor.outages += 1;
         let attempts = self.cursor.attempts();
         let why = outage.evidence.first().cloned().unwrap_or_default();
         let (treated, refused) = match self.setup.plan.target.on_restart {
             OnRestart::Keep => (Treated::Kept, None),
-            // If other attempts ended for other reasons, nothing is known of what the batch does to the server.
+            // Attempts that ended for other reasons do not show that the batch makes the server go away.
             OnRestart::Repeat if attempts == self.setup.plan.agents.max_attempts && self.cursor.outages == attempts => {
                 (Treated::EveryTime { attempts }, None)
             }
@@ -137,23 +136,23 @@ impl Machine {
         self.judge(collected, refused, Fate { outage: Some((outage, treated)), ..Fate::default() });
     }
 
-    /// Has the verdict made. `refused` says why the attempt does not count.
+    /// Starts the job that makes the verdict. `refused` is the reason if the attempt does not count.
     pub(super) fn judge(&mut self, collected: Box<Collected>, refused: Option<String>, fate: Fate) {
         self.enter(Phase::Judging { refused, given_up: fate.given_up.is_some() });
         let plan = self.setup.plan.clone();
         self.effects.push(Effect::Compute(Job::Judge { collected, plan, fate }));
     }
 
-    /// Has an attempt stored.
+    /// Records the decision about an attempt and has the attempt stored.
     pub(super) fn on_judged(&mut self, mut finished: Box<FinishedAttempt>) {
         let Phase::Judging { refused, given_up } = &mut self.phase else { return };
         let (refused, given_up) = (refused.take(), *given_up);
         let batch = finished.summary.batch;
-        // Whether the agents that are left can carry it shows then.
+        // The next survey finds out whether the remaining agents can carry the batch.
         let again = self.may_repeat();
         if let Some(why) = &refused {
             finished.summary.accepted = false;
-            // After a loss or a restart, the verdict's first reason says more.
+            // After a loss or a restart, the verdict's first reason is more precise.
             let said = finished.summary.verdict.reasons.first().filter(|_| !given_up);
             let why = said.unwrap_or(why).clone();
             let attempt = finished.id.attempt;
@@ -163,8 +162,7 @@ impl Machine {
         } else {
             finished.summary.refused_before = std::mem::take(&mut self.cursor.refused);
         }
-        // When no attempt was accepted, the last one stands in the tables with its verdict. If the run ends before that, the
-        // batch stays open.
+        // If no attempt was accepted, the tables show the last one. If the run ends before it, the batch stays open.
         finished.stands = refused.is_none() || (!again && self.stop.goes_on());
         if finished.stands {
             self.decide(Done::Ran(Box::new(finished.summary.clone())));
@@ -173,7 +171,7 @@ impl Machine {
         self.effects.push(Effect::Store(finished));
     }
 
-    /// Attempts of earlier processes of the run don't count: they were not all losses.
+    /// Whether another attempt is allowed. Attempts of earlier processes do not count.
     fn may_repeat(&self) -> bool {
         self.stop.goes_on() && self.cursor.attempts() < self.setup.plan.agents.max_attempts
     }
@@ -202,17 +200,17 @@ impl Machine {
         let last = self.cursor.next >= self.batches.len();
         let pause = if last || !self.stop.goes_on() { 0 } else { self.setup.plan.grid.cooldown_us };
         self.enter(Phase::Cooling { until: now.mono + Duration::from_micros(pause) });
-        // Not a whole tick: heartbeats may be waiting to be read.
+        // A full tick would check leases, but unread heartbeats may be waiting.
         self.on_deadline(now);
     }
 
-    /// Records a decision, in the order of the grid, whatever earlier processes of the run have left out.
+    /// Inserts a result in the order of the grid. Results of earlier processes may have gaps.
     fn decide(&mut self, done: Done) {
         let at = self.results.partition_point(|known| known.batch().index <= done.batch().index);
         self.results.insert(at, done);
     }
 
-    /// All batches are decided, or no more will be.
+    /// Ends the run: all batches are decided, or the run stops early.
     pub(super) fn conclude(&mut self) {
         let end = self
             .stop

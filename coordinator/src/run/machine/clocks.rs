@@ -1,4 +1,4 @@
-//! Before a start: how far apart are the clocks?
+//! Compares the agents' clocks before each start.
 
 use std::time::Duration;
 
@@ -11,10 +11,9 @@ use super::{Machine, Now};
 use crate::net::ConnectionId;
 use crate::run::clock::Offset;
 
-/// Rounds of pings before a start: fewer say little, more say nothing new.
+/// Number of pings per comparison. More would hardly improve the estimate.
 const ROUNDS_MIN: usize = 8;
 const ROUNDS_MAX: usize = 32;
-/// How long they may take.
 const SYNC_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Machine {
@@ -44,7 +43,7 @@ impl Machine {
         }
     }
 
-    /// Whether more rounds would tell nothing new.
+    /// Whether the agent has answered enough pings.
     pub(super) fn is_compared(&self, key: ConnectionId) -> bool {
         let Some(agent) = self.agents.get(&key) else { return true };
         let good = self.setup.plan.measure.max_clock_error_us / 2;
@@ -57,12 +56,12 @@ impl Machine {
         self.agents.get(&key)?.rounds.estimate()
     }
 
-    /// The largest error of any agent's clock.
+    /// The largest clock error of any agent, in microseconds.
     pub(super) fn clock_error_us(&self) -> Option<u64> {
         self.agents.keys().filter_map(|key| self.offset(*key)).map(|offset| offset.error_us).max()
     }
 
-    /// All agents of the attempt are armed and idle: the best moment to compare clocks.
+    /// Starts a comparison. All agents of the attempt are armed and idle, so pings are not delayed by load.
     pub(super) fn compare_clocks(&mut self, now: Now) {
         let Some(attempt) = self.phase.take_attempt() else { return };
         let keys = attempt.owners();
@@ -75,7 +74,7 @@ impl Machine {
         }
     }
 
-    /// Agents whose clocks are not known at all can't be told when to start.
+    /// Drops agents with an unknown clock offset, because they cannot be given a start time.
     pub(super) fn syncing_timed_out(&mut self, now: Now, keys: Vec<ConnectionId>) {
         let unknown: Vec<ConnectionId> = keys.into_iter().filter(|key| self.offset(*key).is_none()).collect();
         if unknown.is_empty() {

@@ -1,20 +1,20 @@
-//! How far the run is in the batches of its plan.
+//! The position of the run in the batches of its plan.
 
 use crate::plan::expand::Batch;
 use crate::results::history::History;
 
-/// The batch that is next or under way, and the attempts at it.
+/// The present or next batch and its attempts.
 #[derive(Debug, Default)]
 pub(super) struct Cursor {
     /// Index into the batches of the plan.
     pub(super) next: usize,
-    /// Number of the attempt; attempts of earlier processes of the run count.
+    /// Number of the present attempt. It also counts the attempts of earlier processes of the run.
     pub(super) attempt: u32,
     /// Number of the first attempt by this process.
     pub(super) first_attempt: u32,
     /// Attempts during which the server went away.
     pub(super) outages: u32,
-    /// Why earlier attempts did not count.
+    /// The reasons why earlier attempts did not count.
     pub(super) refused: Vec<String>,
 }
 
@@ -26,7 +26,7 @@ impl Cursor {
         Self { next, attempt: first_attempt, first_attempt, outages: 0, refused }
     }
 
-    /// Attempts by this process, the present one among them.
+    /// Number of attempts by this process, including the present one.
     pub(super) fn attempts(&self) -> u32 {
         self.attempt + 1 - self.first_attempt
     }

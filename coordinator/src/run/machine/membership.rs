@@ -1,4 +1,4 @@
-//! Agents join, stay in touch, reconnect and leave.
+//! Handles agents that join, send heartbeats, reconnect and leave.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -25,7 +25,7 @@ impl Machine {
             self.effects.push(Effect::Hangup(key));
             return;
         }
-        // The same process on a new connection: the old one is dead, whether or not its end was noticed.
+        // A process that opens a new connection has lost its old one, even if the loss was not noticed.
         let old = self.agents.iter().find(|(_, agent)| agent.hello.instance == hello.instance).map(|(key, _)| *key);
         if let Some(old) = old {
             self.hang_up(now, old, "came back on a new connection");
@@ -50,7 +50,7 @@ impl Machine {
             rounds: Rounds::default(),
         };
         self.agents.insert(key, agent);
-        // Agents that were waited for in vain may come after all.
+        // Other missing agents may join too, so the next shortfall starts a new wait.
         if !matches!(self.phase, Phase::Awaiting { .. }) {
             self.await_until = None;
         }
@@ -58,10 +58,10 @@ impl Machine {
         let wanted = self.wanted();
         self.tell(RunEvent::AgentJoined { name, ready: self.agents.len(), wanted });
         self.on_reconnect(now, key, instance, holding);
-        // An agent that comes later gets a share when the target has answered it too. While sessions run it is not asked: its
-        // check would be one session more.
+        // A late agent gets a share once the target has answered it. It is not checked while sessions run, because the
+        // check would add a session to the load.
         match &mut self.phase {
-            // The last answer to a ping begins the readiness check.
+            // In Gathering, the readiness check begins after the last answer to a ping.
             Phase::Gathering { .. } | Phase::Arming(..) | Phase::Syncing(..) | Phase::Running(_) | Phase::Over => {}
             Phase::Probing(round) => {
                 round.ask(key);
@@ -75,7 +75,7 @@ impl Machine {
         }
     }
 
-    /// Asks an agent that came late whether the target answers it, once.
+    /// Asks a late agent to run the readiness check, unless it was asked before.
     pub(super) fn check(&mut self, key: ConnectionId) {
         let probe = self.readiness_check();
         if let Some(agent) = self.agents.get_mut(&key).filter(|agent| agent.standing == Standing::New) {
@@ -84,7 +84,7 @@ impl Machine {
         }
     }
 
-    /// A process that connects again may hold results that the attempt is waiting for.
+    /// Resumes the upload of a process that has reconnected, if it still holds the results of its share.
     fn on_reconnect(&mut self, now: Now, key: ConnectionId, process: [u8; 16], holding: Option<AttemptId>) {
         let lease = self.lease();
         let is_its =
@@ -105,7 +105,7 @@ impl Machine {
         match (wanted, holding) {
             (Some(missing), _) => self.send(key, FromCoordinator::Resend(missing)),
             (None, Some(attempt)) => {
-                // Nobody waits for it any more.
+                // The results are no longer needed, so the agent may delete them.
                 self.send(key, FromCoordinator::Stored(attempt));
                 self.on_agent_lost(now);
             }
@@ -113,7 +113,7 @@ impl Machine {
         }
     }
 
-    /// Heartbeats, which have a connection of their own.
+    /// Takes note of heartbeats, which use a separate connection.
     pub(super) fn on_heartbeats(&mut self, seen: &[([u8; 16], Duration)]) {
         let seen: BTreeMap<&[u8; 16], Duration> = seen.iter().map(|(instance, at)| (instance, *at)).collect();
         for agent in self.agents.values_mut() {
@@ -123,7 +123,7 @@ impl Machine {
         }
     }
 
-    /// This process was stopped for a while and heard nobody: no agent is blamed for that time.
+    /// Restarts all leases: this process was suspended and could not receive heartbeats.
     pub(super) fn on_held_up(&mut self, now: Now) {
         for agent in self.agents.values_mut() {
             agent.last_seen = now.mono;
@@ -138,7 +138,6 @@ impl Machine {
         }
     }
 
-    /// Agents that were silent for longer than their lease are lost.
     pub(super) fn check_leases(&mut self, now: Now) {
         let lease = self.lease();
         let silent: Vec<ConnectionId> =
@@ -148,7 +147,7 @@ impl Machine {
         }
     }
 
-    /// An agent was told to end: it has cut its sessions, and their results are on their way.
+    /// Marks an agent that is shutting down. It has cut its sessions and is uploading their results.
     pub(super) fn on_leaving(&mut self, now: Now, key: ConnectionId, why: &str) {
         let Some(agent) = self.agents.get_mut(&key) else { return };
         agent.standing = Standing::Leaving;
@@ -166,7 +165,7 @@ impl Machine {
         self.setup.plan.agents.count as usize
     }
 
-    /// Its name; empty for one that is gone.
+    /// The name of an agent, or an empty string if it is not connected.
     pub(super) fn name_of(&self, key: ConnectionId) -> &str {
         self.agents.get(&key).map_or("", |agent| agent.name.as_str())
     }
@@ -213,7 +212,7 @@ impl Machine {
         None
     }
 
-    /// The name that the agent asks for, with a number if another connected agent has it.
+    /// The requested name, with a number added if another connected agent uses it.
     fn free_name(&self, hello: &Hello) -> String {
         let taken = |name: &str| self.agents.values().any(|agent| agent.name == name);
         if !taken(&hello.name) {
@@ -222,19 +221,18 @@ impl Machine {
         (2_u64..).map(|n| format!("{}-{n}", hello.name)).find(|name| !taken(name)).unwrap_or_default()
     }
 
-    /// Tells an agent why it is of no use any more, and closes its connection.
+    /// Sends an agent the reason for its dismissal and closes the connection.
     pub(super) fn dismiss(&mut self, now: Now, key: ConnectionId, why: &str) {
         self.send(key, FromCoordinator::Dismiss(why.to_owned()));
         self.hang_up(now, key, why);
     }
 
-    /// Closes an agent's connection.
     pub(super) fn hang_up(&mut self, now: Now, key: ConnectionId, why: &str) {
         self.effects.push(Effect::Hangup(key));
         self.on_left(now, key, why);
     }
 
-    /// An agent's connection is gone.
+    /// Removes an agent whose connection is closed.
     pub(super) fn on_left(&mut self, now: Now, key: ConnectionId, why: &str) {
         let Some(agent) = self.agents.remove(&key) else { return };
         if !matches!(self.phase, Phase::Awaiting { .. }) {
@@ -248,11 +246,11 @@ impl Machine {
             Phase::Probing(round) => {
                 round.forget(key);
                 if self.agents.len() >= self.wanted() {
-                    // It was one more than wanted, and the others may all have given their last answer.
+                    // Enough agents are left, and all of them may have given their last answer.
                     self.judge_target(now);
                     return;
                 }
-                // Missing agents may come back, but not for ever: one that comes and goes can't keep the run from its end.
+                // The cap prevents an agent that keeps reconnecting from delaying the run for ever.
                 let patience = Duration::from_micros(self.setup.plan.agents.ready_timeout_us);
                 self.enter(Phase::Gathering { deadline: (now.mono + patience).min(2 * patience) });
                 self.on_deadline(now);
@@ -271,7 +269,7 @@ impl Machine {
             Phase::Running(attempt) => {
                 let Some(share) = attempt.share_mut(key) else { return };
                 if share.is_uploading() && !share.is_leaving() {
-                    // Its sessions are over and it keeps their results: it may come back with the rest.
+                    // The agent's sessions are over and it keeps the results, so it may reconnect and send the rest.
                     share.progress = ShareProgress::Away { instance: agent.hello.instance, until };
                 } else {
                     share.lose(why);
@@ -282,7 +280,7 @@ impl Machine {
         }
     }
 
-    /// A child process has ended. While agents are awaited, one that can't come is not awaited; later its loss shows by itself.
+    /// Ends the run if a child process ends during Gathering. Later, its closed connection reveals the loss.
     pub(super) fn on_child_ended(&mut self, what: String) {
         if matches!(self.phase, Phase::Gathering { .. }) {
             self.over(End::failed(Failure::TooFewAgents(format!("{what} before the run began; its message is above"))));
@@ -291,7 +289,7 @@ impl Machine {
         }
     }
 
-    /// An agent of the attempt may be lost.
+    /// Applies `agents.on_loss` if an agent of the attempt is lost.
     pub(super) fn on_agent_lost(&mut self, now: Now) {
         let on_loss = self.setup.plan.agents.on_loss;
         if !self.phase.attempt().is_some_and(super::attempt::Attempt::has_lost_an_agent) {
@@ -300,7 +298,7 @@ impl Machine {
         if on_loss == OnLoss::Abort {
             self.stop.escalate(StopReason::Aborted);
         }
-        // An attempt that has not begun costs nothing to begin again; one that has may be kept without the lost share.
+        // Before the start, repeating the attempt loses no data. After it, `keep` keeps the other shares.
         if !matches!(self.phase, Phase::Running(_)) || on_loss != OnLoss::Keep {
             self.abort_attempt(now, "an agent was lost");
         }

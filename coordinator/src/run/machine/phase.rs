@@ -1,4 +1,4 @@
-//! The phases of a run, and which may follow which.
+//! The phases of a run and the allowed transitions between them.
 
 use std::time::Duration;
 
@@ -10,33 +10,33 @@ use crate::plan::expand::Batch;
 use crate::run::collect::Collected;
 use crate::run::outage::After;
 
-/// Where the run is, with what belongs to that phase alone.
+/// A phase with its own data.
 #[derive(Debug)]
 pub(super) enum Phase {
-    /// Agents are awaited.
+    /// The run waits for the first agents.
     Gathering {
         deadline: Duration,
     },
-    /// Every agent tries whether the target answers it.
+    /// Every agent runs the readiness check.
     Probing(Round<Vec<ProbeResult>>),
-    /// Agents that came later try the same before the batch.
+    /// Late agents run the readiness check before the batch.
     Checking {
         batch: Batch,
         round: Round<()>,
     },
-    /// Too few agents are left; lost ones may come back.
+    /// Too few agents are left. The run waits for lost agents to come back.
     Awaiting {
         batch: Batch,
         deadline: Duration,
         short: String,
     },
-    /// Agents look at what they can carry. `waited` is the time spent on ports so far.
+    /// Agents determine their present capacity. `waited` is the time already spent waiting for ports.
     Surveying {
         batch: Batch,
         round: Round<()>,
         waited: Duration,
     },
-    /// Ports in TIME_WAIT become free without anyone's doing.
+    /// The run waits for ports in TIME_WAIT to become free.
     PortsWait {
         batch: Batch,
         until: Duration,
@@ -44,19 +44,19 @@ pub(super) enum Phase {
     },
     /// Agents prepare their shares.
     Arming(Attempt, Round<()>),
-    /// All are armed; their clocks are compared.
+    /// All agents are armed, and their clocks are compared.
     Syncing(Attempt, Round<()>),
     Running(Attempt),
-    /// A worker puts the uploads together. `refused` says why the attempt does not count, if it does not.
+    /// A background job combines the uploads. `refused` is the reason if the attempt does not count.
     Collecting {
         refused: Option<String>,
         agent_lost: bool,
     },
-    /// The target is asked whether it is still there.
+    /// The agents check whether the target still answers.
     Rechecking(TargetCheck),
-    /// A worker looks for an outage.
+    /// A background job looks for an outage.
     SeekingOutage,
-    /// A worker makes the verdict. `given_up`: the reason for the refusal is said best in the words of `refused`.
+    /// A background job makes the verdict. If `given_up`, `refused` is a better reason than the verdict's.
     Judging {
         refused: Option<String>,
         given_up: bool,
@@ -70,11 +70,10 @@ pub(super) enum Phase {
         until: Duration,
     },
     Over,
-    /// Between two phases: what it held has been taken out.
+    /// The data of this step has been taken out, and the next phase is not entered yet.
     Left(Step),
 }
 
-/// A batch that waits for what the agents find.
 #[derive(Debug)]
 pub(super) struct TargetCheck {
     pub(super) collected: Box<Collected>,
@@ -82,7 +81,7 @@ pub(super) struct TargetCheck {
     pub(super) after: After,
 }
 
-/// A phase without what it holds.
+/// A phase without its data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
     Gathering,
@@ -103,7 +102,7 @@ pub(super) enum Step {
     Over,
 }
 
-/// What may follow what. A batch begins with Checking, Surveying or Awaiting; every phase may end the run.
+/// The allowed transitions. A batch begins with Checking, Surveying or Awaiting. Every phase may also end the run.
 const NEXT: &[(Step, &[Step])] = &[
     (Step::Gathering, &[Step::Probing]),
     (Step::Probing, &[Step::Gathering, Step::Checking, Step::Surveying, Step::Awaiting]),
@@ -111,7 +110,7 @@ const NEXT: &[(Step, &[Step])] = &[
     (Step::Awaiting, &[Step::Checking, Step::Surveying, Step::Awaiting]),
     (Step::Surveying, &[Step::Arming, Step::PortsWait, Step::Checking, Step::Surveying, Step::Awaiting]),
     (Step::PortsWait, &[Step::Checking, Step::Surveying, Step::Awaiting]),
-    // After a warm-up, of which nothing is kept, the next batch follows at once.
+    // The next batch follows a warm-up directly, because its results are discarded.
     (Step::Arming, &[Step::Syncing, Step::Collecting, Step::Checking, Step::Surveying, Step::Awaiting]),
     (Step::Syncing, &[Step::Running, Step::Collecting, Step::Checking, Step::Surveying, Step::Awaiting]),
     (Step::Running, &[Step::Collecting, Step::Checking, Step::Surveying, Step::Awaiting]),
@@ -157,7 +156,7 @@ impl Phase {
         }
     }
 
-    /// When the machine stops waiting in this phase, if it waits for a time.
+    /// The time at which the machine stops waiting in this phase. `None` if the phase has no time limit.
     pub(super) fn deadline(&self) -> Option<Duration> {
         match self {
             Self::Gathering { deadline } | Self::Awaiting { deadline, .. } => Some(*deadline),
@@ -176,7 +175,6 @@ impl Phase {
         }
     }
 
-    /// The attempt that agents are working on.
     pub(super) fn attempt(&self) -> Option<&Attempt> {
         match self {
             Self::Arming(attempt, _) | Self::Syncing(attempt, _) | Self::Running(attempt) => Some(attempt),
@@ -191,7 +189,7 @@ impl Phase {
         }
     }
 
-    /// Takes the attempt out; the phase that follows has to be entered then.
+    /// Takes the attempt out. The caller must then enter the next phase.
     pub(super) fn take_attempt(&mut self) -> Option<Attempt> {
         let step = self.step();
         match std::mem::replace(self, Self::Left(step)) {
@@ -203,7 +201,7 @@ impl Phase {
         }
     }
 
-    /// The same for a check of the target.
+    /// Takes the check of the target out. The caller must then enter the next phase.
     pub(super) fn take_check(&mut self) -> Option<TargetCheck> {
         match std::mem::replace(self, Self::Left(Step::Rechecking)) {
             Self::Rechecking(check) => Some(check),

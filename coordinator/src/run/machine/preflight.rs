@@ -1,4 +1,4 @@
-//! Before the first batch, and for agents that come later: does the target answer?
+//! The readiness check: every agent checks that the target answers before it gets its first share.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,11 +15,11 @@ use crate::results::end::{End, Failure};
 use crate::run::events::RunEvent;
 use crate::run::placement::Spread;
 
-/// Added to the readiness check's own deadline.
+/// Time added to the deadline of the readiness check itself.
 pub(super) const PROBE_SLACK: Duration = Duration::from_secs(15);
 
 impl Machine {
-    /// Enough agents are there whose clocks are known.
+    /// Starts the readiness check once enough agents are connected and their clocks are compared.
     pub(super) fn probe_if_all_there(&mut self, now: Now) {
         if self.agents.keys().filter(|key| self.is_compared(**key)).count() >= self.wanted() {
             self.probe(now);
@@ -31,7 +31,7 @@ impl Machine {
         let mut names: Vec<String> = self.agents.values().map(|agent| agent.name.clone()).collect();
         names.sort();
         let threads = self.agents.values().map(|agent| u64::from(agent.hello.capacity.threads)).sum();
-        // Agents of one pool draw from the same ports: each pool counts once.
+        // Agents of one pool share its ports, so each pool counts once.
         let pools: BTreeMap<&str, u64> = self
             .agents
             .values()
@@ -49,7 +49,7 @@ impl Machine {
         self.enter(Phase::Probing(Round::of(keys, now.mono + deadline + PROBE_SLACK)));
     }
 
-    /// What an agent is asked to try: a whole session of the plan, without its waits, with every url and address.
+    /// The readiness check: one session of the plan without its waits, for every URL and address.
     pub(super) fn readiness_check(&self) -> Probe {
         let plan = &self.setup.plan;
         Probe {
@@ -66,7 +66,6 @@ impl Machine {
         Target { urls: self.setup.urls.clone(), ca_pem: self.setup.ca_pem.clone() }
     }
 
-    /// An agent says what it found of the target.
     pub(super) fn on_probed(&mut self, now: Now, key: ConnectionId, found: Vec<ProbeResult>) {
         if !self.agents.contains_key(&key) {
             return;
@@ -85,13 +84,12 @@ impl Machine {
         }
     }
 
-    /// What the target answers an agent that goes on trying.
+    /// The present problem of an agent that is still trying. `None` if all its results are final.
     pub(super) fn still_waiting(&self, key: ConnectionId, found: &[ProbeResult]) -> Option<String> {
         let waiting = found.iter().find(|result| !result.ready && !result.last_word)?;
         Some(format!("{} from {}: {}", waiting.url, self.name_of(key), waiting.problem))
     }
 
-    /// Goes on if every agent has given its last answer.
     pub(super) fn judge_target(&mut self, now: Now) {
         if let Phase::Probing(round) = &self.phase
             && round.is_complete(|found| has_spoken(found))
@@ -100,7 +98,7 @@ impl Machine {
         }
     }
 
-    /// Every agent has given its last answer about every url, or the time is over.
+    /// Evaluates the readiness check after the last answer or at the deadline.
     pub(super) fn end_probing(&mut self, now: Now) {
         let Phase::Probing(round) = &self.phase else { return };
         let (mut faults, mut warnings) = (Vec::new(), Vec::new());
@@ -127,7 +125,7 @@ impl Machine {
         }
     }
 
-    /// The answer of an agent that came while the run was on its way.
+    /// Handles the readiness check of an agent that joined during the run.
     fn on_late_probe(&mut self, now: Now, key: ConnectionId, found: &[ProbeResult]) {
         if found.is_empty() || found.iter().any(|result| !result.last_word) {
             return;
@@ -148,12 +146,12 @@ impl Machine {
     }
 }
 
-/// Whether an agent's answer is its last one.
+/// Whether all results of an agent are final.
 pub(super) fn has_spoken(found: &[ProbeResult]) -> bool {
     found.iter().all(|result| result.last_word)
 }
 
-/// The addresses behind each url; the url itself where none is known.
+/// The addresses of each URL, or the URL itself if no address is known.
 fn addresses(urls: &[String], results: &[&ProbeResult]) -> Vec<Vec<String>> {
     let mut by_url: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for result in results {
@@ -169,7 +167,7 @@ fn addresses(urls: &[String], results: &[&ProbeResult]) -> Vec<Vec<String>> {
         .collect()
 }
 
-/// What keeps an agent from the target, and what only half works. Silence is not readiness.
+/// Returns faults, which make the target not ready, and warnings. A URL without an answer is a fault.
 pub(super) fn not_ready(urls: &[String], agent: &str, found: &[ProbeResult]) -> (Vec<String>, Vec<String>) {
     let (mut faults, mut warnings) = (Vec::new(), Vec::new());
     for url in urls {
@@ -181,7 +179,7 @@ pub(super) fn not_ready(urls: &[String], agent: &str, found: &[ProbeResult]) -> 
             .iter()
             .filter(|result| !result.ready)
             .map(|result| format!("{url} ({}) from agent {agent}: {}", result.mode, result.problem));
-        // With both modes asked for, one that works is enough: that the other does not is a finding.
+        // In a run of both modes one working mode is enough: the failure of the other is a finding.
         if of_url.iter().any(|result| result.ready) { &mut warnings } else { &mut faults }.extend(problems);
     }
     (faults, warnings)

@@ -1,9 +1,9 @@
-//! Is the target still there, and is it the same? Asked after a batch that missed the success criterion without one explicit
-//! answer of the server, or whose sessions were cut together.
+//! Checks whether the target still answers and whether it was restarted. The check follows a batch that missed the
+//! success criterion without an explicit rejection by the server, and a batch whose sessions were cut together.
 //!
-//! A target that is gone refuses everything as fast as one that is full, and one that was restarted has cut what it held.
-//! Neither is a measurement. As before the first batch, the target has its time to answer again. A batch after which it does
-//! not answer is left open: the run ends, and `--resume` begins with that batch.
+//! A target that is gone refuses connections as fast as one that is full, and a restart cuts all open sessions. Neither
+//! measures capacity. The target has as much time to answer as before the first batch. If it does not answer, the batch
+//! stays open and the run ends; `--resume` begins with that batch.
 
 use proto::FromCoordinator;
 use proto::limits::PROBE_SESSIONS_MAX;
@@ -23,13 +23,13 @@ use crate::run::outage::After;
 use crate::run::verdict::Fate;
 use crate::text::count;
 
-/// Sessions to each address: several meet several workers of one server, and many meet many.
+/// Minimum number of check sessions per address. A server with more processes gets more, so that most are checked.
 const SESSIONS_MIN: usize = 8;
 const SESSIONS_A_PROCESS: usize = 4;
 
 impl Machine {
-    /// Whether the batch may say more about whether the target was there than about what it holds. A mode that never worked is
-    /// no sign, and a server that rejects sessions explicitly is there.
+    /// Whether an outage of the target may have caused the result. Failed sessions are no sign of an outage if the mode
+    /// never worked or the server rejected sessions explicitly. Sessions that were cut together always are.
     pub(super) fn is_target_suspect(&self, collected: &Collected) -> bool {
         let (batch, ledger) = (&collected.attempt.summary.batch, &collected.attempt.summary.ledger);
         let silent = !self.setup.plan.enough_succeeded(ledger.succeeded, ledger.planned)
@@ -53,7 +53,7 @@ impl Machine {
         self.enter(Phase::Rechecking(TargetCheck { collected, round, after: After::default() }));
     }
 
-    /// The first agent that the target does not answer is told of.
+    /// Reports the first agent that gets no answer from the target.
     fn tell_target_silent(&mut self, problem: String) {
         let Phase::Rechecking(check) = &mut self.phase else { return };
         if check.after.told.is_empty() {
@@ -64,7 +64,6 @@ impl Machine {
         }
     }
 
-    /// Goes on if every agent has given its last answer.
     pub(super) fn judge_recheck(&mut self) {
         if let Phase::Rechecking(check) = &self.phase
             && check.round.is_complete(|found| has_spoken(found))
@@ -73,7 +72,7 @@ impl Machine {
         }
     }
 
-    /// Every agent has given its last answer, or the time is over.
+    /// Evaluates the check after the last answer or at the deadline.
     pub(super) fn end_recheck(&mut self) {
         let Some(TargetCheck { collected, round, mut after }) = self.phase.take_check() else { return };
         let mut faults = Vec::new();
@@ -101,7 +100,7 @@ impl Machine {
         self.effects.push(Effect::Compute(Job::SeekOutage { collected, urls: self.setup.urls.len(), after }));
     }
 
-    /// The target is there, and this is what its sessions tell about an outage.
+    /// Continues with the verdict. `outage` is the outage that the session records show, if any.
     pub(super) fn on_outage_sought(&mut self, collected: Box<Collected>, outage: Option<Outage>, after: After) {
         if !matches!(self.phase, Phase::SeekingOutage) {
             return;
@@ -117,14 +116,13 @@ impl Machine {
         self.judge(collected, Some(why.to_owned()), fate);
     }
 
-    /// Nobody will know any more: the batch is left open.
+    /// Leaves the batch open, because an interrupted check gives no answer.
     pub(super) fn recheck_interrupted(&mut self) {
         if let Some(check) = self.phase.take_check() {
             self.give_up(check.collected, "interrupted");
         }
     }
 
-    /// An answer to the check.
     pub(super) fn on_rechecked(&mut self, key: ConnectionId, found: Vec<ProbeResult>) {
         let problem = self.still_waiting(key, &found);
         if let Phase::Rechecking(check) = &mut self.phase

@@ -1,11 +1,10 @@
-//! A question to several agents, and their answers so far.
+//! A question to several agents, with their answers so far.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::net::ConnectionId;
 
-/// Who was asked, what they answered, and until when the machine waits for them.
 #[derive(Debug)]
 pub(super) struct Round<T> {
     asked: BTreeSet<ConnectionId>,
@@ -18,18 +17,16 @@ impl<T> Round<T> {
         Self { asked: asked.into_iter().collect(), answers: BTreeMap::new(), deadline }
     }
 
-    /// One agent more is asked.
     pub(super) fn ask(&mut self, key: ConnectionId) {
         self.asked.insert(key);
     }
 
-    /// An agent that is gone is not waited for, and its answer does not count.
     pub(super) fn forget(&mut self, key: ConnectionId) {
         self.asked.remove(&key);
         self.answers.remove(&key);
     }
 
-    /// Takes an answer; a later one of the same agent replaces it. `false` if the agent was not asked.
+    /// Records an answer, which replaces an earlier one of the agent. `false` if the agent was not asked.
     pub(super) fn answer(&mut self, key: ConnectionId, answer: T) -> bool {
         let asked = self.asked.contains(&key);
         if asked {
@@ -42,7 +39,6 @@ impl<T> Round<T> {
         self.asked.contains(&key)
     }
 
-    /// In the order of their connections.
     pub(super) fn asked(&self) -> impl Iterator<Item = ConnectionId> + '_ {
         self.asked.iter().copied()
     }
@@ -60,12 +56,11 @@ impl<T> Round<T> {
         self.answers.values()
     }
 
-    /// Every agent that was asked has given an answer that is its last.
+    /// Whether every agent has given an answer for which `is_last` is true.
     pub(super) fn is_complete(&self, is_last: impl Fn(&T) -> bool) -> bool {
         self.asked.iter().all(|key| self.answers.get(key).is_some_and(&is_last))
     }
 
-    /// The same where every answer is the last.
     pub(super) fn all_answered(&self) -> bool {
         self.is_complete(|_| true)
     }

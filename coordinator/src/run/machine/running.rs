@@ -1,4 +1,4 @@
-//! Agents work on an attempt: prepare, start, collect what arrives, give up.
+//! Prepares and starts an attempt, collects the uploads, and gives attempts up.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -17,21 +17,21 @@ use crate::run::events::{Counts, RunEvent};
 use crate::run::placement::Allotment;
 use crate::run::upload::{Share, ShareProgress};
 
-/// From go to start: long enough for the order to reach everyone, and for as many round trips on top.
+/// Time from the order to the start: a fixed part plus a number of round trips, so that the order reaches every agent.
 const START_AFTER: Duration = Duration::from_millis(100);
 const START_AFTER_ROUND_TRIPS: u32 = 4;
-/// How long agents may take to look names up and arm.
+/// Time limit for agents to resolve names and arm.
 const ARM_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long agents wait for a server to close a connection whose session is over.
+/// Time limit for a server to close the connection of a finished session.
 const CLOSE_WAIT_MAX: Duration = Duration::from_secs(10);
-/// How long agents may take to report an attempt that was given up.
+/// Time limit for agents to report an attempt that was given up.
 const ABORT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Added to the sum of all time limits of a batch: for uploads, and for each of its sessions.
+/// Time for the upload, added to the sum of all time limits of a batch: a fixed part and a part per session.
 const UPLOAD_TIMEOUT: Duration = Duration::from_secs(60);
 const UPLOAD_TIMEOUT_PER_SESSION: Duration = Duration::from_micros(200);
 
 impl Machine {
-    /// Gives every agent its share to prepare.
+    /// Orders the agents to prepare their shares.
     pub(super) fn prepare(&mut self, now: Now, batch: Batch, allotments: Vec<(ConnectionId, Allotment)>) {
         let id = AttemptId { run: self.setup.run, batch: batch.index, attempt: self.cursor.attempt };
         let used: Vec<(ConnectionId, Allotment)> =
@@ -47,7 +47,7 @@ impl Machine {
                 target: self.target(),
                 mode: batch.mode,
                 script: plan.script(batch.wait_us),
-                // A warm-up need not take as long as arrivals do.
+                // A burst keeps the warm-up short.
                 launch: if Self::is_warmup(&batch) { Launch::Burst } else { plan.session.launch },
                 first_session: first,
                 sessions: allotment.sessions,
@@ -89,14 +89,13 @@ impl Machine {
         }
     }
 
-    /// Agents that are not armed in time are given up.
     pub(super) fn arming_timed_out(&mut self, now: Now, late: Vec<ConnectionId>) {
         for key in late {
             self.hang_up(now, key, &format!("was not ready within {} s", ARM_TIMEOUT.as_secs()));
         }
     }
 
-    /// All agents are armed and their clocks are known: names the instant of the start.
+    /// Sends every agent the time of the common start.
     pub(super) fn go(&mut self, now: Now) {
         let Some(mut attempt) = self.phase.take_attempt() else { return };
         let offsets: Vec<Option<Offset>> = attempt.shares.iter().map(|(key, _)| self.offset(*key)).collect();
@@ -120,8 +119,8 @@ impl Machine {
         self.enter(Phase::Running(attempt));
     }
 
-    /// The longest that a batch can take: launch, every time limit of a session, and the upload. `turns` is how many sessions
-    /// may have to follow each other in one place.
+    /// The longest duration of a batch: the launch, every time limit of a session, and the upload. `turns` is the
+    /// largest number of sessions that may run one after another in the same slot.
     pub(super) fn longest(&self, batch: &Batch, turns: u64) -> Duration {
         let script = self.setup.plan.script(batch.wait_us);
         let step = script.think.saturating_add(script.wait).saturating_add(script.step_timeout);
@@ -131,7 +130,7 @@ impl Machine {
             .saturating_add(step.saturating_mul(script.steps))
             .saturating_add(script.close_timeout);
         let session = script.total_timeout.map_or(session, |total| total.min(session));
-        // A place is free when the server has closed the connection.
+        // A slot becomes free when the server has closed the connection.
         let session = session.saturating_add(CLOSE_WAIT_MAX).saturating_mul(u32::try_from(turns).unwrap_or(u32::MAX));
         let launch = Duration::from_micros(self.setup.plan.session.launch.over_us());
         let upload = UPLOAD_TIMEOUT_PER_SESSION.saturating_mul(u32::try_from(batch.batch_size).unwrap_or(u32::MAX));
@@ -155,7 +154,6 @@ impl Machine {
         self.tell(RunEvent::Progress(total));
     }
 
-    /// A piece of an upload arrived.
     pub(super) fn on_upload(&mut self, now: Now, key: ConnectionId, id: AttemptId, take: impl FnOnce(&mut Share)) {
         let patience = self.lease();
         let Phase::Running(attempt) = &mut self.phase else { return };
@@ -170,7 +168,7 @@ impl Machine {
             return self.dismiss(now, key, &why);
         }
         if share.is_complete() && share.is_leaving() {
-            // The agent waits for nothing but this.
+            // The agent can exit as soon as its results are acknowledged.
             self.send(key, FromCoordinator::Stored(id));
         } else if share.has_gap() {
             share.asked(now.mono);
@@ -180,7 +178,7 @@ impl Machine {
         self.complete_attempt(now);
     }
 
-    /// Asks for uploads that have stopped, and gives up those whose agents did not reconnect.
+    /// Requests the missing parts of stalled uploads, and gives up uploads whose agents did not reconnect in time.
     pub(super) fn check_uploads(&mut self, now: Now) {
         let Phase::Running(attempt) = &mut self.phase else { return };
         let (mut asked, mut gone) = (Vec::new(), false);
@@ -201,7 +199,7 @@ impl Machine {
         }
     }
 
-    /// Not every agent has reported in time.
+    /// Gives the attempt up if reports are missing at the deadline. At a second deadline, missing shares are lost.
     pub(super) fn running_timed_out(&mut self, now: Now) {
         let Phase::Running(attempt) = &mut self.phase else { return };
         if attempt.given_up.is_none() {
@@ -213,7 +211,7 @@ impl Machine {
         self.complete_attempt(now);
     }
 
-    /// Gives the attempt up. Agents whose sessions run stop them and report; the others drop what they have prepared.
+    /// Gives the attempt up. Agents stop running sessions and report them, or discard a prepared share.
     pub(super) fn abort_attempt(&mut self, now: Now, why: &str) {
         let running = matches!(self.phase, Phase::Running(_));
         let Some(attempt) = self.phase.attempt_mut() else { return };

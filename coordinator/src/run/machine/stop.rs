@@ -1,26 +1,26 @@
-//! Why a run stops before all of its batches are decided.
+//! The reasons for which a run stops before all batches are decided.
 
 use crate::results::end::{End, Failure};
 
-/// In the order of weight: a reason is only ever replaced by a heavier one.
+/// Reasons by increasing severity. Only a more severe reason replaces an earlier one.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum StopReason {
     /// An agent was lost with `on_loss = "abort"`, or the server was restarted with `on_restart = "abort"`.
     Aborted,
     /// SIGINT or SIGTERM.
     Interrupted,
-    /// The target did not answer any more after a batch; the text says what was tried.
+    /// The target stopped answering. The text describes the failed checks.
     TargetGone(String),
-    /// Ctrl-C a second time: nothing is waited for.
+    /// A second Ctrl-C. The run waits for nothing.
     AtOnce,
 }
 
-/// What is known of the end of a run that goes on.
+/// The most severe reason so far. `None` while the run continues normally.
 #[derive(Debug, Default)]
 pub(super) struct Stop(Option<StopReason>);
 
 impl Stop {
-    /// `false` if a reason that weighs as much is there already.
+    /// Sets the reason. `false` if the present one is at least as severe.
     pub(super) fn escalate(&mut self, reason: StopReason) -> bool {
         let heavier = self.0.as_ref().is_none_or(|known| *known < reason);
         if heavier {
@@ -29,7 +29,7 @@ impl Stop {
         heavier
     }
 
-    /// Batches are still to be run.
+    /// Whether the run may start more batches.
     pub(super) fn goes_on(&self) -> bool {
         self.0.is_none()
     }
@@ -38,7 +38,7 @@ impl Stop {
         self.0 == Some(StopReason::AtOnce)
     }
 
-    /// The failure that ends the run as soon as what is being written is written.
+    /// The failure that ends the run after the present attempt is stored.
     pub(super) fn failure(&self) -> Option<End> {
         match &self.0 {
             Some(StopReason::TargetGone(text)) => Some(End::failed(Failure::TargetNotReady(text.clone()))),

@@ -1,4 +1,4 @@
-//! Before every batch: which agents are there, and what can they carry just now?
+//! Asks the agents for their present capacity before every batch.
 
 use std::time::Duration;
 
@@ -16,20 +16,18 @@ use crate::results::end::{End, Failure};
 use crate::run::events::RunEvent;
 use crate::run::placement::{Allotment, Carrier, split, split_arrivals};
 
-/// How long agents may take to look at what they can carry.
 const SURVEY_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long the readiness check of agents that came late may hold a batch up.
+/// Time for which the readiness check of late agents may delay a batch.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
-/// Longer than any kernel keeps a port in TIME_WAIT, twice over.
+/// More than twice the 60 s for which Linux keeps a port in TIME_WAIT.
 const PORTS_WAIT_MAX: Duration = Duration::from_secs(130);
-/// The last of them may come back a little later than its clock said.
+/// A margin, because the last port may become free a little later than estimated.
 const PORTS_WAIT_MORE: Duration = Duration::from_millis(200);
 
-/// Who carries how much of a batch.
 type Placement = Vec<(ConnectionId, Allotment)>;
 
 impl Machine {
-    /// Agents that came late are waited for, once; then all are asked what they can carry.
+    /// Waits for the readiness check of late agents, once per agent, and then asks all agents for their capacity.
     pub(super) fn begin_survey(&mut self, now: Now, batch: Batch, waited: Duration) {
         let came: Vec<ConnectionId> = self
             .agents
@@ -43,14 +41,13 @@ impl Machine {
         for key in &came {
             self.check(*key);
             if let Some(agent) = self.agents.get_mut(key) {
-                // Once: a target that is never ready for this agent must not hold up every batch.
+                // A target that is never ready for this agent must not delay every batch.
                 agent.standing = Standing::WaitedFor;
             }
         }
         self.enter(Phase::Checking { batch, round: Round::of(came, now.mono + CHECK_TIMEOUT) });
     }
 
-    /// The target has answered an agent that came late.
     pub(super) fn on_checked(&mut self, now: Now, key: ConnectionId) {
         match &mut self.phase {
             Phase::Checking { batch, round } => {
@@ -68,7 +65,7 @@ impl Machine {
         }
     }
 
-    /// An agent is gone that a round before the batch may be waiting for.
+    /// Stops waiting for the answer of an agent that has left.
     pub(super) fn forget_in_round(&mut self, now: Now, key: ConnectionId) {
         match &mut self.phase {
             Phase::Surveying { round, .. } => {
@@ -79,15 +76,15 @@ impl Machine {
         }
     }
 
-    /// Whether to wait for more agents: some are missing, not all of them were this process's children, and since the last
-    /// one came none was waited for in vain.
+    /// Whether to wait for more agents: some are missing, not all agents are children of this process, and no wait has
+    /// timed out since the last agent joined.
     fn others_may_come(&self, now: Now) -> bool {
         let agents = &self.setup.plan.agents;
         let in_vain = self.await_until.is_some_and(|until| now.mono >= until);
         agents.local < agents.count && self.ready_agents().len() < self.wanted() && !in_vain
     }
 
-    /// Too few agents are left to carry the batch.
+    /// Handles a batch that the agents cannot carry: waits for agents, skips the batch, or ends the run.
     pub(super) fn on_shortfall(&mut self, now: Now, batch: Batch, short: String) {
         if self.others_may_come(now) {
             let patience = Duration::from_micros(self.setup.plan.agents.ready_timeout_us);
@@ -96,7 +93,7 @@ impl Machine {
             self.tell(RunEvent::WaitingForAgents { batch, pause, why: short.clone() });
             self.enter(Phase::Awaiting { batch, deadline: until, short });
         } else if Self::is_warmup(&batch) && !self.agents.is_empty() {
-            // The batches themselves will show what can be carried.
+            // The surveys of the batches will determine the capacity.
             self.warmed_up = true;
             self.next_batch(now);
         } else if self.setup.plan.agents.on_shortfall == OnShortfall::Stop || self.agents.is_empty() {
@@ -117,7 +114,7 @@ impl Machine {
         for key in &keys {
             let survey = FromCoordinator::Survey {
                 number: self.surveys,
-                // Of very many destinations, as many as a message holds.
+                // A message holds a limited number of addresses.
                 addresses: self.spread.addresses.iter().take(URLS_MAX).cloned().collect(),
                 sessions: batch.batch_size,
             };
@@ -139,7 +136,7 @@ impl Machine {
         }
     }
 
-    /// Goes on if every agent has answered, or the time is over: an agent that has not answered is taken to be as it was.
+    /// Ends the survey after the last answer or at the deadline. A silent agent keeps its last known capacity.
     pub(super) fn judge_survey(&mut self, now: Now) {
         let Phase::Surveying { batch, round, waited } = &self.phase else { return };
         if !round.all_answered() && now.mono < round.deadline {
@@ -150,7 +147,7 @@ impl Machine {
             Ok(placement) => return self.prepare(now, batch, placement),
             Err(short) => short,
         };
-        // After a warm-up that is skipped, the first batch waits long enough.
+        // A warm-up is skipped instead, because the first batch waits for the ports anyway.
         let worth_it = |pause: &Duration| waited + *pause <= PORTS_WAIT_MAX && !Self::is_warmup(&batch);
         if let Some(pause) = self.ports_come_back(&batch).filter(worth_it) {
             self.tell(RunEvent::WaitingForPorts { batch, pause, why: short });
@@ -160,7 +157,7 @@ impl Machine {
         self.on_shortfall(now, batch, short);
     }
 
-    /// How long to wait if only ports in TIME_WAIT are missing.
+    /// The time after which the batch can run. `None` if more is missing than ports in TIME_WAIT.
     fn ports_come_back(&self, batch: &Batch) -> Option<Duration> {
         let back_us = self
             .agents
@@ -176,11 +173,11 @@ impl Machine {
         batch.index == AttemptId::WARMUP
     }
 
-    /// Before the first batch: can every batch size be carried?
+    /// Whether the run may start: the agents can carry every batch size, or batches that are too large may be skipped.
     pub(super) fn has_room_for_all(&mut self) -> bool {
         let mut sizes: Vec<u64> = self.setup.plan.grid.batch_sizes.clone();
         sizes.sort_unstable();
-        // What is taken just now is looked at before each batch.
+        // Ports in TIME_WAIT are considered before each batch.
         let sized = |batch_size| Batch { index: 0, mode: Mode::Ws, batch_size, wait_us: 0, repetition: 1 };
         let short = sizes.into_iter().find_map(|size| self.placement_after_wait(&sized(size)).err());
         match short {
@@ -196,7 +193,7 @@ impl Machine {
         }
     }
 
-    /// The placement if every port in TIME_WAIT were free again.
+    /// The placement under the assumption that every port in TIME_WAIT is free again.
     fn placement_after_wait(&self, batch: &Batch) -> Result<Placement, String> {
         self.placement_with(batch, |capacity| Capacity {
             ports_taken: capacity.ports_taken - capacity.ports_waiting,
@@ -205,7 +202,7 @@ impl Machine {
         })
     }
 
-    /// Splits the batch over the agents that are ready, with their capacity as `view` sees it.
+    /// Splits the batch over the ready agents. `view` adjusts their capacity.
     fn placement_with(&self, batch: &Batch, view: impl Fn(&Capacity) -> Capacity) -> Result<Placement, String> {
         let ready: Vec<(ConnectionId, &str, Capacity)> = self
             .agents

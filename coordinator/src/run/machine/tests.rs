@@ -1,4 +1,4 @@
-//! The machine against agents that are played here: no network, no clock.
+//! Tests of the machine with simulated agents, without a network or a clock.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -36,7 +36,7 @@ fn hello(name: &str) -> Hello {
     }
 }
 
-/// What a well-behaved agent answers.
+/// The messages with which a correct agent answers an order.
 fn answer(
     key: ConnectionId,
     order: &FromCoordinator,
@@ -62,7 +62,7 @@ fn answer(
                 })
                 .collect(),
         )],
-        // Clocks run alike here, and the answer is there at once.
+        // The simulated clocks agree, and the answer arrives without delay.
         FromCoordinator::Ping { sequence } => {
             vec![FromAgent::Pong(Pong { sequence: *sequence, agent_us: proto::units::micros(mono) })]
         }
@@ -84,7 +84,7 @@ fn report(attempt: AttemptId, first: u64, sessions: u64, outcome: impl Fn(u64) -
     report_of(attempt, first, sessions, |session| SessionRecord::without_life(session, outcome(session), String::new()))
 }
 
-/// The same of sessions that lived for a second.
+/// An upload with sessions of one second. `life` makes the records.
 fn report_of(attempt: AttemptId, first: u64, sessions: u64, life: impl Fn(u64) -> SessionRecord) -> Vec<FromAgent> {
     let mut histograms = HistogramSet::new(Bounds::STANDARD);
     let mut ledger = Ledger::planned(sessions);
@@ -105,11 +105,11 @@ fn report_of(attempt: AttemptId, first: u64, sessions: u64, life: impl Fn(u64) -
     vec![FromAgent::Report(report), FromAgent::Records(RecordChunk { attempt, sequence: 0, records })]
 }
 
-/// A machine, its agents, and what came out of it.
+/// A machine, its simulated agents, and its effects.
 struct Play {
     machine: Machine,
     mono: Duration,
-    /// Orders that an agent has not obeyed yet.
+    /// Orders that an agent has not carried out yet.
     orders: BTreeMap<ConnectionId, VecDeque<FromCoordinator>>,
     shares: BTreeMap<(ConnectionId, AttemptId), (u64, u64)>,
     hung_up: Vec<ConnectionId>,
@@ -164,7 +164,7 @@ impl Play {
                 }
             }
         }
-        // A worker is done before anything else happens.
+        // A background job finishes before the next event.
         if let Some(event) = computed {
             return self.apply(event);
         }
@@ -190,7 +190,7 @@ impl Play {
         self.apply(Event::Message(key, Box::new(message)));
     }
 
-    /// One agent obeys its next order; `false` if it had none.
+    /// Makes an agent carry out its next order, if there is one.
     fn obey(&mut self, key: ConnectionId) -> bool {
         let Some(order) = self.orders.get_mut(&key).and_then(VecDeque::pop_front) else { return false };
         for message in answer(key, &order, self.mono, &mut self.shares) {
@@ -199,7 +199,7 @@ impl Play {
         true
     }
 
-    /// Everyone answers pings, and does nothing else.
+    /// Makes all agents answer pings. Other orders are not carried out.
     fn pongs(&mut self) {
         let keys: Vec<ConnectionId> = self.orders.keys().copied().collect();
         for key in keys {
@@ -230,7 +230,7 @@ impl Play {
         self.apply(Event::Tick);
     }
 
-    /// Everyone behaves until nothing more happens.
+    /// Lets all agents carry out their orders until the run ends.
     fn settle(&mut self) {
         for _ in 0..10_000 {
             if self.end.is_some() {
@@ -245,7 +245,7 @@ impl Play {
         panic!("the run did not end: {:?}", self.machine.phase);
     }
 
-    /// Until the batch under way is running at every agent, and none has reported.
+    /// Runs until the orders to start this batch have been sent.
     fn until_running(&mut self, batch: u32) {
         for _ in 0..10_000 {
             if matches!(&self.machine.phase, Phase::Running(current) if current.id.batch == batch) {
@@ -260,7 +260,7 @@ impl Play {
         panic!("batch {batch} never ran");
     }
 
-    /// Until the orders to prepare this batch are out.
+    /// Runs until the orders to prepare this batch have been sent.
     fn settle_until_preparing(&mut self, batch: u32) {
         for _ in 0..10_000 {
             if matches!(&self.machine.phase, Phase::Arming(current, _) if current.id.batch == batch) {
@@ -345,7 +345,6 @@ fn one_more_than_wanted_that_leaves_during_the_readiness_check_does_not_stop_it(
     assert_eq!((play.code(), play.accepted().len()), (0, 4));
 }
 
-/// Silence is not readiness.
 #[test]
 fn an_agent_that_never_answers_the_readiness_check_keeps_the_run_from_starting() {
     let text = PLAN.replace("[grid]", "ready_timeout_seconds = 5\n[grid]");
@@ -362,7 +361,7 @@ fn an_agent_that_never_answers_the_readiness_check_keeps_the_run_from_starting()
     assert!(text.contains("from agent b: no answer") && !text.contains("agent a"), "{text}");
 }
 
-/// It is asked too, and what it can't reach is its own affair.
+/// If the readiness check of a late agent fails, the run continues without this agent.
 #[test]
 fn an_agent_that_comes_late_gets_a_share_when_the_target_answers_it_and_else_costs_nothing() {
     let mut play = Play::new(&format!("{PLAN}[agents]\ncount = 1\n"));
@@ -403,7 +402,7 @@ fn an_agent_that_can_not_prepare_costs_an_attempt_and_is_let_go() {
     assert_eq!((play.code(), play.accepted()), (0, vec![(0, 1), (1, 2), (2, 1), (3, 1)]));
 }
 
-/// A peer that heartbeats and never finishes its upload.
+/// The agent sends heartbeats but never completes its upload.
 #[test]
 fn an_upload_that_never_ends_costs_an_attempt_and_not_the_run() {
     let mut play = Play::new(&format!("{PLAN}[agents]\ncount = 2\n[session]\ntimeout_seconds = 1\n"));
@@ -496,7 +495,7 @@ fn attempts_are_limited_and_the_last_one_stands() {
     for key in [2, 3] {
         play.until_running(0);
         play.leave(key);
-        // The rest of the cut attempt reports, and it is stored.
+        // The other agents report the attempt that was cut, and it is stored.
         while play.to_store.is_none() {
             assert!([1, 3].into_iter().any(|other| play.obey(other)), "someone still has orders");
         }

@@ -1,4 +1,4 @@
-//! The reasons of a verdict, as data; their `Display` is what people read.
+//! The reasons of a verdict, as data. `Display` gives the text for users.
 
 use std::fmt;
 
@@ -9,11 +9,11 @@ use crate::results::failure::FailedAs;
 use crate::run::side::Side;
 use crate::text::{count, latency};
 
-/// One reason. Times are microseconds, counts are sessions where nothing else is said.
+/// One reason. Times are in microseconds.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Reason {
     LedgerUnbalanced(Ledger),
-    /// An upload contradicts itself.
+    /// An upload is inconsistent. The text describes the fault.
     Upload(String),
     AgentLost(String),
     /// The server went away in every attempt.
@@ -25,7 +25,7 @@ pub enum Reason {
         kept: bool,
         evidence: String,
     },
-    /// What the target answered after the batch before it was there again.
+    /// The target answered after the batch, but not at once. The text describes a failed probe.
     TargetSlowAfter(String),
     GivenUp(String),
     ClockUnknown {
@@ -55,7 +55,7 @@ pub enum Reason {
         sessions: u64,
         succeeded: u64,
     },
-    // The generator was the limit.
+    // Reasons that name the generator as the limit.
     Prolonged {
         agent: Option<Doing>,
         refused: u64,
@@ -86,7 +86,7 @@ pub enum Reason {
         intended_us: u64,
         cure: Cure,
     },
-    // The server was, or it can't be told.
+    // Reasons that name the server or an unknown limit.
     Rejected {
         failed: FailedAs,
         sessions: u64,
@@ -125,13 +125,13 @@ pub enum Reason {
     },
 }
 
-/// What a p99 would be without the agents' own delay.
+/// The p99 without the agents' own delay, and how it was determined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OwnDelay {
     Measured {
         without_us: u64,
     },
-    /// From timers that fired late.
+    /// The estimate is based on timers that fired late.
     Estimated {
         without_us: u64,
     },
@@ -161,13 +161,13 @@ pub enum CutBy {
 /// Sessions that failed because of the generator.
 #[derive(Debug, Clone, PartialEq)]
 pub enum OwnFailure {
-    /// No port or descriptor was left.
+    /// The agent had no free port or file descriptor.
     Starved(u64),
     Unread {
         sessions: u64,
         limit_bytes: u64,
     },
-    /// The server gave up an agent that was late.
+    /// The server closed sessions because an agent was late.
     GivenUpByServer {
         sessions: u64,
         late_us: Option<u64>,
@@ -180,7 +180,7 @@ pub enum OwnFailure {
     },
 }
 
-/// The agent that answered pings latest.
+/// The agent that answered pings with the longest delay.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LatePings {
     pub agent: String,
@@ -219,15 +219,14 @@ impl fmt::Display for OwnFailure {
     }
 }
 
-/// As many workers are named with their sessions.
+/// The most workers whose sessions the text lists.
 const SHOWN_MAX: usize = 4;
 
-/// Texts that belong together, joined.
 fn joined<T: ToString>(parts: &[T], between: &str) -> String {
     parts.iter().map(ToString::to_string).collect::<Vec<_>>().join(between)
 }
 
-/// An agent and what it was doing, or `nobody`.
+/// The text of an agent and its load, or `nobody` if there is no agent.
 fn or(agent: &Option<Doing>, nobody: &str) -> String {
     agent.as_ref().map_or_else(|| nobody.to_owned(), ToString::to_string)
 }

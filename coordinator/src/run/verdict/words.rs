@@ -1,4 +1,4 @@
-//! Formats evidence for people.
+//! Formats evidence as text for users.
 
 use std::fmt;
 
@@ -9,8 +9,8 @@ use crate::results::agent::AgentResult;
 use crate::results::batch::Summary;
 use crate::text::latency;
 
-/// The agent that added most: `agent n2 added up to 480 ms to its sessions (p99) with 0.97 of 1 load threads busy, 3.2
-/// s waiting for a CPU`.
+/// The agent that added the most delay: `agent n2 added up to 480 ms to its sessions (p99) with 0.97 of 1 load threads
+/// busy, 3.2 s waiting for a CPU`.
 pub(super) fn busiest(summary: &Summary) -> Option<Doing> {
     let most = summary
         .by_agent
@@ -20,13 +20,13 @@ pub(super) fn busiest(summary: &Summary) -> Option<Doing> {
     Some(Doing::of(most))
 }
 
-/// An agent, and what it was doing. Times are microseconds.
+/// An agent with its added delay and its CPU load. Times are in microseconds.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Doing {
     agent: String,
     own_delay_p99_us: Option<u64>,
     timer_overshoot_p99_us: Option<u64>,
-    /// Cores that its load threads kept busy, and how many threads there were.
+    /// Number of cores that the load threads kept busy, and number of load threads.
     busy: Option<(f64, u32)>,
     throttled_us: Option<u64>,
     queued_us: Option<u64>,
@@ -35,7 +35,7 @@ pub struct Doing {
 impl Doing {
     fn of(agent: &AgentResult) -> Self {
         let vitals = agent.vitals.as_ref();
-        // A hundredth of the time decides nothing.
+        // Less than 1 % of the time is not worth reporting.
         let much = |us: Option<u64>| us.filter(|us| vitals.is_some_and(|vitals| *us > vitals.wall_us / 100));
         Self {
             agent: agent.name.clone(),
@@ -66,12 +66,12 @@ impl fmt::Display for Doing {
     }
 }
 
-/// Formats a latency to the millisecond, for comparison with another one.
+/// Formats a latency with milliseconds, so that close values differ.
 pub(super) fn exact(us: u64) -> String {
     format!("{}.{:03}s", us / 1_000_000, us % 1_000_000 / 1_000)
 }
 
-/// The remedy for a generator that was too slow, by how sessions were started.
+/// The remedy for a generator that was too slow. It depends on the launch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cure(Launch);
 

@@ -1,4 +1,4 @@
-//! Whatever happens in whatever order.
+//! A property test with random events in random order.
 
 use super::*;
 
@@ -13,14 +13,14 @@ enum Step {
     Silence(u64),
     Interrupt,
     Stale(ConnectionId),
-    /// Sends its report and no more, and loses its connection; comes back with the rest, or without it.
+    /// The agent sends its report and loses its connection. It then reconnects with or without its records.
     Break(ConnectionId, bool),
-    /// Is told to end, and sends what it has.
+    /// The agent announces that it is leaving and uploads its results.
     TakeLeave(ConnectionId),
     HeldUp,
 }
 
-/// Of this test; more when asked for.
+/// The number of test cases, which `PROPTEST_CASES` overrides.
 fn cases(usual: u32) -> u32 {
     std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(usual)
 }
@@ -43,7 +43,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// The share that this agent is running just now, if any.
+/// The share that this agent is running, if any.
 fn go_of(play: &Play, key: ConnectionId) -> Option<(AttemptId, u64, u64)> {
     let Phase::Running(current) = &play.machine.phase else { return None };
     let (first, sessions) = play.shares.get(&(key, current.id))?;
@@ -53,8 +53,8 @@ fn go_of(play: &Play, key: ConnectionId) -> Option<(AttemptId, u64, u64)> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: cases(400), ..ProptestConfig::default() })]
 
-    /// Whatever happens in whatever order: every stored attempt balances (checked in `apply`), a batch is accepted at
-    /// most once and in order, a lost part is never accepted, and with agents that behave the run comes to its end.
+    /// Stored attempts balance (checked in `apply`), batches are accepted at most once and in order, lost sessions are
+    /// accepted only with `on_loss = "keep"`, and correct agents bring the run to its end.
     #[test]
     fn any_order_of_events_keeps_the_invariants(steps in proptest::collection::vec(step(), 0..120), keep in any::<bool>()) {
         let on_loss = if keep { "keep" } else { "repeat" };
@@ -82,7 +82,7 @@ proptest! {
                         play.obey(*key);
                     }
                 }
-                // An order that gets lost: the agent does nothing, and something else must end the waiting.
+                // The order is lost and the agent does nothing, so the machine must stop waiting by itself.
                 Step::Skip(n) => {
                     if let Some(orders) = live.get(&n).and_then(|key| play.orders.get_mut(key)) {
                         orders.pop_front();
@@ -142,7 +142,7 @@ proptest! {
                 Step::Join(_) => {}
             }
         }
-        // Everyone who is left ends, new ones come, and behave.
+        // The remaining agents leave, and new agents that behave correctly join.
         if play.end.is_none() {
             let keys: Vec<ConnectionId> = play.orders.keys().copied().collect();
             for key in keys {

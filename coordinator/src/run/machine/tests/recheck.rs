@@ -1,4 +1,4 @@
-//! Batches of which nothing succeeded: a finding, or a target that has gone.
+//! Tests of batches without any success, which are a finding if the target is still there.
 
 use super::*;
 
@@ -9,12 +9,12 @@ fn refused(_: u64) -> Outcome {
     Outcome::Failed(FailureKind::Refused, SessionPhase::Connect)
 }
 
-/// One agent, whose sessions all fail, and which finds the target as `there` says: by how many checks it was asked for.
+/// Plays one agent whose sessions all fail. `there` gives the result of the nth check for each mode.
 fn settle_refused(play: &mut Play, there: impl Fn(usize, proto::Mode) -> Option<bool>) {
     settle_with(play, refused, there);
 }
 
-/// The same with other outcomes, by the session's number; returns how often the target was looked at.
+/// Plays one agent. `outcome` gives the outcome by session number. Returns the number of checks.
 fn settle_with(
     play: &mut Play,
     outcome: impl Fn(u64) -> Outcome,
@@ -61,7 +61,7 @@ fn settle_with(
     panic!("the run did not end: {:?}", play.machine.phase);
 }
 
-/// What a server that says no leaves no doubt about is not asked: it was there.
+/// A server that rejects sessions explicitly was there, so no check follows.
 #[test]
 fn a_server_that_says_no_is_there() {
     let full = proto::FailureKind::CapacityReached;
@@ -74,7 +74,7 @@ fn a_server_that_says_no_is_there() {
     }
     let mut play = Play::new(TWO);
     play.join(1, "a");
-    // One of four hears why.
+    // One of the four sessions gets an explicit rejection.
     let outcome = |n| match n {
         0 => Outcome::Failed(FailureKind::CapacityReached, SessionPhase::Reset),
         n => refused(n),
@@ -84,7 +84,7 @@ fn a_server_that_says_no_is_there() {
     assert_eq!(play.accepted().len(), 4);
 }
 
-/// Up to the question after the first batch, of which nothing succeeds; it stays without an answer.
+/// Plays a first batch without any success, up to the check that follows. The check is not answered.
 fn until_asked(play: &mut Play) {
     for _ in 0..1_000 {
         if matches!(play.machine.phase, Phase::Rechecking(_)) {
@@ -118,7 +118,7 @@ fn a_target_that_answers_afterwards_has_refused_by_itself() {
 fn a_target_that_is_gone_leaves_the_batch_open() {
     let mut play = Play::new(TWO);
     play.join(1, "a");
-    // There before the run and after the first batch, and no more after the second.
+    // The target answers before the run and after the first batch, but not after the second.
     settle_refused(&mut play, |check, _| Some(check <= 2));
     assert_eq!(play.code(), crate::exit::TARGET_NOT_READY);
     let text = play.end.as_ref().and_then(|end| end.failure.as_ref()).expect("failure").to_string();
@@ -133,7 +133,7 @@ fn a_target_that_is_gone_leaves_the_batch_open() {
 fn a_mode_that_never_worked_is_not_asked_again() {
     let mut play = Play::new(TWO);
     play.join(1, "a");
-    // Over HTTP nothing ever works; over WebSocket the target answers whenever it is asked.
+    // HTTP never works. Over WebSocket the target answers every check.
     settle_refused(&mut play, |_, mode| Some(mode == proto::Mode::Ws));
     assert_eq!(play.code(), 0);
     assert_eq!(play.accepted().len(), 4, "that HTTP does not work is a finding");
@@ -155,7 +155,7 @@ fn silence_is_no_answer_and_a_signal_waits_for_none() {
     assert!(!play.stored[0].stands && play.machine.results().is_empty());
 }
 
-/// The agent that was asked goes too: what was measured stands.
+/// The checking agent leaves, so the result stands without a check.
 #[test]
 fn nobody_left_to_ask_leaves_what_was_measured() {
     let mut play = Play::new(&format!("{TWO}[agents]\ncount = 1\nready_timeout_seconds = 5\n"));

@@ -1,4 +1,4 @@
-//! Batches under which the server goes away.
+//! Tests of batches during which the server goes away.
 
 use super::*;
 use crate::exit;
@@ -6,7 +6,7 @@ use crate::results::verdict::Bottleneck;
 
 const ONE: &str = "target.urls=\"http://h:1\"\ngrid.batch_sizes=[8]\ngrid.repetitions=1\ngrid.warmup=false\n";
 
-/// A session of a server that was restarted under it, or of one that was not.
+/// The record of a session. `restarted` means that a restart of the server cut it.
 fn life(session: u64, restarted: bool) -> SessionRecord {
     let outcome =
         if restarted { Outcome::Failed(FailureKind::Closed(1012), SessionPhase::Step) } else { Outcome::Succeeded };
@@ -15,7 +15,7 @@ fn life(session: u64, restarted: bool) -> SessionRecord {
     record
 }
 
-/// One agent; the server is restarted under the attempts of these numbers.
+/// Plays one agent. The server is restarted during the attempts with these numbers.
 fn play(more: &str, restarted: &[u32]) -> Play {
     let mut play = Play::new(&format!("{ONE}{more}"));
     play.join(1, "a");
@@ -77,7 +77,7 @@ fn it_may_be_kept_or_end_the_run() {
     assert!(!ended.stored[0].stands, "the batch is left open");
 }
 
-/// Losses and restarts use up the attempts together. The last one is given up: that hosts were missing too does not make it sound.
+/// Losses and restarts together use up the attempts. The last one is unsound, even if hosts are missing too.
 #[test]
 fn an_attempt_that_is_given_up_is_unsound_whatever_else_it_missed() {
     let hosts = "target.expected_hosts=2\ntarget.require_hosts=true\nagents.count=1\nagents.max_attempts=2\n";
@@ -99,7 +99,7 @@ fn an_attempt_that_is_given_up_is_unsound_whatever_else_it_missed() {
         };
         let messages = match &order {
             FromCoordinator::Go { attempt, .. } => {
-                // One of eight is well, so that a host is known.
+                // One of the eight sessions succeeds, so that a host is known.
                 report_of(*attempt, 0, play.shares[&(2, *attempt)].1, |session| life(session, session > 0))
             }
             other => answer(2, other, play.mono, &mut play.shares),

@@ -1,4 +1,4 @@
-//! Surveys, ports that come back, and clocks.
+//! Tests of surveys, waits for ports, and clocks.
 
 use super::*;
 use crate::run::upload::Share;
@@ -12,7 +12,7 @@ fn capacity_with(waiting: u64, back: Duration) -> Capacity {
     }
 }
 
-/// Everyone behaves, but surveys are answered with what `capacity` says at that time.
+/// Plays correct agents that answer surveys with the value of `capacity` at that time.
 fn settle_with(play: &mut Play, capacity: impl Fn(Duration) -> Capacity) {
     for _ in 0..10_000 {
         if play.end.is_some() {
@@ -87,7 +87,7 @@ fn an_agent_is_told_to_start_on_its_own_clock() {
                 Some(FromCoordinator::Ping { sequence }) => {
                     let sequence = *sequence;
                     play.orders.get_mut(&key).and_then(VecDeque::pop_front);
-                    // 0.2 ms there, 0.4 ms back.
+                    // The ping takes 0.2 ms and the answer 0.4 ms.
                     play.mono += Duration::from_micros(200);
                     let agent_us = proto::units::micros(play.mono).checked_add_signed(10_000_000 + ahead(key));
                     let agent_us = agent_us.expect("positive");
@@ -108,7 +108,7 @@ fn an_agent_is_told_to_start_on_its_own_clock() {
             play.wait(Duration::from_millis(1));
         }
     }
-    // On one clock both are the same instant, as far as the pings can tell.
+    // Converted to one clock, both starts agree within the error of the pings.
     let common = |key: ConnectionId| i128::from(starts[&key]) - i128::from(ahead(key));
     assert!((common(1) - common(2)).unsigned_abs() <= 650, "{starts:?}");
     assert!(common(1) - 10_000_000 >= i128::try_from(play.mono.as_micros()).expect("small"), "not in the past");
@@ -144,7 +144,7 @@ fn sessions_that_follow_each_other_in_one_place_are_waited_for() {
     let mut part = Share::new("a", 0, batch.batch_size);
     part.in_flight_max = 1;
     assert_eq!((batch.batch_size, part.turns()), (200, 200));
-    // Four phases of a second and a wait of one: 5 s each, one after the other.
+    // Each session may take 5 s: four phases and a wait of one second each.
     assert!(play.machine.longest(&batch, part.turns()) >= Duration::from_secs(1_000));
     assert!(play.machine.longest(&batch, 1) < Duration::from_secs(100));
 }
@@ -154,7 +154,7 @@ fn an_attempt_that_took_too_long_says_so_in_its_verdict() {
     let mut play = Play::new(&format!("{PLAN}[agents]\ncount = 1\nmax_attempts = 1\n[session]\ntimeout_seconds = 1\n"));
     play.join(1, "a");
     play.until_running(0);
-    // The order to go is never obeyed; the one to stop is.
+    // The agent ignores the order to start and obeys the order to stop.
     play.orders.get_mut(&1).map(VecDeque::clear);
     for _ in 0..400 {
         play.wait(Duration::from_millis(500));

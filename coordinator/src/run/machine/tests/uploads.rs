@@ -1,8 +1,8 @@
-//! Results that come late, twice, in another order, in part, or over a second connection.
+//! Tests of uploads that arrive late, twice, in another order, in part, or over a second connection.
 
 use super::*;
 
-/// The pieces of an upload in four chunks: the report, then the records.
+/// An upload as a report followed by four chunks of records.
 fn pieces(attempt: AttemptId, first: u64, sessions: u64) -> Vec<FromAgent> {
     let whole = report(attempt, first, sessions, |_| Outcome::Succeeded);
     let [FromAgent::Report(report), FromAgent::Records(all)] = whole.as_slice() else { panic!("a report and records") };
@@ -16,7 +16,7 @@ fn pieces(attempt: AttemptId, first: u64, sessions: u64) -> Vec<FromAgent> {
         .collect()
 }
 
-/// Two agents in the middle of the second batch size; what agent 1 has to send.
+/// Plays two agents until a batch runs. Returns the attempt and the upload of agent 1.
 fn running() -> (Play, AttemptId, Vec<FromAgent>) {
     let mut play = Play::new(&format!("{PLAN}[agents]\ncount = 2\nlease_seconds = 10\n"));
     play.join(1, "a");
@@ -28,7 +28,7 @@ fn running() -> (Play, AttemptId, Vec<FromAgent>) {
     (play, id, pieces(id, first, sessions))
 }
 
-/// What agent `key` was asked to send again.
+/// The requests to agent `key` to send parts of its upload again.
 fn resends(play: &Play, key: ConnectionId) -> Vec<Resend> {
     let orders = play.orders.get(&key).into_iter().flatten();
     orders
@@ -80,7 +80,7 @@ fn a_broken_upload_goes_on_over_the_next_connection() {
     back(&mut play, 7, "a", Some(id));
     let wanted = Resend { attempt: id, report: false, sequences: vec![2, 3], from: None };
     assert_eq!(resends(&play, 7), [wanted]);
-    // Everything once more, backwards: what is there already changes nothing.
+    // Duplicates in reverse order must change nothing.
     for piece in pieces.iter().rev() {
         play.say(7, piece.clone());
     }
@@ -104,7 +104,7 @@ fn whoever_does_not_come_back_within_its_lease_is_lost() {
         play.say(1, pieces[0].clone());
         play.leave(1);
         if returns {
-            // A new process: it has nothing of the old one's.
+            // A new process does not have the results of the old one.
             back(&mut play, 7, "a", None);
         } else {
             play.wait(Duration::from_secs(10));
@@ -149,7 +149,7 @@ fn an_agent_that_takes_its_leave_is_thanked_and_its_attempt_repeated() {
     assert_eq!(play.code(), 0);
 }
 
-/// Its check would be one session more on a target that is being measured.
+/// The check of a late agent would add a session to the measured load.
 #[test]
 fn whoever_comes_while_sessions_run_is_checked_before_the_next_batch() {
     let (mut play, _, _) = running();
@@ -265,7 +265,7 @@ fn a_loss_in_the_warm_up_is_like_any_other() {
     assert_eq!((play.code(), play.accepted().len()), (0, 4));
 }
 
-/// A run that ends for want of agents leaves the batch to whoever takes it up again.
+/// A run that ends because of too few agents leaves the batch open for `--resume`.
 #[test]
 fn a_batch_whose_attempts_are_not_used_up_stays_open() {
     let mut play = Play::new(&format!("{PLAN}[agents]\ncount = 1\nlocal = 1\n"));
