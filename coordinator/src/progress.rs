@@ -139,25 +139,13 @@ impl Progress {
                 }
             }
             RunEvent::WaitingForAgents { batch, pause, why } => {
-                self.warn(&format!(
-                    "waiting up to {} s for more agents before the batch of {}: {}",
-                    pause.as_secs(),
-                    count(batch.batch_size),
-                    why.lines().next().unwrap_or_default()
-                ));
+                let (seconds, sessions) = (pause.as_secs(), count(batch.batch_size));
+                self.warn(&format!("waiting up to {seconds} s for more agents before the batch of {sessions}: {why}"));
             }
-            RunEvent::WaitingForPorts { batch, pause, why } => {
+            RunEvent::WaitingForPorts { batch, pause, agents } => {
                 let seconds = pause.as_millis().div_ceil(1_000);
-                self.warn(&format!(
-                    "waiting {seconds} s for ports before the batch of {}: {}",
-                    count(batch.batch_size),
-                    why.lines()
-                        .skip(1)
-                        .map(str::trim)
-                        .filter(|l| l.starts_with("agent "))
-                        .collect::<Vec<_>>()
-                        .join("; ")
-                ));
+                let (sessions, agents) = (count(batch.batch_size), agents.join("; "));
+                self.warn(&format!("waiting {seconds} s for ports before the batch of {sessions}: {agents}"));
             }
             RunEvent::Note(text) => self.warn(text),
             RunEvent::Interrupted => {
@@ -192,11 +180,11 @@ impl Progress {
                     batch.repetition
                 ));
             }
-            RunEvent::BatchStored { summary, .. } => {
+            RunEvent::BatchStored { summary } => {
                 self.header();
                 self.say(&row(summary, self.repetitions));
             }
-            RunEvent::BatchSkipped { batch, why, .. } => {
+            RunEvent::BatchSkipped { batch, why } => {
                 self.header();
                 self.say(&format!("{} skipped: {why}", cell(batch, self.repetitions)));
             }

@@ -1,4 +1,7 @@
-//! The command line: the flags, and the commands.
+//! The command line: the flags, and one file per command.
+//!
+//! What belongs here: flags, the files that they name, standard output, and exit codes. What does not: anything that a
+//! command decides.
 
 mod args;
 mod balancer;

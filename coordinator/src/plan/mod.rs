@@ -2,6 +2,9 @@
 //!
 //! [`schema`] lists the keys. [`layers`] reads TOML into layers; flags override `--set`, `--set` the plan, and the plan
 //! the connection file. [`check`] makes a [`Plan`] of the layers or reports every fault. [`expand`] lists the batches.
+//!
+//! What belongs here: everything that a user may write, and what follows from it before a run. What does not: reading
+//! files, and the run itself.
 
 pub mod check;
 pub mod diff;

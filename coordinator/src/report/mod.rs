@@ -1,4 +1,7 @@
-//! PURE: results into tables, text and pictures. Bytes out, no files.
+//! PURE: turns results into tables, text and pictures.
+//!
+//! What belongs here: the words, tables and figures of reports, as bytes. What does not: the numbers themselves and the
+//! arithmetic on them (`results`), files (`store`, `publish`), and the experiment log (`log`).
 
 pub mod caveats;
 pub mod charts;

@@ -40,7 +40,8 @@ pub enum RunEvent {
     WaitingForPorts {
         batch: Batch,
         pause: Duration,
-        why: String,
+        /// What limits each agent.
+        agents: Vec<String>,
     },
     /// Too few agents are left; lost ones may return.
     WaitingForAgents {
@@ -64,11 +65,9 @@ pub enum RunEvent {
         again: bool,
     },
     BatchStored {
-        place: Place,
         summary: Box<Summary>,
     },
     BatchSkipped {
-        place: Place,
         batch: Batch,
         why: String,
     },

@@ -287,7 +287,7 @@ impl Machine {
                 self.survey(now, batch, Duration::ZERO);
             }
             Phase::Awaiting { batch, deadline, short } if due(*deadline) => {
-                let (batch, short) = (*batch, std::mem::take(short));
+                let (batch, short) = (*batch, short.clone());
                 self.on_shortfall(now, batch, short);
             }
             Phase::Surveying { round, .. } if due(round.deadline) => self.judge_survey(now),

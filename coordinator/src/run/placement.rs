@@ -1,5 +1,7 @@
 //! PURE: divides the sessions of a batch over the agents.
 
+use std::fmt;
+
 use proto::Capacity;
 
 /// One agent, as the division sees it.
@@ -54,10 +56,30 @@ impl Spread {
 /// The error that the agents can't carry the batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shortfall {
-    pub needed: u64,
+    /// Sessions that could be carried.
     pub carried: u64,
-    /// The limit of each agent, one per line, and what to do about it.
-    pub explanation: String,
+    /// What can't be carried.
+    pub headline: String,
+    /// What limits each agent, one line an agent.
+    pub agents: Vec<String>,
+    /// What helps.
+    pub cure: Option<String>,
+}
+
+impl Shortfall {
+    /// No agent is there at all.
+    #[must_use]
+    pub fn nobody() -> Self {
+        let headline = "no agent is left; start agents, or run again with more of them".to_owned();
+        Self { carried: 0, headline, agents: Vec::new(), cure: None }
+    }
+}
+
+impl fmt::Display for Shortfall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.headline)?;
+        self.agents.iter().chain(&self.cure).try_for_each(|line| write!(f, "\n  {line}"))
+    }
 }
 
 /// The share of one agent in a batch.
@@ -99,7 +121,7 @@ fn weights(carriers: &[Carrier<'_>]) -> Vec<u64> {
 }
 
 fn shortfall(total: u64, carried: u64, carriers: &[Carrier<'_>], spread: &Spread) -> Box<Shortfall> {
-    Box::new(Shortfall { needed: total, carried, explanation: explain(total, carried, carriers, spread) })
+    Box::new(explain(total, carried, carriers, spread))
 }
 
 /// Memory of one open session on its agent's host. Measured: below 4 KiB in the agent (docs/performance.md), about 10
@@ -224,22 +246,23 @@ fn fill(total: u64, weights: &[u64], caps: &[u64]) -> Result<Vec<u64>, u64> {
     }
 }
 
-fn explain(total: u64, carried: u64, carriers: &[Carrier<'_>], spread: &Spread) -> String {
+fn explain(total: u64, carried: u64, carriers: &[Carrier<'_>], spread: &Spread) -> Shortfall {
     use crate::text::count;
 
     let limits = limits(carriers, spread);
     let missing = total - carried;
-    let mut text = format!(
+    let headline = format!(
         "a batch of {} sessions can't be carried: there is room for {}, {} short",
         count(total),
         count(carried),
         count(missing)
     );
     let mut binds = Binds::default();
-    for (carrier, limit) in carriers.iter().zip(&limits) {
+    let agents = carriers.iter().zip(&limits).map(|(carrier, limit)| {
         let why = binds.why(carrier.capacity, *limit, carriers, spread);
-        text.push_str(&format!("\n  agent {}: {} sessions, limited by {why}", carrier.name, count(*limit)));
-    }
+        format!("agent {}: {} sessions, limited by {why}", carrier.name, count(*limit))
+    });
+    let agents = agents.collect();
     let each = limits.iter().copied().max().unwrap_or(0).max(1);
     let more = missing.div_ceil(each);
     let on = if binds.ports || binds.tracking {
@@ -247,22 +270,22 @@ fn explain(total: u64, carried: u64, carriers: &[Carrier<'_>], spread: &Spread) 
     } else {
         "(agents of one host have their own descriptors, but share its ports)"
     };
-    text.push_str(&format!("\n  add {more} {} {on}", if more == 1 { "agent" } else { "agents" }));
+    let mut cure = format!("add {more} {} {on}", if more == 1 { "agent" } else { "agents" });
     if binds.ports {
-        text.push_str(", or give agents --source-ip with further addresses, or widen net.ipv4.ip_local_port_range");
+        cure.push_str(", or give agents --source-ip with further addresses, or widen net.ipv4.ip_local_port_range");
     }
     if binds.waiting >= missing && binds.back_us > 0 {
         let seconds = binds.back_us.div_ceil(1_000_000);
-        text.push_str(&format!(", or wait {seconds} s until the ports in TIME_WAIT are back"));
+        cure.push_str(&format!(", or wait {seconds} s until the ports in TIME_WAIT are back"));
     }
     if binds.tracking {
-        text.push_str(", or raise net.netfilter.nf_conntrack_max");
+        cure.push_str(", or raise net.netfilter.nf_conntrack_max");
     }
     if binds.descriptors {
-        text.push_str(", or raise the limit of open files (ulimit -Hn)");
+        cure.push_str(", or raise the limit of open files (ulimit -Hn)");
     }
-    text.push_str("; agents.on_shortfall = \"continue\" runs what can be carried");
-    text
+    cure.push_str("; agents.on_shortfall = \"continue\" runs what can be carried");
+    Shortfall { carried, headline, agents, cure: Some(cure) }
 }
 
 /// The kinds of limits that were found, over all agents; each kind has its own remedy.
@@ -376,9 +399,9 @@ mod tests {
     #[test]
     fn a_shortfall_says_what_is_missing_and_what_helps() {
         let one = [capacity(2, 19_900, 10_000, 0)];
-        insta::assert_snapshot!(split_of(16_384, &one).expect_err("short").explanation);
+        insta::assert_snapshot!(split_of(16_384, &one).expect_err("short").to_string());
         let few = [capacity(2, 900, 28_232, 0), Capacity { max_sessions: Some(10), ..capacity(2, 900, 28_232, 1) }];
-        insta::assert_snapshot!(split_of(4_096, &few).expect_err("short").explanation);
+        insta::assert_snapshot!(split_of(4_096, &few).expect_err("short").to_string());
     }
 
     #[test]
@@ -391,7 +414,7 @@ mod tests {
         };
         let tracked = Capacity { conntrack_room: Some(1_000), ..capacity(2, 19_900, 28_232, 1) };
         let small = Capacity { memory_bytes: 160 << 20, ..capacity(2, 19_900, 28_232, 2) };
-        insta::assert_snapshot!(split_of(32_768, &[waiting, tracked, small]).expect_err("short").explanation);
+        insta::assert_snapshot!(split_of(32_768, &[waiting, tracked, small]).expect_err("short").to_string());
     }
 
     #[test]
@@ -454,7 +477,7 @@ mod tests {
             let capacities: Vec<Capacity> =
                 weights.iter().map(|t| capacity(*t, u64::MAX / 100, u64::MAX / 4096, 0)).collect();
             let sum: u64 = weights.iter().map(|w| u64::from(*w)).sum();
-            let shares = split_of(total, &capacities).map_err(|s| TestCaseError::fail(s.explanation))?;
+            let shares = split_of(total, &capacities).map_err(|s| TestCaseError::fail(s.to_string()))?;
             for (share, weight) in shares.iter().zip(&weights) {
                 let exact = total * u64::from(*weight) / sum;
                 prop_assert!(*share == exact || *share == exact + 1, "{share} for {exact}");

@@ -3,6 +3,9 @@
 //! An attempt is first appended to raw.jsonl, histograms.hlog and summary.csv, which are synced. Then its line, with
 //! their lengths, is appended to the journal: bytes beyond the last line's lengths belong to an unfinished batch. A
 //! failed write is cut back to those lengths at once; after a crash, `resume` does the same.
+//!
+//! What belongs here: when and where files are written and read. `schema` has what stands in them. What does not: what
+//! the numbers mean (`results`) and how they are presented (`report`).
 
 pub mod fault;
 pub mod folder;

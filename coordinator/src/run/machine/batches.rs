@@ -57,8 +57,7 @@ impl Machine {
     }
 
     pub(super) fn skip(&mut self, batch: Batch, why: String) {
-        let place = self.place();
-        self.tell(RunEvent::BatchSkipped { place, batch, why: why.clone() });
+        self.tell(RunEvent::BatchSkipped { batch, why: why.clone() });
         self.decide(Done::Skipped { batch, why });
         self.advance();
     }
@@ -192,8 +191,8 @@ impl Machine {
             let batch = self.batches.get(self.cursor.next).copied();
             let decided = self.results.iter().find(|done| batch.is_some_and(|batch| done.batch().index == batch.index));
             if let Some(Done::Ran(summary)) = decided {
-                let event = RunEvent::BatchStored { place: self.place(), summary: summary.clone() };
-                self.tell(event);
+                let summary = summary.clone();
+                self.tell(RunEvent::BatchStored { summary });
             }
             self.advance();
         }

@@ -9,6 +9,7 @@ use super::round::Round;
 use crate::plan::expand::Batch;
 use crate::run::collect::Collected;
 use crate::run::outage::After;
+use crate::run::placement::Shortfall;
 
 /// A phase with its own data.
 #[derive(Debug)]
@@ -28,7 +29,7 @@ pub(super) enum Phase {
     Awaiting {
         batch: Batch,
         deadline: Duration,
-        short: String,
+        short: Box<Shortfall>,
     },
     /// Agents determine their present capacity. `waited` is the time already spent waiting for ports.
     Surveying {

@@ -14,7 +14,7 @@ use crate::plan::OnShortfall;
 use crate::plan::expand::Batch;
 use crate::results::end::{End, Failure};
 use crate::run::events::RunEvent;
-use crate::run::placement::{Allotment, Carrier, split, split_arrivals};
+use crate::run::placement::{Allotment, Carrier, Shortfall, split, split_arrivals};
 
 const SURVEY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time for which the readiness check of late agents may delay a batch.
@@ -85,19 +85,19 @@ impl Machine {
     }
 
     /// Handles a batch that the agents cannot carry: waits for agents, skips the batch, or ends the run.
-    pub(super) fn on_shortfall(&mut self, now: Now, batch: Batch, short: String) {
+    pub(super) fn on_shortfall(&mut self, now: Now, batch: Batch, short: Box<Shortfall>) {
         if self.others_may_come(now) {
             let patience = Duration::from_micros(self.setup.plan.agents.ready_timeout_us);
             let until = *self.await_until.get_or_insert(now.mono + patience);
             let pause = until.saturating_sub(now.mono);
-            self.tell(RunEvent::WaitingForAgents { batch, pause, why: short.clone() });
+            self.tell(RunEvent::WaitingForAgents { batch, pause, why: short.headline.clone() });
             self.enter(Phase::Awaiting { batch, deadline: until, short });
         } else if Self::is_warmup(&batch) && !self.agents.is_empty() {
             // The surveys of the batches will determine the capacity.
             self.warmed_up = true;
             self.next_batch(now);
         } else if self.setup.plan.agents.on_shortfall == OnShortfall::Stop || self.agents.is_empty() {
-            self.over(End::failed(Failure::TooFewAgents(short)));
+            self.over(End::failed(Failure::TooFewAgents(short.to_string())));
         } else {
             self.skip(batch, "the agents can't carry it (agents.on_shortfall)".to_owned());
             self.next_batch(now);
@@ -108,8 +108,7 @@ impl Machine {
         self.surveys += 1;
         let keys = self.ready_agents();
         if keys.is_empty() {
-            let text = "no agent is left; start agents, or run again with more of them".to_owned();
-            return self.on_shortfall(now, batch, text);
+            return self.on_shortfall(now, batch, Box::new(Shortfall::nobody()));
         }
         for key in &keys {
             let survey = FromCoordinator::Survey {
@@ -150,7 +149,7 @@ impl Machine {
         // A warm-up is skipped instead, because the first batch waits for the ports anyway.
         let worth_it = |pause: &Duration| waited + *pause <= PORTS_WAIT_MAX && !Self::is_warmup(&batch);
         if let Some(pause) = self.ports_come_back(&batch).filter(worth_it) {
-            self.tell(RunEvent::WaitingForPorts { batch, pause, why: short });
+            self.tell(RunEvent::WaitingForPorts { batch, pause, agents: short.agents });
             self.enter(Phase::PortsWait { batch, until: now.mono + pause, waited: waited + pause });
             return;
         }
@@ -182,7 +181,7 @@ impl Machine {
         let short = sizes.into_iter().find_map(|size| self.placement_after_wait(&sized(size)).err());
         match short {
             Some(short) if self.setup.plan.agents.on_shortfall == OnShortfall::Stop => {
-                self.over(End::failed(Failure::TooFewAgents(short)));
+                self.over(End::failed(Failure::TooFewAgents(short.to_string())));
                 false
             }
             Some(short) => {
@@ -194,7 +193,7 @@ impl Machine {
     }
 
     /// The placement under the assumption that every port in TIME_WAIT is free again.
-    fn placement_after_wait(&self, batch: &Batch) -> Result<Placement, String> {
+    fn placement_after_wait(&self, batch: &Batch) -> Result<Placement, Box<Shortfall>> {
         self.placement_with(batch, |capacity| Capacity {
             ports_taken: capacity.ports_taken - capacity.ports_waiting,
             ports_waiting: 0,
@@ -203,7 +202,7 @@ impl Machine {
     }
 
     /// Splits the batch over the ready agents. `view` adjusts their capacity.
-    fn placement_with(&self, batch: &Batch, view: impl Fn(&Capacity) -> Capacity) -> Result<Placement, String> {
+    fn placement_with(&self, batch: &Batch, view: impl Fn(&Capacity) -> Capacity) -> Result<Placement, Box<Shortfall>> {
         let ready: Vec<(ConnectionId, &str, Capacity)> = self
             .agents
             .iter()
@@ -211,7 +210,7 @@ impl Machine {
             .map(|(key, agent)| (*key, agent.name.as_str(), view(&agent.hello.capacity)))
             .collect();
         if ready.is_empty() {
-            return Err("no agent is left; start agents, or run again with more of them".to_owned());
+            return Err(Box::new(Shortfall::nobody()));
         }
         let carriers: Vec<Carrier<'_>> = ready.iter().map(|(_, name, capacity)| Carrier { name, capacity }).collect();
         let open = matches!(self.setup.plan.session.launch, Launch::Arrivals { .. }) && !Self::is_warmup(batch);
@@ -220,7 +219,7 @@ impl Machine {
         } else {
             split(batch.batch_size, &carriers, &self.spread)
         };
-        let shares = shares.map_err(|short| short.explanation)?;
+        let shares = shares?;
         Ok(ready.into_iter().map(|(key, ..)| key).zip(shares).collect())
     }
 }
