@@ -136,7 +136,7 @@ async fn connect_and_send(
                 answer = timeout_at(limit, answers.message()) => match answer {
                     Err(_) => return Err("no answer".to_owned()),
                     Ok(Ok(Some(_))) => *answered = Instant::now(),
-                    Ok(Ok(None)) => return Err("the coordinator hung up".to_owned()),
+                    Ok(Ok(None)) => return Err("the coordinator closed the connection".to_owned()),
                     Ok(Err(status)) => return Err(status.to_string()),
                 },
                 _ = every.tick() => {

@@ -136,7 +136,7 @@ impl Driver for WsDriver {
             received = session.frames.receive() => received?,
             () = sleep_until(until) => return Ok(()),
         };
-        Err(unexpected(&received, "a message that nobody had asked for"))
+        Err(unexpected(&received, "an unrequested message"))
     }
 
     /// Waits for the server's close frame, the last reply that is due. A wrong one is untidy, no failure.

@@ -55,7 +55,7 @@ fn status(run: &Run) -> &'static str {
         Status::Interrupted => "Interrupted (what was finished is here)",
         Status::Failed => "Failed",
         Status::Unknown => "Unknown",
-        Status::Running => "Running (or ended without a word)",
+        Status::Running => "Running (or ended without a final status)",
     }
 }
 

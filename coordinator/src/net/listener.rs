@@ -130,7 +130,7 @@ impl Crowd {
         if told.words < CROWD_WORDS {
             tracing::warn!("{what}");
         } else if told.words == CROWD_WORDS {
-            tracing::warn!("{what}; of more like this nothing is said for {} s", CROWD_EVERY.as_secs());
+            tracing::warn!("{what}; more like this are not reported for {} s", CROWD_EVERY.as_secs());
         }
     }
 }
@@ -144,7 +144,7 @@ async fn prove(stream: TcpStream, security: &Security) -> Result<Box<dyn agent::
             loop {
                 let seen = stream.peek(&mut begun).await.map_err(|error| error.to_string())?;
                 if seen == 0 {
-                    return Err("it hung up without a word".to_owned());
+                    return Err("it closed the connection before the handshake was complete".to_owned());
                 }
                 if begun[..seen] != PREFACE[..seen] {
                     return Err(if begun[0] == 0x16 {

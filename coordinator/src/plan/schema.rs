@@ -271,7 +271,7 @@ pub(super) fn names_of(section: &str) -> &'static [&'static str] {
 #[must_use]
 pub fn template() -> String {
     let mut text = "# A plan for `coordinator run`. Every key but target.urls and grid.batch_sizes may be left out; the values shown are\n\
-                    # the defaults, except where \"e.g.\" is said. `coordinator check PLAN` tells what a plan amounts to.\n"
+                    # the defaults, except where \"e.g.\" is said. `coordinator check PLAN` shows what a plan will run.\n"
         .to_owned();
     for section in sections() {
         text.push('\n');

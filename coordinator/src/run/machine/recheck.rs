@@ -59,7 +59,7 @@ impl Machine {
         if check.after.told.is_empty() {
             check.after.told.push(problem.clone());
             self.tell(RunEvent::Note(format!(
-                "sessions were cut, or failed without a word of the server, and the target does not answer: {problem}"
+                "sessions were cut, or failed without an answer of the server, and the target does not answer: {problem}"
             )));
         }
     }

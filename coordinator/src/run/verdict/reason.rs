@@ -297,7 +297,7 @@ impl Reason {
         match self {
             Self::Prolonged { agent, refused, open, open_without, cure } => write!(
                 f,
-                "{}: the server refused {} sessions when {} were open at once; with a generator that adds nothing {} would have \
+                "{}: the server refused {} sessions when {} were open at once; with a perfectly fast client {} would have \
                  been; {cure}",
                 or(agent, "the agents"),
                 count(*refused),
@@ -350,7 +350,7 @@ impl Reason {
             }
             Self::CutAtOneAge { connections, age_us } => write!(
                 f,
-                "{} connections were cut without an answer at the same age, {} after the last word of the server: does the server, \
+                "{} connections were cut without an answer at the same age, {} after the last message of the server: does the server, \
                  or a proxy before it, close connections that are idle for that long? such a limit has to be above the longest wait \
                  and pause",
                 count(*connections),
