@@ -144,7 +144,7 @@ async fn prove(stream: TcpStream, security: &Security) -> Result<Box<dyn agent::
             loop {
                 let seen = stream.peek(&mut begun).await.map_err(|error| error.to_string())?;
                 if seen == 0 {
-                    return Err("it closed the connection before the handshake was complete".to_owned());
+                    return Err("it closed the connection before the HTTP/2 preface".to_owned());
                 }
                 if begun[..seen] != PREFACE[..seen] {
                     return Err(if begun[0] == 0x16 {

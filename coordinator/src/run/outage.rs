@@ -96,7 +96,7 @@ pub fn judge(rows: &[Row], urls: usize, after: &After) -> Option<Outage> {
         }
         let mut evidence = vec![in_words(cut)];
         if refused > 0 {
-            evidence.push(format!("{} were refused in between", counted(refused, "connection")));
+            evidence.push(format!("{} refused in between", counted(refused, "connection")));
         }
         evidence.extend(fresh.map(|pid| format!("process {pid} answers now")));
         match &mut outage {
