@@ -409,19 +409,11 @@ mod tests {
         use proto::message::Welcome;
         use proto::{PlanHash, RunId};
 
+        use super::super::machine::tests::hello;
+
         let (run, plan_hash, second) = (RunId::random(), PlanHash([1; 32]), Duration::from_secs(1));
         let capacity = Capacity { threads: 1, descriptors: 1, ports: 1, ..Capacity::default() };
-        let hello = Hello {
-            protocol: 1,
-            version: String::new(),
-            name: "a".to_owned(),
-            host: String::new(),
-            pid: 1,
-            instance: [0; 16],
-            plan_hash: None,
-            capacity,
-            holding: None,
-        };
+        let hello = Hello { capacity, ..hello() };
         let attempt = AttemptId { run, batch: 0, attempt: 1 };
         let assignment = crate::test_data::assignment(attempt, plan_hash);
         let (to_coordinator, mut heard) = mpsc::channel(1);

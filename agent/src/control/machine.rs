@@ -250,7 +250,7 @@ impl Machine {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::time::Duration;
 
     use proptest::prelude::*;
@@ -263,6 +263,21 @@ mod tests {
 
     fn id(attempt: u32) -> AttemptId {
         AttemptId { run: RunId(Default::default()), batch: 0, attempt }
+    }
+
+    /// What an agent says first that has never measured anything.
+    pub(in crate::control) fn hello() -> Hello {
+        Hello {
+            protocol: 1,
+            version: String::new(),
+            name: "a".to_owned(),
+            host: String::new(),
+            pid: 1,
+            instance: [0; 16],
+            plan_hash: None,
+            capacity: proto::Capacity::default(),
+            holding: None,
+        }
     }
 
     fn welcome(plan_hash: PlanHash) -> Event {
@@ -340,17 +355,7 @@ mod tests {
         }
         let _ = machine.apply(Event::LoadEnded(id(1), Ok(())));
         assert_eq!(machine.apply(Event::ConnectionLost), []);
-        let hello = Hello {
-            protocol: 1,
-            version: String::new(),
-            name: "a".to_owned(),
-            host: String::new(),
-            pid: 1,
-            instance: [0; 16],
-            plan_hash: None,
-            capacity: proto::Capacity::default(),
-            holding: None,
-        };
+        let hello = hello();
         assert_eq!(machine.hello(hello.clone()).holding, Some(id(1)));
         assert_eq!(machine.apply(welcome(PLAN)), []);
         let resend = |attempt| Resend { attempt: id(attempt), report: true, sequences: vec![3], from: None };

@@ -82,24 +82,15 @@ pub fn cell(summary: &Summary) -> String {
 
 #[cfg(test)]
 mod tests {
-    use jiff::Timestamp;
     use proto::{Bounds, HistogramSet, Ledger, Mode};
 
     use super::*;
     use crate::plan::expand::Batch;
-    use crate::results::batch::Context;
+    use crate::results::samples::context;
 
     fn done(size: u64, timed_out: u64, hosts: &[(&str, u64)]) -> Done {
         let batch = Batch { index: 0, mode: Mode::Ws, batch_size: size, wait_us: 1_000_000, repetition: 1 };
-        let context = Context {
-            batch,
-            url: "u",
-            hardware: "h",
-            timestamp: Timestamp::UNIX_EPOCH,
-            asked_wait_us: 1_000_000,
-            agents: 1,
-            attempt: 1,
-        };
+        let context = context(batch);
         let mut summary = Summary::of(&context, &[], &HistogramSet::new(Bounds::STANDARD));
         summary.ledger = Ledger { planned: size, succeeded: size - timed_out, timed_out, ..Ledger::default() };
         summary.response = Some(crate::results::batch::Percentiles { p99_us: 120_000_000, ..Default::default() });

@@ -132,13 +132,13 @@ pub fn answer(plan: &Plan, grid: &Grid<'_>) -> Answer {
 #[cfg(test)]
 pub(crate) mod tests {
     use hdrhistogram::Histogram;
-    use jiff::Timestamp;
     use proto::{Bounds, HistogramSet, Ledger, Outcome, SessionRecord};
 
     use super::*;
     use crate::plan::check::plan_of;
     use crate::plan::expand::Batch;
-    use crate::results::batch::{Context, Summary};
+    use crate::results::batch::Summary;
+    use crate::results::samples::context;
 
     pub(crate) fn done(size: u64, repetition: u32, succeeded: u64, total_us: u64, cells: &mut CellHistograms) -> Done {
         let batch = Batch { index: 0, mode: Mode::Ws, batch_size: size, wait_us: 1_000_000, repetition };
@@ -150,15 +150,7 @@ pub(crate) mod tests {
             histograms.record(&record);
         }
         cells.add(&batch, &histograms);
-        let context = Context {
-            batch,
-            url: "u",
-            hardware: "h",
-            timestamp: Timestamp::UNIX_EPOCH,
-            asked_wait_us: 1_000_000,
-            agents: 1,
-            attempt: 1,
-        };
+        let context = context(batch);
         let mut summary = Summary::of(&context, &[], &histograms);
         summary.ledger = Ledger { planned: size, succeeded, failed: size - succeeded, ..Ledger::default() };
         summary.requests_per_second = 682.4 * f64::from(repetition);

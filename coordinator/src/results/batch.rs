@@ -250,20 +250,8 @@ pub fn most_at_once(intervals: impl Iterator<Item = (u64, u64)>) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
-    use proto::{Outcome, SessionRecord};
-
     use super::*;
-
-    fn row(opened: u64, ended: u64) -> Row {
-        let mut record = SessionRecord::without_life(0, Outcome::Succeeded, String::new());
-        record.started_us = Some(0);
-        record.connect_us = Some(opened);
-        record.reset_us = Some(0);
-        record.total_us = Some(ended);
-        Row { agent: Arc::from("a"), record }
-    }
+    use crate::results::samples::row;
 
     #[test]
     fn open_max_is_the_highest_point_of_the_overlap() {

@@ -13,6 +13,8 @@ pub mod history;
 pub mod metadata;
 pub mod row;
 pub mod run;
+#[cfg(test)]
+pub(crate) mod samples;
 mod tally;
 pub mod timeline;
 pub mod verdict;

@@ -17,6 +17,7 @@ use crate::results::metadata::RunMetadata;
 use crate::results::metadata::RunState;
 use crate::results::row::Row;
 use crate::results::run::Status;
+use crate::results::samples::context;
 use crate::results::verdict::{Validity, Verdict};
 
 const FILES: [&str; 5] = ["raw.jsonl", "raw.jsonl.zst", SUMMARY, HISTOGRAMS, JOURNAL];
@@ -42,15 +43,7 @@ fn finished(index: u32, attempt: u32, accepted: bool) -> FinishedAttempt {
         .collect();
     let mut histograms = HistogramSet::new(Bounds::STANDARD);
     rows.iter().for_each(|row| histograms.record(&row.record));
-    let context = Context {
-        batch,
-        url: "http://h:1",
-        hardware: "a \"box\", with commas",
-        timestamp: Timestamp::UNIX_EPOCH,
-        asked_wait_us: 1_000_000,
-        agents: 1,
-        attempt,
-    };
+    let context = Context { url: "http://h:1", hardware: "a \"box\", with commas", attempt, ..context(batch) };
     let mut summary = Summary::of(&context, &rows, &histograms);
     summary.accepted = accepted;
     let worth = if accepted { Validity::Valid } else { Validity::Degraded };

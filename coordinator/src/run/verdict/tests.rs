@@ -2,15 +2,14 @@
 
 use std::sync::Arc;
 
-use jiff::Timestamp;
 use proto::{Bounds, FailureKind, HistogramSet, Mode, Outcome, Phase, SessionRecord};
 
 use super::*;
 use crate::plan::check::plan_of;
 use crate::plan::expand::Batch;
 use crate::results::agent::AgentResult;
-use crate::results::batch::Context;
 use crate::results::row::Row;
+use crate::results::samples::context;
 
 const SECOND: u64 = 1_000_000;
 
@@ -39,15 +38,7 @@ fn summary_of(rows: &[Row]) -> Summary {
         histograms.record(&row.record);
     }
     let batch = Batch { index: 0, mode: Mode::Ws, batch_size: rows.len() as u64, wait_us: SECOND, repetition: 1 };
-    let context = Context {
-        batch,
-        url: "u",
-        hardware: "h",
-        timestamp: Timestamp::UNIX_EPOCH,
-        asked_wait_us: SECOND,
-        agents: 1,
-        attempt: 1,
-    };
+    let context = context(batch);
     Summary::of(&context, rows, &histograms)
 }
 

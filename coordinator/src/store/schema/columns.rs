@@ -278,15 +278,7 @@ mod tests {
     use super::*;
     use crate::results::batch::Context;
     use crate::results::row::Row;
-
-    fn row(opened: u64, ended: u64) -> Row {
-        let mut record = SessionRecord::without_life(0, Outcome::Succeeded, String::new());
-        record.started_us = Some(0);
-        record.connect_us = Some(opened);
-        record.reset_us = Some(0);
-        record.total_us = Some(ended);
-        Row { agent: Arc::from("a"), record }
-    }
+    use crate::results::samples::{context, row};
 
     /// The cells of a summary's line.
     fn cells(summary: &Summary) -> Vec<String> {
@@ -321,15 +313,7 @@ mod tests {
     #[test]
     fn nothing_successful_gives_zeros_that_scripts_can_read() {
         let batch = Batch { index: 0, mode: Mode::Ws, batch_size: 1, wait_us: 100_000, repetition: 1 };
-        let context = Context {
-            batch,
-            url: "http://h",
-            hardware: "x",
-            timestamp: Timestamp::UNIX_EPOCH,
-            asked_wait_us: 100_000,
-            agents: 1,
-            attempt: 1,
-        };
+        let context = context(batch);
         let rows = [Row {
             agent: Arc::from("a"),
             record: SessionRecord::without_life(0, Outcome::NeverStarted, String::new()),
@@ -351,15 +335,7 @@ mod tests {
     #[test]
     fn values_beyond_the_range_stand_at_its_end() {
         let batch = Batch { index: 0, mode: Mode::Ws, batch_size: 3, wait_us: 1_900_000_000, repetition: 1 };
-        let context = Context {
-            batch,
-            url: "http://h",
-            hardware: "x",
-            timestamp: Timestamp::UNIX_EPOCH,
-            asked_wait_us: 3_800_000_000,
-            agents: 1,
-            attempt: 1,
-        };
+        let context = Context { asked_wait_us: 3_800_000_000, ..context(batch) };
         let rows = [row(5, 3_800_000_000), row(5, 3_900_000_000), row(5, 3_000_000_000)];
         let of = |bounds: Bounds| {
             let mut histograms = HistogramSet::new(bounds);

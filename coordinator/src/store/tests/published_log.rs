@@ -13,6 +13,7 @@ use crate::report::table::Table;
 use crate::report::tables::{results_summary, scalings};
 use crate::results::attempt::FinishedAttempt;
 use crate::results::run::{Run, Status};
+use crate::results::samples::context;
 
 /// A published row. Its fields are text, so that `2.90` is not `2.9`.
 #[derive(Debug, Clone, serde::Deserialize)]
@@ -61,15 +62,7 @@ fn attempt(index: u32, row: &Row, size: u64, repetition: u32, succeeded: u64) ->
     if succeeded > 0 {
         histograms.record(&record);
     }
-    let context = Context {
-        batch,
-        url: "http://localhost:8000",
-        hardware: "as published",
-        timestamp: Timestamp::UNIX_EPOCH,
-        asked_wait_us: batch.wait_us,
-        agents: 1,
-        attempt: 1,
-    };
+    let context = Context { url: "http://localhost:8000", hardware: "as published", ..context(batch) };
     let mut summary = Summary::of(&context, &[], &histograms);
     summary.ledger = Ledger { planned: size, succeeded, failed: size - succeeded, ..Ledger::default() };
     summary.total_max_us = us(&row.p99_seconds);
