@@ -210,5 +210,5 @@ async fn think<D: Driver>(
 }
 
 fn not_in_time(phase: Phase) -> Fault {
-    Fault::timed_out(format!("no end of {phase} in time"))
+    Fault::timed_out(format!("the {phase} did not end in time"))
 }
